@@ -1,0 +1,28 @@
+"""What can be recommended.
+
+`Catalog` holds the items and their semantic IDs; its `Trie` answers which codes may follow which. An index comes from a
+file (`read_index`: LETTER, LC-Rec, MiniOneRec or plain JSON) or from item vectors (`residual_kmeans`); `word_tokenizer`
+and `extend_tokenizer` give every code one token. `Trajectories` are the paths that samplers draw through the trie.
+"""
+
+from catalog.catalog import Catalog, Collisions
+from catalog.index import read_index, write_index
+from catalog.quantiser import residual_kmeans
+from catalog.tokens import extend_tokenizer, node_tokens, word_tokenizer
+from catalog.trajectories import PADDING, SOURCES, Trajectories
+from catalog.trie import Trie
+
+__all__ = [
+    "PADDING",
+    "SOURCES",
+    "Catalog",
+    "Collisions",
+    "Trajectories",
+    "Trie",
+    "extend_tokenizer",
+    "node_tokens",
+    "read_index",
+    "residual_kmeans",
+    "word_tokenizer",
+    "write_index",
+]

@@ -1,0 +1,95 @@
+"""The catalogue: its items, their semantic IDs as a trie, and where it is kept."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+
+from catalog.files import complete, read_json, write_json
+from catalog.index import collisions, read_index
+from catalog.trie import Trie
+
+logger = logging.getLogger(__name__)
+
+Collisions = Literal["extend", "keep"]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What can be recommended. Item i has the id `item_ids[i]` in the log and the semantic ID `trie.codes(i)`.
+
+    leaf_is_item: whether a leaf holds exactly one item; if not, a hit counts semantic IDs and not items.
+    """
+
+    trie: Trie
+    item_ids: tuple[str, ...]
+    titles: tuple[str, ...]
+
+    @property
+    def leaf_is_item(self) -> bool:
+        return self.trie.leaves == self.trie.items
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @classmethod
+    def from_codes(
+        cls,
+        item_ids: Sequence[str],
+        codes: np.ndarray,
+        *,
+        on_collision: Collisions = "extend",
+        sizes: Sequence[int] | None = None,
+        titles: Sequence[str] = (),
+    ) -> "Catalog":
+        """A catalogue from semantic IDs [items, L].
+
+        on_collision: "extend" appends one code that tells items with equal codes apart, so that a leaf is an item;
+        "keep" lets a leaf hold several. Where no codes are equal both leave the codes as they are.
+        sizes: the number of codes of each level; by default one more than the largest in use.
+
+        Raises ValueError for repeated items and for codes outside `sizes`.
+        """
+        if len(set(item_ids)) < len(item_ids):
+            seen: set[str] = set()
+            twice = next(item for item in item_ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
+            raise ValueError(f"Item {twice!r} is listed twice in the catalogue. Keep one of its rows.")
+        sizes = tuple(sizes or (codes.max(0) + 1).tolist())
+        if outside := np.argwhere((codes < 0) | (codes >= np.array(sizes))).tolist():
+            item, level = outside[0]
+            raise ValueError(
+                f"Item {item_ids[item]!r} has code {codes[item, level]} at level {level + 1}, which holds the codes "
+                f"0 to {sizes[level] - 1}. Correct the index or the stated size."
+            )
+        position = collisions(codes)
+        if position.any():
+            logger.info("%d of %d items share their codes with an earlier item", (position > 0).sum(), len(codes))
+            if on_collision == "extend":
+                codes, sizes = np.c_[codes, position], (*sizes, int(position.max()) + 1)
+        return cls(Trie.build(codes, sizes), tuple(item_ids), tuple(titles))
+
+    @classmethod
+    def from_index(cls, path: str | Path, on_collision: Collisions = "extend") -> "Catalog":
+        """The catalogue of an index file, see `read_index`."""
+        return cls.from_codes(*read_index(path), on_collision=on_collision)
+
+    def save(self, folder: str | Path) -> None:
+        """Write catalog.safetensors (the trie) and catalog.json (everything else) under `folder`."""
+        folder = Path(folder)
+        with complete(folder / "catalog.safetensors") as temporary:
+            save_file({name: getattr(self.trie, name) for name in Trie.TENSORS}, temporary)
+        shape = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
+        write_json(folder / "catalog.json", {**shape, "item_ids": self.item_ids, "titles": self.titles})
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "Catalog":
+        """The catalogue that `save` wrote. Raises FileNotFoundError where it is missing."""
+        folder = Path(folder)
+        table = read_json(folder / "catalog.json", "The catalogue")
+        shape = {name: tuple(table[name]) for name in ("level_start", "sizes")}
+        trie = Trie(**load_file(folder / "catalog.safetensors"), **shape)
+        return cls(trie, tuple(table["item_ids"]), tuple(table["titles"]))

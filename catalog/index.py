@@ -1,0 +1,67 @@
+"""Semantic-ID index files: {item: codes} in JSON, read, checked and written."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from catalog.files import read_json, write_json
+
+TOKEN = re.compile(r"<([a-z])_(\d+)>")
+
+
+def read_index(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
+    """The item ids and their codes [items, L] int64 of an index file, in the file's order.
+
+    Read are the layout shared by LETTER, LC-Rec and MiniOneRec, {"0": ["<a_183>", "<b_70>", ...], ...}, and the plain
+    one that `write_index` makes, {"0": [183, 70, ...], ...}.
+
+    Raises ValueError naming the item whose codes are malformed, negative or of another length than the first item's.
+    """
+    path = Path(path)
+    table = read_json(path, "The semantic-ID index")
+    if not isinstance(table, dict) or not table:
+        raise ValueError(f"{path} holds no items. An index is a JSON object: item id -> list of codes.")
+    rows = [_codes(path, item, entry) for item, entry in table.items()]
+    levels = len(rows[0])
+    for item, row in zip(table, rows, strict=True):
+        if len(row) != levels or not row:
+            raise ValueError(
+                f"{path}: item {item} has {len(row)} codes and the first item {levels}. "
+                "All semantic IDs need the same, non-zero number of levels."
+            )
+    return tuple(table), np.array(rows, np.int64)
+
+
+def _codes(path: Path, item: str, entry: object) -> list[int]:
+    if not isinstance(entry, list):
+        raise ValueError(f"{path}: item {item} has {entry!r} instead of a list of codes.")
+    return [_code(path, item, level, value) for level, value in enumerate(entry)]
+
+
+def _code(path: Path, item: str, level: int, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    token = TOKEN.fullmatch(value) if isinstance(value, str) else None
+    if token is None or token[1] != chr(ord("a") + level):
+        raise ValueError(
+            f"{path}: item {item} has {value!r} at level {level + 1}. "
+            f'A code is a number >= 0 or a token such as "<{chr(ord("a") + level)}_12>".'
+        )
+    return int(token[2])
+
+
+def write_index(path: str | Path, item_ids: Sequence[str], codes: np.ndarray) -> None:
+    """Write {item id: codes} as JSON, complete or not at all."""
+    write_json(Path(path), dict(zip(item_ids, codes.tolist(), strict=True)))
+
+
+def collisions(codes: np.ndarray) -> np.ndarray:
+    """Each item's position [items] among the items with the same codes [items, L]: 0 for the first of every group."""
+    _, group = np.unique(codes, axis=0, return_inverse=True)
+    order = group.argsort(kind="stable")
+    starts = np.r_[0, np.bincount(group).cumsum()[:-1]]
+    position = np.empty(len(codes), np.int64)
+    position[order] = np.arange(len(codes)) - starts[group[order]]
+    return position

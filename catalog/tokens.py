@@ -1,0 +1,53 @@
+"""One token per code: a fresh word-level tokenizer, or a pretrained one extended."""
+
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from catalog.trie import Trie
+
+SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+
+
+def code_words(sizes: tuple[int, ...]) -> list[str]:
+    """The words <a_0>, <a_1>, ..., <b_0>, ... of every level's codes; the layout of LETTER and LC-Rec."""
+    if len(sizes) > 26:
+        raise ValueError(f"{len(sizes)} levels: words are lettered a to z, so at most 26 levels can be written.")
+    return [f"<{chr(ord('a') + level)}_{code}>" for level, size in enumerate(sizes) for code in range(size)]
+
+
+def word_tokenizer(sizes: tuple[int, ...]) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are the codes and four special tokens, for a backbone trained from scratch."""
+    words = [*SPECIAL.values(), *code_words(sizes)]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=SPECIAL["unk_token"]))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^<>]+>"), "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
+
+
+def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, sizes: tuple[int, ...]) -> int:
+    """Add a token for every code to a pretrained tokenizer, in place; returns how many were new.
+
+    The model's embeddings must then be resized to len(tokenizer).
+    """
+    return tokenizer.add_tokens(code_words(sizes))
+
+
+def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
+    """The token on the edge into each trie node: [nodes] int64, 0 for the root, which has none.
+
+    Raises ValueError where a code is not exactly one token, so that sampled and trained tokens could differ.
+    """
+    words = code_words(trie.sizes)
+    encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
+    for word, ids in zip(words, encoded, strict=True):
+        if len(ids) != 1 or tokenizer.decode(ids).strip() != word:
+            raise ValueError(
+                f"The tokenizer turns the code {word} into {tokenizer.convert_ids_to_tokens(ids)}. "
+                "Every code must be one token: call extend_tokenizer(tokenizer, sizes) first."
+            )
+    token = torch.tensor(encoded).flatten().to(trie.key.device)  # [sum of sizes]
+    first = torch.tensor([0, *trie.sizes[:-1]], device=token.device).cumsum(0)  # [L], of each level's words
+    nodes = torch.arange(1, trie.nodes, device=token.device)
+    level = torch.bucketize(nodes, torch.tensor(trie.level_start[1:], device=token.device), right=True) - 1
+    return torch.cat([token.new_zeros(1), token[first[level] + trie.code(nodes)]])

@@ -1,0 +1,143 @@
+"""The catalogue as a tree of codes, held in one sorted array.
+
+Nodes are numbered level by level and, inside a level, by (parent, code), so the edge into node n is row n - 1 of `key`,
+the children of a node are consecutive numbers, and `key` is sorted: no pointers, no dictionaries, and every method is
+a handful of tensor operations on whatever device the tensors live on.
+"""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Trie:
+    """A prefix tree over semantic IDs of equal length.
+
+    key [nodes - 1] int64, parent * width + code of the edge into node 1, 2, ...; first_child [nodes + 1] int32, the
+    children of n are first_child[n] .. first_child[n + 1] - 1; leaf_of_item [items] int32; leaf_items [items] int32,
+    items grouped by leaf; leaf_start [leaves + 1] int32, where each leaf's group begins; level_start, the first node of
+    each level, L + 2 long; sizes, the number of codes of each level, L long.
+    """
+
+    key: Tensor
+    first_child: Tensor
+    leaf_of_item: Tensor
+    leaf_items: Tensor
+    leaf_start: Tensor
+    level_start: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    TENSORS = ("key", "first_child", "leaf_of_item", "leaf_items", "leaf_start")
+
+    @classmethod
+    def build(cls, codes: np.ndarray, sizes: tuple[int, ...]) -> "Trie":
+        """The trie of the semantic IDs `codes` [items, L]; row i is item i and 0 <= codes[:, l] < sizes[l]."""
+        width = max(sizes)
+        node = np.zeros(len(codes), np.int64)  # [items], how far each item has come
+        keys, level_start = [], [0, 1]
+        for level in range(codes.shape[1]):
+            edges, child = np.unique(node * width + codes[:, level], return_inverse=True)
+            node = level_start[-1] + child
+            keys.append(edges)
+            level_start.append(level_start[-1] + len(edges))
+        key, first_leaf = np.concatenate(keys), level_start[-2]
+        first_child = 1 + np.searchsorted(key, np.arange(level_start[-1] + 1) * width)
+        leaf_start = np.concatenate([[0], np.bincount(node - first_leaf).cumsum()])
+        small = (torch.from_numpy(a.astype(np.int32)) for a in (first_child, node, node.argsort(kind="stable"), leaf_start))
+        return cls(torch.from_numpy(key), *small, tuple(level_start), tuple(sizes))
+
+    @property
+    def levels(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def nodes(self) -> int:
+        return self.level_start[-1]
+
+    @property
+    def leaves(self) -> int:
+        return self.level_start[-1] - self.level_start[-2]
+
+    @property
+    def items(self) -> int:
+        return len(self.leaf_of_item)
+
+    @property
+    def width(self) -> int:
+        """The largest number of codes of any level."""
+        return max(self.sizes)
+
+    @property
+    def bytes(self) -> int:
+        return sum(getattr(self, name).nbytes for name in self.TENSORS)
+
+    @cached_property
+    def max_children(self) -> tuple[int, ...]:
+        """The largest number of children of any node, for each level but the leaves'."""
+        counts = self.first_child.diff()
+        return tuple(int(counts[a:b].max()) for a, b in zip(self.level_start, self.level_start[1:-1], strict=False))
+
+    def to(self, device: torch.device | str) -> "Trie":
+        return replace(self, **{name: getattr(self, name).to(device) for name in self.TENSORS})
+
+    def parent(self, nodes: Tensor) -> Tensor:
+        """The parent of each node [...], none of them the root."""
+        return self.key[nodes - 1] // self.width
+
+    def code(self, nodes: Tensor) -> Tensor:
+        """The code on the edge into each node [...], none of them the root."""
+        return self.key[nodes - 1] % self.width
+
+    def children(self, nodes: Tensor, width: int | None = None) -> Tensor:
+        """The children of each node, in order of their codes: [...] -> [..., width], -1 behind the last one.
+
+        `width` must be at least the largest number of children; without it that number is looked up, which on a GPU
+        waits for the device.
+        """
+        first, end = self.first_child[nodes].long(), self.first_child[nodes + 1].long()  # [...]
+        slots = torch.arange(int((end - first).max()) if width is None else width, device=nodes.device)
+        child = first.unsqueeze(-1) + slots  # [..., width]
+        return child.where(child < end.unsqueeze(-1), -1)
+
+    def mask(self, nodes: Tensor) -> Tensor:
+        """Which codes are legal after each node: [...] -> bool [..., self.width]."""
+        child = self.children(nodes)  # [..., C]
+        code = self.code(child.clamp(min=1)).where(child > 0, self.width)
+        legal = torch.zeros(*nodes.shape, self.width + 1, dtype=torch.bool, device=nodes.device)
+        return legal.scatter_(-1, code, True)[..., :-1]
+
+    def descend(self, nodes: Tensor, codes: Tensor) -> Tensor:
+        """The child of each node along a code: [...], [...] -> [...], -1 where there is none or the node is -1."""
+        wanted = nodes * self.width + codes
+        row = torch.searchsorted(self.key, wanted).clamp(max=len(self.key) - 1)
+        found = (self.key[row] == wanted) & (nodes >= 0) & (codes >= 0) & (codes < self.width)
+        return (row + 1).where(found, -1)
+
+    def path(self, items: Tensor) -> Tensor:
+        """The nodes from the root to each item's leaf: [...] -> [..., L + 1]."""
+        nodes = [self.leaf_of_item[items].long()]
+        for _ in range(self.levels):
+            nodes.append(self.parent(nodes[-1]))
+        return torch.stack(nodes[::-1], -1)
+
+    def codes(self, items: Tensor) -> Tensor:
+        """The semantic ID of each item: [...] -> [..., L]."""
+        return self.code(self.path(items)[..., 1:])
+
+    def item(self, leaves: Tensor) -> Tensor:
+        """The item at each leaf [...]; the one with the lowest number where a leaf holds several."""
+        return self.leaf_items[self.leaf_start[leaves - self.level_start[-2]]].long()
+
+    @cached_property
+    def items_below(self) -> Tensor:
+        """How many items lie at or below each node: [nodes] int32."""
+        counts = torch.zeros(self.nodes, dtype=torch.int32, device=self.key.device)
+        counts[self.level_start[-2] :] = self.leaf_start.diff()
+        for level in range(self.levels, 0, -1):
+            nodes = torch.arange(*self.level_start[level : level + 2], device=counts.device)
+            counts.index_add_(0, self.parent(nodes), counts[nodes])
+        return counts

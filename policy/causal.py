@@ -1,0 +1,239 @@
+"""A decoder-only backbone seen through the trie."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache
+
+from catalog import Trie
+from interactions.prompts import PromptBatch
+from policy.plan import TriePlan
+from policy.tree import additive_mask, branch_visibility, prompt_positions
+
+
+@dataclass(frozen=True)
+class PathLogProbs:
+    """Log-probabilities under P_F, float32, of whole paths and of every step on them.
+
+    log_pf [B, K, L] of the K given items after the prompt; log_pf_history [B, N, L] of each item of the history after
+    the items before it (meaningless where history is -1), None unless asked for; state [B, D] the backbone's last
+    hidden state at the end of the prompt.
+    """
+
+    log_pf: Tensor
+    log_pf_history: Tensor | None
+    state: Tensor
+
+
+class CausalPolicy:
+    """P_F(code | prompt, node): the backbone's next-token logits, softmax over the children of the trie node only.
+
+    model: any causal LM of transformers, also wrapped by DDP, DeepSpeed or PEFT. trie and tokens [nodes]
+    (`catalog.node_tokens`) lie on the model's device.
+    """
+
+    def __init__(self, model: nn.Module, trie: Trie, tokens: Tensor) -> None:
+        self.model, self.trie, self.tokens = model, trie, tokens
+
+    def log_probs(self, prompts: PromptBatch, items: Tensor, *, history: bool = False) -> PathLogProbs:
+        """Log-probabilities of K items [B, K] per prompt from one forward of P + K (L - 1) tokens per row.
+
+        The prompt is computed once; each item is a branch that reads the prompt and itself. With `history` the same
+        forward also gives every item of the history as the next item after those before it.
+        """
+        (batch, count), (_, length) = items.shape, prompts.input_ids.shape
+        path = self.trie.path(items)  # [B, K, L + 1]
+        branch = self.tokens[path[..., 1:-1]]  # [B, K, L - 1]; the last code is never read
+        steps = branch.shape[-1]
+        depth = torch.arange(steps, device=items.device).expand(batch, count, steps)
+        position = prompt_positions(prompts.attention_mask)
+        if count == 1:  # a plain causal row needs no 4-D mask, so any attention kernel will do
+            mask = torch.cat([prompts.attention_mask, prompts.attention_mask.new_ones(batch, steps)], 1)
+        else:
+            visible = branch_visibility(prompts.attention_mask, count, steps)
+            mask = additive_mask(visible, next(self.model.parameters()).dtype)
+        output = self.model(
+            input_ids=torch.cat([prompts.input_ids, branch.flatten(1)], 1),
+            attention_mask=mask,
+            position_ids=torch.cat([position, (position[:, -1:, None] + 1 + depth).flatten(1)], 1),
+            logits_to_keep=0 if history else 1 + count * steps,
+            use_cache=False,
+            output_hidden_states=True,
+        )
+        end = length - 1 if history else 0  # where the prompt's last token stands among the logits
+        first = output.logits[:, end, None, None].expand(-1, count, -1, -1)
+        rest = output.logits[:, end + 1 :].unflatten(1, (count, steps)) if steps else first[:, :, :0]
+        return PathLogProbs(
+            log_pf=self.along(torch.cat([first, rest], 2), path),
+            log_pf_history=self._history(output.logits, prompts.history) if history else None,
+            state=output.hidden_states[-1][:, length - 1],
+        )
+
+    def _history(self, logits: Tensor, history: Tensor) -> Tensor:
+        levels = self.trie.levels
+        logits = logits[:, : history.shape[1] * levels].unflatten(1, (-1, levels))  # [B, N, L, V]
+        return self.along(logits, self.trie.path(history.clamp(min=0)))
+
+    def along(self, logits: Tensor, path: Tensor) -> Tensor:
+        """Log-probability of each step of a path [..., L + 1] from the logits [..., L, V] before it: [..., L]."""
+        steps = []
+        for level, width in enumerate(self.trie.max_children):
+            node, child = path[..., level], path[..., level + 1]
+            slot = child - self.trie.first_child[node]
+            log_p = self.child_log_probs(logits[..., level, :], node, width)
+            steps.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
+        return torch.stack(steps, -1)
+
+    def child_log_probs(self, logits: Tensor, nodes: Tensor, width: int) -> Tensor:
+        """P_F over the children of each node: [..., V], [...] -> [..., width] float32, -inf behind the last child."""
+        child = self.trie.children(nodes, width)
+        scores = logits.gather(-1, self.tokens[child.clamp(min=0)]).float()
+        return scores.masked_fill(child < 0, -torch.inf).log_softmax(-1)
+
+    @torch.no_grad()
+    def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`count` independent draws from P_F per prompt: items [B, count], log_pf [B, count, L].
+
+        The model must be in evaluation mode: dropout would make the draws those of another policy.
+        """
+        logits, branches = self._read(prompts)
+        nodes = torch.zeros(len(prompts), count, dtype=torch.long, device=logits.device)
+        logits = logits.expand(-1, count, -1)
+        taken = []
+        for level, width in enumerate(self.trie.max_children):
+            if level:
+                logits = branches.advance(self.tokens[nodes])
+            log_p = self.child_log_probs(logits, nodes, width)  # [B, count, width]
+            slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
+            taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
+            nodes = self.trie.first_child[nodes] + slot
+        return self.trie.item(nodes), torch.stack(taken, -1)
+
+    @torch.no_grad()
+    def beam(self, prompts: PromptBatch, width: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The best items a beam of `width` finds, best first: items [B, width], log-probabilities [B, width].
+
+        Items are distinct (one per leaf). excluded [B, H], -1 for padding: items that are passed over during the
+        search, so that they cost no place in the beam. Places that no item is left for hold -1 and -inf.
+        """
+        logits, branches = self._read(prompts)
+        exhausted = self._exhausted(excluded)
+        row = torch.arange(len(prompts), device=logits.device)[:, None, None] * self.trie.nodes
+        nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
+        score = torch.zeros(len(prompts), 1, device=logits.device)
+        for level, fan in enumerate(self.trie.max_children):
+            if level:
+                logits = branches.advance(self.tokens[nodes])
+            child = self.trie.children(nodes, fan)  # [B, W, fan]
+            total = score.unsqueeze(-1) + self.child_log_probs(logits, nodes, fan)
+            total = total.masked_fill((child < 0) | torch.isin(row + child, exhausted), -torch.inf).flatten(1)
+            score, best = total.topk(min(width, total.shape[1]))
+            nodes = child.flatten(1).gather(1, best).clamp(min=0)
+            branches.select(best // fan)
+        items = self.trie.item(nodes.clamp(min=self.trie.level_start[-2])).where(score > -torch.inf, -1)
+        missing = (0, width - items.shape[1])
+        return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
+
+    @torch.no_grad()
+    def distribution(self, prompts: PromptBatch) -> Tensor:
+        """The exact log-probability of every item: [B, items].
+
+        Every node with a choice below it is read once, as a trie-shaped branch of the prompt, a chunk of subtrees at a
+        time. Where a leaf holds several items, each has the probability of the leaf.
+        """
+        logits, branches = self._read(prompts)
+        trie, batch = self.trie, len(prompts)
+        edge = torch.zeros(batch, trie.nodes, device=logits.device)  # log-probability of the edge into each node
+        root = torch.zeros(batch, 1, dtype=torch.long, device=logits.device)
+        self._fill(edge, logits, root[0])
+        for nodes, depth, visible in self._plan.chunks:
+            self._fill(edge, branches.read(self.tokens[nodes], depth, visible), nodes)
+        for level in range(2, trie.levels + 1):
+            nodes = slice(*trie.level_start[level : level + 2])
+            edge[:, nodes] += edge[:, trie.parent(torch.arange(trie.nodes, device=edge.device)[nodes])]
+        return edge[:, trie.leaf_of_item]
+
+    @cached_property
+    def _plan(self) -> TriePlan:
+        return TriePlan.of(self.trie)
+
+    def _fill(self, edge: Tensor, logits: Tensor, nodes: Tensor) -> None:
+        """Write the log-probabilities of the children of nodes [n], whose logits are [B, n, V], into edge [B, nodes]."""
+        child = self.trie.children(nodes)  # [n, C]
+        log_p = self.child_log_probs(logits, nodes.expand(len(edge), -1), child.shape[-1])  # [B, n, C]
+        edge[:, child[child > 0]] = log_p[:, child > 0]
+
+    def _exhausted(self, excluded: Tensor | None) -> Tensor:
+        """row * nodes + node of every node below which a row has only excluded items; excluded [B, H]."""
+        if excluded is None:
+            return torch.empty(0, dtype=torch.long, device=self.tokens.device)
+        row, slot = (excluded >= 0).nonzero(as_tuple=True)
+        pairs = torch.stack([row, excluded[row, slot]], 1).unique(dim=0)  # [n, 2]; a repeat must not count twice
+        key = pairs[:, :1] * self.trie.nodes + self.trie.path(pairs[:, 1])[:, 1:]
+        key, count = key.unique(return_counts=True)
+        return key[count == self.trie.items_below[key % self.trie.nodes]]
+
+    def _read(self, prompts: PromptBatch) -> tuple[Tensor, "Branches"]:
+        """Read the prompts once: logits [B, 1, V] after them, and the cache to grow branches from."""
+        output = self.model(
+            input_ids=prompts.input_ids,
+            attention_mask=prompts.attention_mask,
+            position_ids=prompt_positions(prompts.attention_mask),
+            logits_to_keep=1,
+            use_cache=True,
+        )
+        return output.logits, Branches(self.model, prompts.attention_mask, output.past_key_values)
+
+
+class Branches:
+    """Partial paths that share one cached prompt: tokens are appended to the cache, and the mask says whose they are.
+
+    So the prompt's keys are neither copied K times nor reordered when a beam changes its parents.
+    """
+
+    def __init__(self, model: nn.Module, attention_mask: Tensor, cache: Cache) -> None:
+        self.model, self.cache = model, cache
+        self.prompt = attention_mask.bool()  # [B, P]
+        self.end = attention_mask.sum(1, keepdim=True)  # [B, 1], position of a branch's first token
+        self.ancestors = torch.empty(len(attention_mask), 0, 0, dtype=torch.long, device=attention_mask.device)
+        self.slots = 0  # tokens in the cache behind the prompt
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Append one token [B, K] to each branch: logits [B, K, V] after it."""
+        batch, count = tokens.shape
+        own = torch.arange(self.slots, self.slots + count, device=tokens.device).expand(batch, count).unsqueeze(-1)
+        self.ancestors = own if self.slots == 0 else torch.cat([self.ancestors, own], -1)  # [B, K, depth]
+        visible = torch.zeros(batch, count, self.slots + count, dtype=torch.bool, device=tokens.device)
+        visible.scatter_(-1, self.ancestors, True)
+        depth = self.ancestors.shape[-1] - 1
+        logits = self._forward(tokens, self.end.expand(-1, count) + depth, visible)
+        self.slots += count
+        return logits
+
+    def select(self, parent: Tensor) -> None:
+        """Let branch k go on from what was branch parent[b, k]; parent [B, K']."""
+        if self.slots:
+            self.ancestors = self.ancestors.gather(1, parent.unsqueeze(-1).expand(-1, -1, self.ancestors.shape[-1]))
+
+    def read(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
+        """Logits [B, n, V] after tokens [n] that lie `depth` [n] below the prompt and see each other as `visible` [n, n].
+
+        The cache is left as it was.
+        """
+        batch, length = self.prompt.shape
+        tokens = tokens.expand(batch, -1)
+        logits = self._forward(tokens, self.end + depth, visible.expand(batch, -1, -1))
+        self.cache.crop(length)
+        return logits
+
+    def _forward(self, tokens: Tensor, position: Tensor, visible: Tensor) -> Tensor:
+        prompt = self.prompt.unsqueeze(1).expand(-1, tokens.shape[1], -1)
+        return self.model(
+            input_ids=tokens,
+            attention_mask=additive_mask(torch.cat([prompt, visible], -1), next(self.model.parameters()).dtype),
+            position_ids=position,
+            past_key_values=self.cache,
+            use_cache=True,
+        ).logits

@@ -1,0 +1,141 @@
+"""The policy against brute force: every item of a small catalogue, one full row each."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from catalog import node_tokens
+from interactions.prompts import PromptBuilder
+from policy import CausalPolicy, check_backbone, check_shared_prefix, naive_log_probs
+
+EVERY = torch.arange(48)
+
+
+@pytest.fixture
+def exact(policy, prompts) -> Tensor:
+    """Log-probability of each item [B, items], one naive row per item."""
+    return naive_log_probs(policy, prompts, EVERY.expand(len(prompts), -1)).sum(-1)
+
+
+def test_naive_probabilities_sum_to_one_over_the_catalogue(exact):
+    torch.testing.assert_close(exact.exp().sum(-1), torch.ones(4))
+    assert exact.exp().max() > 0.1  # far from uniform, so that the tests below can fail
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "qwen3", "llama"])
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_shared_prefix_equals_naive_in_values_and_gradients(kind, attention, make_model, catalog, tokenizer, prompts):
+    model = make_model(kind, attn_implementation=attention)
+    policy = CausalPolicy(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
+    items = torch.randint(48, (4, 6), generator=torch.Generator().manual_seed(2))
+    weight = torch.randn(4, 6, generator=torch.Generator().manual_seed(3))
+    gradients, values = [], []
+    for log_pf in (policy.log_probs(prompts, items).log_pf, naive_log_probs(policy, prompts, items)):
+        model.zero_grad()
+        (log_pf.sum(-1) * weight).mean().backward()
+        gradients.append([p.grad.clone() for p in model.parameters()])
+        values.append(log_pf.detach())
+    torch.testing.assert_close(*values, atol=1e-5, rtol=1e-5)
+    for ours, naive in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, naive, atol=1e-5, rtol=1e-4)
+
+
+def test_one_forward_with_history_equals_a_prompt_per_position(policy, catalog, tokenizer, rows, prompts):
+    output = policy.log_probs(prompts, prompts.target[:, None], history=True)
+    builder = PromptBuilder(catalog, tokenizer, max_history=5)
+    history = rows[3]["history"]  # 5 items, no padding
+    for position in range(1, 5):
+        prefix = builder([{"history": history[:position], "target": history[position]}])
+        alone = policy.log_probs(prefix, prefix.target[:, None]).log_pf[0, 0]
+        torch.testing.assert_close(output.log_pf_history[3, position], alone, atol=1e-5, rtol=1e-5)
+    alone = policy.log_probs(prompts, prompts.target[:, None])
+    torch.testing.assert_close(output.log_pf, alone.log_pf, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.state, alone.state, atol=1e-5, rtol=1e-5)
+
+
+def test_padding_changes_nothing(policy, catalog, tokenizer, rows, prompts):
+    alone = PromptBuilder(catalog, tokenizer, max_history=5)(rows[:1])
+    items = EVERY[None, :8]
+    torch.testing.assert_close(
+        policy.log_probs(prompts, items.expand(4, -1)).log_pf[:1], policy.log_probs(alone, items).log_pf,
+        atol=1e-5, rtol=1e-5,
+    )
+
+
+def test_exact_distribution_equals_one_row_per_item(policy, prompts, exact):
+    torch.testing.assert_close(policy.distribution(prompts), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_exact_distribution_does_not_depend_on_the_chunks(policy, prompts, exact, monkeypatch):
+    monkeypatch.setattr("policy.plan.CHUNK", 5)
+    assert len(policy._plan.chunks) > 2
+    torch.testing.assert_close(policy.distribution(prompts), exact, atol=1e-5, rtol=1e-5)
+
+
+def test_sample_returns_legal_items_with_their_log_probabilities(policy, prompts, exact):
+    items, log_pf = policy.sample(prompts, 64, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(log_pf.sum(-1), exact.gather(1, items), atol=1e-5, rtol=1e-5)
+
+
+def test_sample_frequencies_follow_the_exact_distribution(policy, prompts, exact):
+    items, _ = policy.sample(prompts, 8000, torch.Generator().manual_seed(0))
+    frequency = torch.nn.functional.one_hot(items, 48).float().mean(1)  # [B, items]
+    error = ((frequency - exact.exp()) / (exact.exp() * (1 - exact.exp()) / 8000).sqrt()).abs()
+    assert error.max() < 4.5  # standard errors, over 192 cells
+
+
+def test_a_wide_beam_returns_the_catalogue_in_exact_order(policy, prompts, exact):
+    items, score = policy.beam(prompts, 48)
+    assert torch.equal(items, exact.argsort(descending=True))
+    torch.testing.assert_close(score, exact.sort(descending=True).values, atol=1e-5, rtol=1e-5)
+
+
+def test_a_beam_passes_over_excluded_items_without_losing_places(policy, prompts, exact):
+    excluded = exact.topk(9).indices[:, torch.randperm(9, generator=torch.Generator().manual_seed(0))]
+    excluded[0, 3:] = -1
+    excluded[1, 1] = excluded[1, 0]  # a repeated item
+    items, _ = policy.beam(prompts, 48, excluded)
+    for row in range(4):
+        gone = set(excluded[row].tolist()) - {-1}
+        expected = [i for i in exact[row].argsort(descending=True).tolist() if i not in gone]
+        assert items[row].tolist() == expected + [-1] * len(gone)
+
+
+def test_a_narrow_beam_returns_distinct_items(policy, prompts):
+    items, score = policy.beam(prompts, 5)
+    assert all(len(set(row)) == 5 and min(row) >= 0 for row in items.tolist())
+    assert (score.diff() <= 0).all()
+
+
+def test_gradient_checkpointing_leaves_the_shared_prefix_forward_as_it_was(policy, prompts):
+    items = EVERY[None, :6].expand(4, -1)
+    plain = policy.log_probs(prompts, items).log_pf
+    policy.model.gradient_checkpointing_enable({"use_reentrant": False})
+    policy.model.train()
+    torch.testing.assert_close(policy.log_probs(prompts, items).log_pf, plain, atol=1e-6, rtol=1e-6)
+
+
+def test_self_check_passes_here_and_fails_for_a_backbone_that_ignores_the_mask(policy, prompts):
+    items = EVERY[None, :6].expand(4, -1)
+    assert check_shared_prefix(policy, prompts, items, 1e-4) < 1e-4
+    forward = policy.model.forward
+    policy.model.forward = lambda attention_mask, **rest: forward(attention_mask=None, **rest)
+    with pytest.raises(RuntimeError, match="4-D attention masks"):
+        check_shared_prefix(policy, prompts, items, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "overrides", "longest", "message"),
+    [
+        ("qwen3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}, 40, "windows of 16"),
+        ("qwen3", {"attn_implementation": "flash_attention_2"}, 40, "attn_implementation"),
+        ("gpt2", {}, 200, "128 positions"),
+    ],
+)
+def test_backbones_that_would_be_silently_wrong_are_refused(kind, overrides, longest, message, make_model):
+    config = make_model(kind).config
+    config._attn_implementation_internal = overrides.pop("attn_implementation", "sdpa")
+    for name, value in overrides.items():
+        setattr(config, name, value)
+    with pytest.raises(ValueError, match=message):
+        check_backbone(config, longest)

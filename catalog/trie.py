@@ -132,6 +132,10 @@ class Trie:
         """The item at each leaf [...]; the one with the lowest number where a leaf holds several."""
         return self.leaf_items[self.leaf_start[leaves - self.level_start[-2]]].long()
 
+    def representative(self, items: Tensor) -> Tensor:
+        """The item that stands for each item's leaf [...]: itself, unless items share their semantic ID."""
+        return self.item(self.leaf_of_item[items].long())
+
     @cached_property
     def items_below(self) -> Tensor:
         """How many items lie at or below each node: [nodes] int32."""

@@ -1,0 +1,162 @@
+"""Training curves and calibration as SVG text that can stand inside an HTML page."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from io import StringIO
+from itertools import cycle
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+Records = Sequence[Mapping[str, float]]
+Calibration = Mapping[str, Mapping[str, Sequence[float]]]
+
+# Okabe and Ito's colours, told apart with any colour vision; without their yellow, which is lost on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", ":")
+LOOK: dict[Any, Any] = {
+    "svg.fonttype": "none",  # text stays text: selectable, and in the font of the page
+    "font.size": 9.5,
+    "axes.titlesize": 10.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#9a9a9a",
+    "axes.labelcolor": "#444444",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e9e9e6",
+    "xtick.color": "#666666",
+    "ytick.color": "#666666",
+    "legend.frameon": False,
+}
+
+
+class Style(NamedTuple):
+    """How one method is drawn, the same in every panel."""
+
+    colour: str
+    dash: str
+
+
+class Panel(NamedTuple):
+    """One small plot of a logged value over the optimiser steps."""
+
+    title: str
+    unit: str
+    logarithmic: bool
+
+
+LEARNING = {
+    "loss": Panel("Training loss", "loss, in each objective's own unit", True),
+    "eval_recall@10": Panel("Validation Recall@10", "share of users", False),
+}
+
+
+def method_styles(names: Iterable[str]) -> dict[str, Style]:
+    """A colour for each method, with another dash once the colours are used up."""
+    styles = [Style(colour, dash) for dash in DASHES for colour in COLOURS]
+    return dict(zip(names, cycle(styles), strict=False))
+
+
+def learning_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
+    """The panels of training loss and validation recall that have something to show, by logged name."""
+    logged = _logged_names(curves)
+    return {name: panel for name, panel in LEARNING.items() if name in logged}
+
+
+def flow_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
+    """A panel for each logged `flow/...` value; shares are shares, all other flow values are logarithms, in nats."""
+    names = sorted(name for name in _logged_names(curves) if name.startswith("flow/"))
+    units = ["share" if name.endswith("_share") else "nats" for name in names]
+    return {name: Panel(name, unit, False) for name, unit in zip(names, units, strict=True)}
+
+
+def curves_figure(curves: Mapping[str, Records], panels: Mapping[str, Panel], styles: Mapping[str, Style]) -> str:
+    """Panels in two columns, one line per method; a faint line is the log, a strong one its running mean."""
+    label = f"{', '.join(panel.title for panel in panels.values())} over the optimiser steps"
+    rows = -(-len(panels) // 2)
+    with rc_context(LOOK | {"svg.hashsalt": label}):
+        figure = Figure(figsize=(9.6, 0.5 + 2.9 * rows), layout="constrained")
+        axes = figure.subplots(rows, 2, squeeze=False).ravel()
+        frames = {name: pd.DataFrame(list(records)) for name, records in curves.items()}
+        for (key, panel), axis in zip(panels.items(), axes, strict=False):
+            for name, frame in frames.items():
+                if key in frame:
+                    _draw_line(axis, frame.set_index("step")[key].dropna(), styles[name])
+            axis.set(title=panel.title, xlabel="optimiser step", ylabel=panel.unit)
+            if panel.logarithmic:
+                _set_log_scale(axis)
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        drawn = [name for name, frame in frames.items() if not panels.keys().isdisjoint(frame)]
+        handles = [Line2D([], [], color=styles[n].colour, ls=styles[n].dash, lw=2, label=n) for n in drawn]
+        figure.legend(handles=handles, loc="outside upper left", ncols=6)
+        return _svg(figure, label)
+
+
+def calibration_figure(calibration: Calibration, styles: Mapping[str, Style]) -> str:
+    """Density of log P_F(item) against log (R / Z), one panel per method on common axes, with the diagonal."""
+    label = "log P_F(item) against log (R / Z)"
+    columns = min(4, len(calibration))
+    rows = -(-len(calibration) // columns)
+    side = 9.6 / max(3, columns)
+    values = np.concatenate([np.concatenate([c["log_reward"], c["log_prob"]]) for c in calibration.values()])
+    margin = 0.03 * (values.max() - values.min())
+    low, high = values.min() - margin, values.max() + margin
+    with rc_context(LOOK | {"svg.hashsalt": label}):
+        figure = Figure(figsize=(side * columns, (side + 0.3) * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for (name, points), axis in zip(calibration.items(), axes, strict=False):
+            shades = LinearSegmentedColormap.from_list(name, ["#ecece8", styles[name].colour])
+            target, policy = np.asarray(points["log_reward"]), np.asarray(points["log_prob"])
+            axis.hexbin(target, policy, gridsize=36, extent=(low, high, low, high), bins="log", mincnt=1, cmap=shades)
+            axis.plot([low, high], [low, high], color="#333333", lw=1, ls=(0, (4, 3)))
+            axis.set_title(f"{name}\nPearson r = {np.corrcoef(target, policy)[0, 1]:.2f}")
+            axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+            axis.set(xlabel="log (R / Z), nats", ylabel="log P_F(item), nats")
+        for axis in axes[len(calibration) :]:
+            axis.remove()
+        return _svg(figure, label)
+
+
+def _logged_names(curves: Mapping[str, Records]) -> set[str]:
+    return {name for records in curves.values() for record in records for name in record}
+
+
+def _draw_line(axis: Axes, values: pd.Series, style: Style) -> None:
+    window = max(1, len(values) // 20)
+    if window > 1:
+        axis.plot(values.index, values, color=style.colour, lw=0.8, alpha=0.22)
+    smooth = values.rolling(window, min_periods=1, center=True).mean()
+    marker = "o" if len(values) <= 30 else ""
+    axis.plot(smooth.index, smooth, color=style.colour, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
+
+
+def _set_log_scale(axis: Axes) -> None:
+    """Logarithmic, and linear around 0 where a line reaches it: some objectives have losses below 0."""
+    if axis.dataLim.ymin <= 0:
+        axis.set_yscale("symlog")
+        return
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _svg(figure: Figure, label: str) -> str:
+    """The bare `<svg>` element, without what HTML does not need: schema addresses, and group ids, which would clash."""
+    buffer = StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    text = buffer.getvalue()
+    text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)

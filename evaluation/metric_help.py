@@ -1,0 +1,36 @@
+"""What every reported number means: the one place the page, the Markdown table and the docs read."""
+
+from typing import Literal, NamedTuple
+
+
+class Metric(NamedTuple):
+    """One column of a comparison. `better` is None where neither direction is an aim."""
+
+    group: str
+    heading: str
+    meaning: str
+    better: Literal["higher", "lower"] | None
+
+
+RANKING = "Ranking of the held-out item"
+VARIETY = "Variety of the top 10"
+
+METRIC_HELP = {
+    "recall@1": Metric(RANKING, "Recall@1", "share of users whose held-out item is ranked first", "higher"),
+    "recall@5": Metric(RANKING, "Recall@5", "share of users whose held-out item is among the first 5", "higher"),
+    "recall@10": Metric(RANKING, "Recall@10", "share of users whose held-out item is among the first 10", "higher"),
+    "recall@50": Metric(RANKING, "Recall@50", "share of users whose held-out item is among the first 50", "higher"),
+    "ndcg@5": Metric(RANKING, "NDCG@5", "like Recall@5, but place r counts 1 / log2(r + 1): 1, 0.63, 0.5, …", "higher"),
+    "ndcg@10": Metric(RANKING, "NDCG@10", "like Recall@10, but place r counts 1 / log2(r + 1)", "higher"),
+    "mrr": Metric(RANKING, "MRR", "mean of 1 / place of the held-out item, 0 if it is not in the list", "higher"),
+    "coverage@10": Metric(VARIETY, "Items", "share of the catalogue that some user is shown", "higher"),
+    "first_code_coverage@10": Metric(
+        VARIETY, "First codes", "share of the first codes of the semantic IDs that some user is shown", "higher"
+    ),
+    "gini@10": Metric(
+        VARIETY, "Gini", "how unevenly items are shown; 0 = all equally often, near 1 = always the same few", "lower"
+    ),
+    "popularity@10": Metric(
+        VARIETY, "Popularity", "training count of the shown items, as a multiple of the catalogue's mean", None
+    ),
+}

@@ -1,0 +1,27 @@
+"""What users did, read from logs, split, and turned into the rows that every method trains and is tested on.
+
+log.py        files -> one table of user, item, timestamp (behaviour, rating): `read_log`, then `k_core`, `in_order`
+split.py      table -> leave-one-out rows of user, history, target: `leave_one_out` gives `Splits`, with `save`, `load`;
+              `training_matrix` and `training_counts` for classical recommenders and popularity
+movielens.py  a public log to start from: `fetch_movielens_100k`, `read_titles`
+prompts.py    rows -> what the model reads: `PromptBuilder` makes a `PromptBatch`
+"""
+
+from interactions.log import in_order, k_core, read_log
+from interactions.movielens import fetch_movielens_100k, read_titles
+from interactions.prompts import PromptBatch, PromptBuilder
+from interactions.split import Splits, leave_one_out, training_counts, training_matrix
+
+__all__ = [
+    "PromptBatch",
+    "PromptBuilder",
+    "Splits",
+    "fetch_movielens_100k",
+    "in_order",
+    "k_core",
+    "leave_one_out",
+    "read_log",
+    "read_titles",
+    "training_counts",
+    "training_matrix",
+]

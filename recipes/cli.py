@@ -1,0 +1,134 @@
+"""Recipe files and command lines into checked dataclasses, and what each entry point can be told."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+
+@dataclass
+class DataArguments:
+    """What `prepare.py` can be told."""
+
+    output_dir: str = field(metadata={"help": "Folder for the catalogue and the splits."})
+    log: str = field(
+        metadata={"help": "Interaction log: .inter, .inter.json, .csv or .parquet; or 'movielens-100k', fetched once."}
+    )
+    columns: dict[str, str] | str | None = field(
+        default=None, metadata={"help": "Names of the log's columns, for instance {user: uid, timestamp: ts}."}
+    )
+    min_interactions: int = field(default=5, metadata={"help": "k of the k-core: users and items with fewer go."})
+    max_history: int = field(default=20, metadata={"help": "Items in a training window before its target."})
+    index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
+    vectors: str | None = field(
+        default=None,
+        metadata={"help": "Item vectors to make IDs from, .npy [items, d] in the order of the sorted item ids. "
+                  "Without them, vectors come from the training interactions by ALS."},
+    )  # fmt: skip
+    codebook_sizes: list[int] = field(
+        default_factory=lambda: [64, 64, 64], metadata={"help": "Clusters of each level of the residual k-means."}
+    )
+    on_collision: Literal["extend", "keep"] = field(
+        default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the vectors, the k-means and the order of the items."})
+    cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
+
+
+@dataclass
+class RunArguments:
+    """What `train.py` can be told beside the method's own config."""
+
+    method: str = field(metadata={"help": "sft or gflownet."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    data_recipe: str | None = field(
+        default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: a run's folder, a local path or a hub name."}
+    )
+    backbone: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Without `model`: a new backbone, for instance {model_type: gpt2, n_embd: 64, n_layer: 4}."},
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Check everything, print a summary and stop."})
+
+
+@dataclass
+class EvaluateArguments:
+    """What `evaluate.py` can be told."""
+
+    run: str = field(metadata={"help": "Folder of a finished run."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    split: Literal["validation", "test"] = field(default="test", metadata={"help": "Which held-out items to rank."})
+    beam_width: int = field(default=100, metadata={"help": "Width of the trie-constrained beam."})
+    exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
+    exact_users: int = field(
+        default=0,
+        metadata={"help": "Compare the beam's top 10 with the exact ranking of the catalogue on this many users, -1 all."},
+    )
+    batch_size: int = field(default=64, metadata={"help": "Users per forward."})
+
+
+@dataclass
+class CompareArguments:
+    """What `compare.py` can be told."""
+
+    runs: list[str] = field(metadata={"help": "Folders of evaluated runs; a row is called like its folder."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote; item-kNN and popularity are fitted on it."})
+    output_dir: str = field(metadata={"help": "Folder for metrics.json, table.md and report.html."})
+    title: str = field(default="Comparison", metadata={"help": "Title of the report."})
+    neighbours: int = field(default=100, metadata={"help": "Neighbours of an item in item-kNN."})
+    decay: float = field(default=1.0, metadata={"help": "Weight an event loses per step into the past in item-kNN."})
+
+
+def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
+    """Instances of the dataclasses `types` from `--config recipe.yaml` and overriding `--name value` pairs.
+
+    A name that no dataclass has ends the program with the nearest one that exists; so does a value that is refused.
+    """
+    from trl import TrlParser
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    known = {name for kind in types for name in kind.__dataclass_fields__}
+    given = [*read_recipe(argv), *(arg[2:].split("=")[0] for arg in argv if arg.startswith("--"))]
+    for name in given:
+        if name not in known | {"config", "help", "env"} and name.removeprefix("no_") not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            fail(f"{name} is not a setting." + (f" Did you mean {near[0]}?" if near else " See --help."))
+    try:
+        return TrlParser(types).parse_args_and_config(argv)
+    except (ValueError, FileNotFoundError) as error:
+        fail(str(error))
+
+
+def read_recipe(argv: Sequence[str]) -> dict[str, Any]:
+    """The content of the file behind --config, {} without one."""
+    if "--config" not in argv[:-1]:
+        return {}
+    path = Path(argv[argv.index("--config") + 1])
+    if not path.is_file():
+        fail(f"The recipe {path} does not exist.")
+    try:
+        recipe = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        fail(f"The recipe {path} is not valid YAML: {error}")
+    if not isinstance(recipe, dict):
+        fail(f"The recipe {path} is not a table of settings. Write one `name: value` a line.")
+    return recipe
+
+
+def setting(argv: Sequence[str], name: str) -> str | None:
+    """One setting ahead of parsing, the command line before the recipe."""
+    if f"--{name}" in argv[:-1]:
+        return argv[argv.index(f"--{name}") + 1]
+    return read_recipe(argv).get(name)
+
+
+def fail(message: str) -> Any:
+    """End the program with one sentence and no traceback."""
+    raise SystemExit(f"error: {message}")

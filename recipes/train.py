@@ -1,0 +1,50 @@
+"""Train with any method: the recipe names it.
+
+    python recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
+    accelerate launch recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes.cli import DataArguments, RunArguments, fail, parse, setting
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(argv) and "--config" not in argv:
+        argv += ["--method", "gflownet"]
+    from trainer import METHODS
+
+    method = setting(argv, "method")
+    if method not in METHODS:
+        fail(f"method={method!r} is not one of {sorted(METHODS)}. Set it in the recipe or with --method.")
+    trainer_class, config_class = METHODS[method]
+    recipe, config = parse(argv, RunArguments, config_class)
+
+    from accelerate import PartialState
+
+    from recipes.parts import load_backbone, load_data, prepare
+
+    try:
+        with PartialState().main_process_first():
+            if recipe.data_recipe and not Path(recipe.data).exists():
+                prepare(*parse(["--config", recipe.data_recipe, "--output_dir", recipe.data], DataArguments))
+        catalog, splits = load_data(recipe.data)
+        model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
+        trainer = trainer_class(
+            model, config, train_dataset=splits.train, eval_dataset=splits.validation,
+            processing_class=tokenizer, catalog=catalog,
+        )  # fmt: skip
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    print(f"{method}: {model.num_parameters():,} parameters, {len(splits.train):,} rows, {len(catalog):,} items, "
+          f"{trainer.mixture().count} trajectories per prompt, {config.world_size} process(es)")  # fmt: skip
+    if not recipe.dry_run:
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+        trainer.save_model()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""Exact hit: is the trajectory the item that the user took next?"""
+
+import torch
+from torch import Tensor
+
+from catalog import Catalog, Trajectories
+from interactions.prompts import PromptBatch
+
+
+class Hit:
+    """1 for the target and 0 for everything else.
+
+    Where a leaf holds several items, each of them is a hit: what is compared is the semantic ID.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.leaf = catalog.trie.leaf_of_item
+
+    def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
+        return self._same(batch, trajectories.items)
+
+    def catalog(self, batch: PromptBatch) -> Tensor:
+        """[B, items]"""
+        return self._same(batch, torch.arange(len(self.leaf), device=batch.target.device).expand(len(batch), -1))
+
+    def _same(self, batch: PromptBatch, items: Tensor) -> Tensor:
+        leaf = self.leaf.to(items.device)
+        return (leaf[items] == leaf[batch.target].unsqueeze(1)).float()

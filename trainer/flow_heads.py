@@ -1,0 +1,37 @@
+"""Learned flows: small networks on the policy's hidden states, kept apart from the policy itself."""
+
+import torch
+from torch import Tensor, nn
+
+NAME = "flow_heads"
+"""The attribute of the model under which its heads hang, so that optimiser, DDP and ZeRO find them."""
+
+
+class LogZHead(nn.Module):
+    """log Z(u) from the backbone's last hidden state at the end of the prompt: [B, D] -> [B].
+
+    The state is detached: the head follows the policy at its own, much higher learning rate and never bends it.
+    """
+
+    def __init__(self, hidden_size: int) -> None:
+        super().__init__()
+        self.hidden = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.GELU())
+        self.output = nn.Linear(hidden_size, 1)
+        nn.init.zeros_(self.output.weight)
+        nn.init.zeros_(self.output.bias)
+
+    def forward(self, state: Tensor) -> Tensor:
+        return self.output(self.hidden(state.detach().float())).squeeze(-1)
+
+
+def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """A model's state dict as (the policy's entries, the flow heads' entries without their prefix)."""
+    prefix = f"{NAME}."
+    policy = {name: value for name, value in state.items() if not name.startswith(prefix)}
+    return policy, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+@torch.no_grad()
+def start_at(head: LogZHead, log_z: float) -> None:
+    """Begin at a measured log Z: from 0 the first steps would push every trajectory's probability the same way."""
+    head.output.bias.fill_(log_z)

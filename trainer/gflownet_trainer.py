@@ -1,0 +1,113 @@
+"""GFlowNet fine-tuning (GFlowGR, arXiv 2506.16114)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from catalog import SOURCES, Catalog, Trajectories
+from interactions.prompts import PromptBatch
+from policy import PathLogProbs
+from rewards import Reward, WeightedSum, build_rewards, log_reward
+from samplers import Mixture, PolicySampler, RandomSampler, Sampler, TargetSampler
+from trainer.config import GFlowNetConfig
+from trainer.flow_heads import NAME, LogZHead, start_at
+from trainer.objectives import OBJECTIVES, FlowInputs
+from trainer.trajectory_trainer import Step, TrajectoryTrainer
+
+
+class GFlowNetTrainer(TrajectoryTrainer):
+    """Teaches the policy to sample items in proportion to their reward: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
+
+    rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of
+    target, random and policy; `args.samplers` says how many trajectories each gives. The target comes first among the
+    trajectories, so `args.samplers` must ask for it.
+    """
+
+    args: GFlowNetConfig
+
+    def __init__(
+        self,
+        model: Any,
+        args: GFlowNetConfig,
+        *,
+        catalog: Catalog,
+        rewards: Reward | None = None,
+        samplers: Mapping[str, Sampler] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert isinstance(args.samplers, dict) and isinstance(args.rewards, dict)  # by GFlowNetConfig
+        if next(iter(args.samplers), None) != "target" or args.samplers["target"] != 1:
+            raise ValueError(
+                f"samplers={args.samplers}: the first must be target: 1, the trajectory that the SFT term learns."
+            )
+        self._samplers = dict(samplers or {})
+        self._reward = WeightedSum({"reward": rewards}) if rewards else build_rewards(args.rewards, catalog)
+        self._objective = OBJECTIVES[args.objective]
+        if args.objective == "tb":
+            setattr(model, NAME, nn.ModuleDict({"log_z": LogZHead(model.config.hidden_size)}))
+        super().__init__(model, args, catalog=catalog, **kwargs)
+
+    def mixture(self) -> Mixture:
+        stock: dict[str, Sampler] = {
+            "target": TargetSampler(self.trie),
+            "random": RandomSampler(self.trie),
+            "policy": PolicySampler(self.policy),
+        }
+        return Mixture(stock | self._samplers, self.args.samplers)  # type: ignore[arg-type]
+
+    def rewards(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
+        reward = self._reward(batch, trajectories)
+        valid = self.trie.descend(trajectories.codes.new_zeros(trajectories.items.shape), trajectories.codes[..., 0])
+        for level in range(1, self.trie.levels):
+            valid = self.trie.descend(valid, trajectories.codes[..., level])
+        ordered = trajectories.items.sort(-1).values
+        repeats = (ordered.diff() == 0).float().sum() / trajectories.items.numel()
+        self._note({
+            "reward/mean": reward.mean(),
+            "reward/floor_share": (reward < self.args.reward_floor).float().mean(),
+            "sampler/valid_share": (valid >= 0).float().mean(),
+            "sampler/distinct_share": 1 - repeats,
+        })  # fmt: skip
+        return reward
+
+    def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
+        inputs = self._flow_inputs(step, output)
+        flow = self._objective(inputs)
+        self._note({**flow.metrics, "flow/loss": flow.loss.detach().mean()})
+        log_pf = inputs.log_pf.detach().sum(-1)
+        if inputs.log_reward.std() > 0:
+            pair = torch.stack([inputs.log_reward.flatten(), log_pf.flatten()])
+            self._note({"flow/reward_correlation": pair.corrcoef()[0, 1]})
+        drawn = step.trajectories.source == SOURCES.index("policy")
+        if drawn.any():
+            gap = (step.trajectories.log_pf.sum(-1) - log_pf).abs()[drawn]
+            self._note({"sampler/log_pf_gap": gap.mean()})
+        return self.args.flow_weight * (flow.loss * flow.weight).sum() / step.prompts_in_step
+
+    def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
+        reward = log_reward(step.reward, self.args.reward_floor, self.args.reward_temperature)
+        heads = getattr(self.model, NAME, None)
+        if heads is None:
+            return FlowInputs(output.log_pf, reward, step.trajectories.source)
+        head = heads["log_z"]
+        if self.state.global_step == 0 and not head.output.bias.any():
+            best = (reward - output.log_pf.detach().sum(-1)).mean()  # VarGrad's log Z, over this first batch
+            start_at(head, self.accelerator.reduce(best, "mean").item())
+        log_flow = torch.zeros(*reward.shape, output.log_pf.shape[-1] + 1, device=reward.device)
+        log_flow[..., 0] = head(output.state).unsqueeze(1)
+        return FlowInputs(output.log_pf, reward, step.trajectories.source, log_flow)
+
+    def get_optimizer_cls_and_kwargs(self, args: GFlowNetConfig, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
+        """transformers' optimiser, with a group of its own for the flow heads."""
+        optimizer, kwargs = super().get_optimizer_cls_and_kwargs(args, model)
+        named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
+        decayed = set(self.get_decay_parameter_names(model or self.model))
+        policy = [(n, p) for n, p in named if not n.startswith(f"{NAME}.")]
+        groups = [
+            {"params": [p for n, p in policy if n in decayed], "weight_decay": args.weight_decay},
+            {"params": [p for n, p in policy if n not in decayed], "weight_decay": 0.0},
+            {"params": [p for n, p in named if n.startswith(f"{NAME}.")], "weight_decay": 0.0, "lr": args.flow_learning_rate},
+        ]
+        return optimizer, kwargs | {"params": [group for group in groups if group["params"]]}

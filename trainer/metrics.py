@@ -1,0 +1,24 @@
+"""Every metric of ours that a run logs, explained. Names with a slash are ours; the others are transformers'."""
+
+from collections.abc import Iterable
+
+METRICS = {
+    "sft/loss": "mean negative log-probability of a target item, in nats per item",
+    "flow/loss": "mean squared flow residual, before it is weighted",
+    "flow/residual_rms": "root mean square of log Z + log P_F - log R; 0 at balance",
+    "flow/log_z": "mean log Z(u), learned (tb) or the best for the trajectories at hand (vargrad)",
+    "flow/reward_correlation": "correlation of log R and log P_F over the trajectories of a step; 1 at balance",
+    "reward/mean": "mean reward of a trajectory, before the floor",
+    "reward/floor_share": "share of trajectories whose reward is below the floor",
+    "sampler/valid_share": "share of trajectories that are a semantic ID of the catalogue",
+    "sampler/distinct_share": "share of a prompt's trajectories that are distinct items",
+    "sampler/log_pf_gap": "mean |log P_F of sampler - of trainer| of policy trajectories; rounding, and dropout if any",
+    "time/rollout_share": "share of the step's seconds spent on sampling and rewards",
+    "time/prompts_per_second": "prompts trained on per second on this process, sampling included",
+}
+
+
+def check_names(names: Iterable[str]) -> None:
+    """Raise ValueError for a metric of ours that nobody explained."""
+    if unknown := sorted({name for name in names if "/" in name} - set(METRICS)):
+        raise ValueError(f"Metrics without an explanation: {unknown}. Add them to METRICS in trainer/metrics.py.")

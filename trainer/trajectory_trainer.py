@@ -1,0 +1,308 @@
+"""The trainer under every method: rows -> trajectories -> rewards -> objective, once per optimiser step."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+)
+from transformers.trainer_callback import ProgressCallback
+
+from catalog import PADDING, SOURCES, Catalog, Trajectories
+from evaluation.ranker import rank_by_beam
+from evaluation.ranking import mean_metrics, ranking_metrics
+from interactions.prompts import PromptBatch, PromptBuilder
+from policy import CausalPolicy, PathLogProbs, check_backbone, check_shared_prefix
+from samplers import Mixture
+from trainer.config import TrajectoryConfig
+from trainer.flow_heads import split_state
+from trainer.metrics import check_names
+from trainer.objectives import FlowInputs, sft
+from trainer.run_folder import Progress, RunFolder
+
+FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
+"""Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch: prompts, their trajectories and rewards [B, K].
+
+    targets, prompts_in_step: how many target items and prompts the whole optimiser step holds, over its micro-batches
+    and processes; what a mean over the step divides by.
+    """
+
+    prompts: PromptBatch
+    trajectories: Trajectories
+    reward: Tensor
+    targets: float
+    prompts_in_step: float
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+class TrajectoryTrainer(Trainer):
+    """Trains a causal backbone on prompts with K trajectories each; a method says which ones, and what they are worth.
+
+    model: a causal LM whose vocabulary holds the catalogue's code tokens. train_dataset, eval_dataset: rows with
+    `history`, `target` and any further columns (`interactions.leave_one_out`). processing_class: the tokenizer.
+    `evaluate` ranks by trie-constrained beam search and reports eval_recall@10 and its like.
+    """
+
+    args: TrajectoryConfig
+    model: PreTrainedModel
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        args: TrajectoryConfig,
+        *,
+        train_dataset: Dataset | None = None,
+        eval_dataset: Dataset | None = None,
+        processing_class: PreTrainedTokenizerBase,
+        catalog: Catalog,
+        callbacks: list[TrainerCallback] | None = None,
+    ) -> None:
+        if args.early_stopping_patience is not None:
+            callbacks = [*(callbacks or []), EarlyStoppingCallback(args.early_stopping_patience)]
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=lambda rows: rows,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            callbacks=[RunFolder(), *(callbacks or [])],
+        )
+        for stock in (ProgressCallback, PrinterCallback):
+            self.remove_callback(stock)
+        if not args.disable_tqdm:
+            self.add_callback(Progress())
+        self.catalog = catalog
+        self.prompts = PromptBuilder(catalog, processing_class, args.max_history)
+        self.trie = catalog.trie.to(args.device)
+        self.tokens = self.prompts.tokens.to(args.device)
+        self.policy = CausalPolicy(self.model, self.trie, self.tokens)
+        # the losses below are sums over the whole step, already divided: transformers must not divide again
+        self.model_accepts_loss_kwargs = True
+        self._logged: defaultdict[str, list[float]] = defaultdict(list)
+        self._check_rows(len(processing_class), {"train_dataset": train_dataset, "eval_dataset": eval_dataset})
+
+    # what a method adds
+
+    def mixture(self) -> Mixture:
+        """Which trajectories each prompt gets."""
+        raise NotImplementedError
+
+    def rewards(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
+        """What they are worth: [B, K] >= 0."""
+        return torch.ones_like(trajectories.items, dtype=torch.float32)
+
+    def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
+        """What the method adds to the SFT loss: summed over the micro-batch, divided by the step's totals."""
+        return output.log_pf.new_zeros(())
+
+    # one optimiser step
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator, num_batches: int, device: torch.device
+    ) -> tuple[list[Step], Tensor | None]:
+        """All micro-batches of one optimiser step, with the trajectories and rewards that the current weights give."""
+        started = time.perf_counter()
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if not batches:
+            return [], None
+        # one seed per step and process, and no state: a resumed run draws what the uninterrupted one drew
+        seed = (self.args.seed * 1_000_003 + self.state.global_step) * 1_000_003 + self.args.process_index
+        prompts = [self.prompts(self._cut(rows, seed * 31 + i)).to(device) for i, rows in enumerate(batches)]
+        totals = torch.tensor([sum(float((target_source(p, self.args.sft_positions) >= 0).sum()) for p in prompts),
+                               float(sum(map(len, prompts)))], device=device)  # fmt: skip
+        targets, total = self.accelerator.reduce(totals).tolist()
+        steps = []
+        for i, batch in enumerate(prompts):
+            trajectories = self.mixture().sample(batch, seed * 31 + i)
+            steps.append(Step(batch, trajectories, self.rewards(batch, trajectories), targets, total))
+        if self.state.global_step == 0 or not hasattr(self, "shared_prefix_gap"):
+            self._check_forward(steps[0])
+        self._record_rollout(steps, time.perf_counter() - started)
+        return steps, torch.tensor(total, device=device)
+
+    def compute_loss(
+        self, model: nn.Module, inputs: Step, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+    ) -> Tensor:
+        """L_SFT + the method's flow loss, as this process's share of the mean over the optimiser step."""
+        policy = CausalPolicy(model, self.trie, self.tokens)
+        every = self.args.sft_positions == "all"
+        output = policy.log_probs(inputs.prompts, inputs.trajectories.items, history=every)
+        likelihood = sft(self._targets(inputs, output))
+        loss = (likelihood.loss * likelihood.weight).sum() / inputs.targets
+        self._note(likelihood.metrics)
+        loss = loss + self.flow_loss(model, inputs, output)
+        if not loss.isfinite():
+            users = inputs.prompts.columns.get("user", [])
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {self.state.global_step}, users {users[:3]} and others. "
+                "Lower the learning rate or the reward's range; the last checkpoint is intact."
+            )
+        return loss * self.accelerator.num_processes  # DDP and ZeRO average the gradients over processes
+
+    def _targets(self, step: Step, output: PathLogProbs) -> FlowInputs:
+        """The items whose likelihood is raised, as trajectories: those of the history, if trained, and the target."""
+        log_pf = output.log_pf[:, :1]
+        if output.log_pf_history is not None:
+            log_pf = torch.cat([output.log_pf_history, log_pf], 1)  # [B, N + 1, L]
+        source = target_source(step.prompts, self.args.sft_positions)
+        return FlowInputs(log_pf=log_pf, log_reward=torch.zeros_like(log_pf[..., 0]), source=source)
+
+    def _cut(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+        """With random_cut: each row ended at a random item after its first."""
+        if not self.args.random_cut:
+            return rows
+        draw = np.random.default_rng(seed)
+        ends = [int(draw.integers(1, len(row["history"]) + 1)) for row in rows]
+        items = [[*row["history"], row["target"]] for row in rows]
+        return [
+            row | {"history": sequence[:end], "target": sequence[end]}
+            for row, sequence, end in zip(rows, items, ends, strict=True)
+        ]
+
+    # checks before the first step
+
+    def _check_rows(self, vocabulary: int, datasets: Mapping[str, Dataset | None]) -> None:
+        embeddings = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
+        if embeddings < vocabulary:
+            raise ValueError(
+                f"The model has {embeddings} token embeddings and the tokenizer {vocabulary} tokens. "
+                "Call model.resize_token_embeddings(len(tokenizer)) first."
+            )
+        trie, count = self.trie, self.mixture().count
+        longest = 1 + self.args.max_history * trie.levels + count * (trie.levels - 1)
+        check_backbone(self.model.config, longest)
+        if count > trie.leaves:
+            raise ValueError(f"{count} trajectories per prompt from a catalogue of {trie.leaves} semantic IDs. Lower K.")
+        for name, rows in datasets.items():
+            if rows is None:
+                continue
+            if empty := [i for i, history in enumerate(rows["history"]) if not len(history)]:
+                raise ValueError(f"{name}: row {empty[0]} has an empty history. Drop users without a past.")
+            if (largest := max(rows["target"])) >= len(self.catalog):
+                raise ValueError(
+                    f"{name}: target {largest} is not among the {len(self.catalog)} items of the catalogue. "
+                    "Prepare both from one log."
+                )
+
+    def _check_forward(self, step: Step) -> None:
+        one = replace(step.prompts, columns={}, **{
+            name: getattr(step.prompts, name)[:1] for name in ("input_ids", "attention_mask", "history", "target")
+        })  # fmt: skip
+        exact = next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
+        training = self.model.training
+        self.model.eval()
+        self.shared_prefix_gap = check_shared_prefix(
+            self.policy, one, step.trajectories.items[:1], FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
+        )
+        self.model.train(training)
+
+    # metrics
+
+    def _note(self, metrics: Mapping[str, Tensor | float]) -> None:
+        for name, value in metrics.items():
+            self._logged[name].append(float(value))
+
+    def _record_rollout(self, steps: list[Step], seconds: float) -> None:
+        now = time.perf_counter()
+        if (last := getattr(self, "_step_started", None)) is not None:
+            whole = now - last
+            self._note({"time/prompts_per_second": sum(map(len, steps)) / whole, "time/rollout_share": seconds / whole})
+        self._step_started = now
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of our metrics since the last log, over all processes."""
+        if "loss" in logs and self._logged:
+            names = sorted(self._logged)
+            check_names(names)
+            means = torch.tensor([float(np.mean(self._logged[name])) for name in names], device=self.args.device)
+            logs |= dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+            self._logged.clear()
+        super().log(logs, start_time)
+
+    def evaluate(
+        self,
+        eval_dataset: Dataset | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Rank every row's target by beam search: {"eval_recall@10": ..., "eval_ndcg@10": ..., ...}."""
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        # every process ranks an equal part, padded by repetition, so that sharded forwards stay in step
+        world, rank = self.accelerator.num_processes, self.accelerator.process_index
+        part = -(-len(rows) // world)
+        index = torch.arange(rank * part, (rank + 1) * part)
+        mine = rows.select((index % len(rows)).tolist())
+        ranked = rank_by_beam(
+            self.policy, mine, self.prompts, width=self.args.beam_width,
+            exclude_history=self.args.exclude_history, batch_size=self.args.per_device_eval_batch_size,
+        )  # fmt: skip
+        target = self.catalog.trie.representative(torch.tensor(mine["target"])).numpy()
+        per_user = ranking_metrics(ranked, target)
+        values = torch.tensor(np.stack(list(per_user.values())), device=self.args.device).T.contiguous()  # [users, metrics]
+        gathered = self.accelerator.gather(values)[: len(rows)].cpu().numpy()
+        means = mean_metrics(dict(zip(per_user, gathered.T, strict=True)))
+        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def floating_point_ops(self, inputs: Step) -> int:
+        return 0  # transformers' estimate reads a dictionary of tensors and knows no shared prompts
+
+    # saving: the policy is a plain transformers checkpoint, the flow heads lie beside it
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
+        folder = Path(output_dir or self.args.output_dir)
+        policy, heads = split_state(state_dict or self.model.state_dict())
+        self.model.save_pretrained(folder, state_dict=policy)
+        self.processing_class.save_pretrained(folder)
+        if heads:
+            save_file({name: value.contiguous() for name, value in heads.items()}, folder / "flow_heads.safetensors")
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_heads(resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        self._load_heads(self.state.best_model_checkpoint)
+
+    def _load_heads(self, folder: str) -> None:
+        if (heads := getattr(self.model, "flow_heads", None)) is not None and not self.is_deepspeed_enabled:
+            heads.load_state_dict(load_file(Path(folder) / "flow_heads.safetensors"))
+
+
+def target_source(prompts: PromptBatch, positions: str) -> Tensor:
+    """Which of [history, target] are trained as targets: source [B, N + 1] for "all" positions, [B, 1] for "target".
+
+    The first item of a row has nothing before it but the start token, so it is context and never a target.
+    """
+    target = SOURCES.index("target")
+    last = torch.full_like(prompts.target, target).unsqueeze(1)
+    if positions == "target":
+        return last
+    real = prompts.history >= 0
+    first = real & (real.cumsum(1) == 1)
+    return torch.cat([torch.where(real & ~first, target, PADDING), last], 1)

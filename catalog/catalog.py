@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from catalog.files import complete, read_json, write_json
 from catalog.index import collisions, read_index
@@ -52,8 +52,10 @@ class Catalog:
         "keep" lets a leaf hold several. Where no codes are equal both leave the codes as they are.
         sizes: the number of codes of each level; by default one more than the largest in use.
 
-        Raises ValueError for repeated items and for codes outside `sizes`.
+        Raises ValueError for repeated items, for another number of rows than items and for codes outside `sizes`.
         """
+        if len(item_ids) != len(codes) or not codes.size:
+            raise ValueError(f"{len(item_ids)} items with codes of shape {codes.shape}. Give each item a row of codes.")
         if len(set(item_ids)) < len(item_ids):
             seen: set[str] = set()
             twice = next(item for item in item_ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
@@ -78,18 +80,21 @@ class Catalog:
         return cls.from_codes(*read_index(path), on_collision=on_collision)
 
     def save(self, folder: str | Path) -> None:
-        """Write catalog.safetensors (the trie) and catalog.json (everything else) under `folder`."""
+        """Write catalog.safetensors (the trie) and catalog.json (everything else) under `folder`.
+
+        Where either cannot be written, both stay as they were.
+        """
         folder = Path(folder)
-        with complete(folder / "catalog.safetensors") as temporary:
-            save_file({name: getattr(self.trie, name) for name in Trie.TENSORS}, temporary)
         shape = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
-        write_json(folder / "catalog.json", {**shape, "item_ids": self.item_ids, "titles": self.titles})
+        with complete(folder / "catalog.safetensors") as temporary:
+            temporary.write_bytes(save({name: getattr(self.trie, name) for name in Trie.TENSORS}))
+            write_json(folder / "catalog.json", {**shape, "item_ids": self.item_ids, "titles": self.titles})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":
         """The catalogue that `save` wrote. Raises FileNotFoundError where it is missing."""
         folder = Path(folder)
         table = read_json(folder / "catalog.json", "The catalogue")
-        shape = {name: tuple(table[name]) for name in ("level_start", "sizes")}
-        trie = Trie(**load_file(folder / "catalog.safetensors"), **shape)
+        tensors = load_file(folder / "catalog.safetensors")
+        trie = Trie(**tensors, level_start=tuple(table["level_start"]), sizes=tuple(table["sizes"]))
         return cls(trie, tuple(table["item_ids"]), tuple(table["titles"]))

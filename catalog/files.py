@@ -23,6 +23,8 @@ def complete(path: Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
+        if isinstance(error.__cause__, OSError):  # told by a `complete` inside this one
+            raise
         raise OSError(
             error.errno, f"{path} could not be written ({error.strerror}). Free space there or choose another folder"
         ) from error

@@ -1,7 +1,7 @@
 """One token per code: a fresh word-level tokenizer, or a pretrained one extended."""
 
 import torch
-from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
@@ -22,6 +22,7 @@ def word_tokenizer(sizes: tuple[int, ...]) -> PreTrainedTokenizerFast:
     words = [*SPECIAL.values(), *code_words(sizes)]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token=SPECIAL["unk_token"]))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"<[^<>]+>"), "isolated")
+    tokenizer.decoder = decoders.Fuse()  # no spaces between codes, so that text can be read back
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
 
 
@@ -30,7 +31,8 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, sizes: tuple[int, ...])
 
     The model's embeddings must then be resized to len(tokenizer).
     """
-    return tokenizer.add_tokens(code_words(sizes))
+    # normalised, a code after another one would not be found where the tokenizer puts a space before every text
+    return tokenizer.add_tokens([AddedToken(word, normalized=False) for word in code_words(sizes)])
 
 
 def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
@@ -41,7 +43,7 @@ def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
     words = code_words(trie.sizes)
     encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
     for word, ids in zip(words, encoded, strict=True):
-        if len(ids) != 1 or tokenizer.decode(ids).strip() != word:
+        if tokenizer.convert_ids_to_tokens(ids) != [word]:
             raise ValueError(
                 f"The tokenizer turns the code {word} into {tokenizer.convert_ids_to_tokens(ids)}. "
                 "Every code must be one token: call extend_tokenizer(tokenizer, sizes) first."

@@ -47,8 +47,15 @@ class Trie:
         key, first_leaf = np.concatenate(keys), level_start[-2]
         first_child = 1 + np.searchsorted(key, np.arange(level_start[-1] + 1) * width)
         leaf_start = np.concatenate([[0], np.bincount(node - first_leaf).cumsum()])
-        small = (torch.from_numpy(a.astype(np.int32)) for a in (first_child, node, node.argsort(kind="stable"), leaf_start))
-        return cls(torch.from_numpy(key), *small, tuple(level_start), tuple(sizes))
+        return cls(
+            key=torch.from_numpy(key),
+            first_child=_int32(first_child),
+            leaf_of_item=_int32(node),
+            leaf_items=_int32(node.argsort(kind="stable")),
+            leaf_start=_int32(leaf_start),
+            level_start=tuple(level_start),
+            sizes=tuple(sizes),
+        )
 
     @property
     def levels(self) -> int:
@@ -145,3 +152,7 @@ class Trie:
             nodes = torch.arange(*self.level_start[level : level + 2], device=counts.device)
             counts.index_add_(0, self.parent(nodes), counts[nodes])
         return counts
+
+
+def _int32(array: np.ndarray) -> Tensor:
+    return torch.from_numpy(array.astype(np.int32))

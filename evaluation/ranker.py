@@ -13,7 +13,13 @@ from policy import CausalPolicy
 
 
 def rank_by_beam(
-    policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, *, width: int, exclude_history: bool, batch_size: int = 64
+    policy: CausalPolicy,
+    rows: Dataset,
+    prompts: PromptBuilder,
+    *,
+    width: int,
+    exclude_history: bool,
+    batch_size: int = 64,
 ) -> np.ndarray:
     """The items [users, width] that a trie-constrained beam finds for each row, best first, -1 where none is left.
 

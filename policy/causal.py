@@ -151,8 +151,8 @@ class CausalPolicy:
         for nodes, depth, visible in self._plan.chunks:
             self._fill(edge, branches.read(self.tokens[nodes], depth, visible), nodes)
         for level in range(2, trie.levels + 1):
-            nodes = slice(*trie.level_start[level : level + 2])
-            edge[:, nodes] += edge[:, trie.parent(torch.arange(trie.nodes, device=edge.device)[nodes])]
+            nodes = torch.arange(*trie.level_start[level : level + 2], device=edge.device)
+            edge[:, nodes] += edge[:, trie.parent(nodes)]
         return edge[:, trie.leaf_of_item]
 
     @cached_property
@@ -160,7 +160,7 @@ class CausalPolicy:
         return TriePlan.of(self.trie)
 
     def _fill(self, edge: Tensor, logits: Tensor, nodes: Tensor) -> None:
-        """Write the log-probabilities of the children of nodes [n], whose logits are [B, n, V], into edge [B, nodes]."""
+        """Write P_F of the children of nodes [n], from the logits [B, n, V] after them, into edge [B, nodes]."""
         child = self.trie.children(nodes)  # [n, C]
         log_p = self.child_log_probs(logits, nodes.expand(len(edge), -1), child.shape[-1])  # [B, n, C]
         edge[:, child[child > 0]] = log_p[:, child > 0]
@@ -218,14 +218,13 @@ class Branches:
             self.ancestors = self.ancestors.gather(1, parent.unsqueeze(-1).expand(-1, -1, self.ancestors.shape[-1]))
 
     def read(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
-        """Logits [B, n, V] after tokens [n] that lie `depth` [n] below the prompt and see each other as `visible` [n, n].
+        """Logits [B, n, V] after tokens [n] that lie `depth` [n] below the prompt; the cache is left as it was.
 
-        The cache is left as it was.
+        visible [n, n]: which of these tokens each may read.
         """
-        batch, length = self.prompt.shape
-        tokens = tokens.expand(batch, -1)
-        logits = self._forward(tokens, self.end + depth, visible.expand(batch, -1, -1))
-        self.cache.crop(length)
+        batch = len(self.prompt)
+        logits = self._forward(tokens.expand(batch, -1), self.end + depth, visible.expand(batch, -1, -1))
+        self.cache.crop(-len(tokens))
         return logits
 
     def _forward(self, tokens: Tensor, position: Tensor, visible: Tensor) -> Tensor:

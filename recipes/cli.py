@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import yaml
 
@@ -26,9 +26,11 @@ class DataArguments:
     index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
     vectors: str | None = field(
         default=None,
-        metadata={"help": "Item vectors to make IDs from, .npy [items, d] in the order of the sorted item ids. "
-                  "Without them, vectors come from the training interactions by ALS."},
-    )  # fmt: skip
+        metadata={
+            "help": "Item vectors to make IDs from, .npy [items, d] in the order of the sorted item ids. "
+            "Without them, vectors come from the training interactions by ALS."
+        },
+    )
     codebook_sizes: list[int] = field(
         default_factory=lambda: [64, 64, 64], metadata={"help": "Clusters of each level of the residual k-means."}
     )
@@ -69,7 +71,9 @@ class EvaluateArguments:
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
     exact_users: int = field(
         default=0,
-        metadata={"help": "Compare the beam's top 10 with the exact ranking of the catalogue on this many users, -1 all."},
+        metadata={
+            "help": "Compare the beam's top 10 with the exact ranking of the catalogue on this many users, -1 all."
+        },
     )
     batch_size: int = field(default=64, metadata={"help": "Users per forward."})
 
@@ -101,9 +105,10 @@ def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
             near = difflib.get_close_matches(name, known, 1)
             fail(f"{name} is not a setting." + (f" Did you mean {near[0]}?" if near else " See --help."))
     try:
-        return TrlParser(types).parse_args_and_config(argv)
+        parsed = TrlParser(types).parse_args_and_config(argv)
     except (ValueError, FileNotFoundError) as error:
         fail(str(error))
+    return parsed
 
 
 def read_recipe(argv: Sequence[str]) -> dict[str, Any]:
@@ -129,6 +134,6 @@ def setting(argv: Sequence[str], name: str) -> str | None:
     return read_recipe(argv).get(name)
 
 
-def fail(message: str) -> Any:
+def fail(message: str) -> NoReturn:
     """End the program with one sentence and no traceback."""
     raise SystemExit(f"error: {message}")

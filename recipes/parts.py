@@ -102,8 +102,11 @@ def load_backbone(
         raise ValueError("Neither model nor backbone is given. Name a checkpoint, or describe a new backbone.")
     described = json.loads(backbone) if isinstance(backbone, str) else dict(backbone)
     tokenizer = word_tokenizer(catalog.trie.sizes)
-    special = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id,
-               "pad_token_id": tokenizer.pad_token_id}  # fmt: skip
+    special = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     config = AutoConfig.for_model(described.pop("model_type"), vocab_size=len(tokenizer), **special, **described)
     torch.manual_seed(seed)
     return AutoModelForCausalLM.from_config(config), tokenizer

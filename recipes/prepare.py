@@ -1,7 +1,7 @@
 """An interaction log into a catalogue with semantic IDs and leave-one-out splits.
 
-    python recipes/prepare.py --config recipes/ml-100k/data.yaml
-    python recipes/prepare.py --log my_log.csv --output_dir runs/mine/data --codebook_sizes 256 256 256
+python recipes/prepare.py --config recipes/ml-100k/data.yaml
+python recipes/prepare.py --log my_log.csv --output_dir runs/mine/data --codebook_sizes 256 256 256
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Train with any method: the recipe names it.
 
-    python recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
-    accelerate launch recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
+python recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
+accelerate launch recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
 """
 
 import sys
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         argv += ["--method", "gflownet"]
     from trainer import METHODS
 
-    method = setting(argv, "method")
+    method = setting(argv, "method") or ""
     if method not in METHODS:
         fail(f"method={method!r} is not one of {sorted(METHODS)}. Set it in the recipe or with --method.")
     trainer_class, config_class = METHODS[method]
@@ -34,13 +34,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         catalog, splits = load_data(recipe.data)
         model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
         trainer = trainer_class(
-            model, config, train_dataset=splits.train, eval_dataset=splits.validation,
-            processing_class=tokenizer, catalog=catalog,
-        )  # fmt: skip
+            model,
+            config,
+            train_dataset=splits.train,
+            eval_dataset=splits.validation,
+            processing_class=tokenizer,
+            catalog=catalog,
+        )
     except (ValueError, OSError) as error:
         fail(str(error))
-    print(f"{method}: {model.num_parameters():,} parameters, {len(splits.train):,} rows, {len(catalog):,} items, "
-          f"{trainer.mixture().count} trajectories per prompt, {config.world_size} process(es)")  # fmt: skip
+    print(
+        f"{method}: {model.num_parameters():,} parameters, {len(splits.train):,} rows, {len(catalog):,} items, "
+        f"{trainer.mixture().count} trajectories per prompt, {config.world_size} process(es)"
+    )
     if not recipe.dry_run:
         trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
         trainer.save_model()

@@ -1,5 +1,6 @@
 """What a trajectory is worth."""
 
+import math
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -32,8 +33,8 @@ class WeightedSum:
             raise ValueError("No reward is given. Name at least one, for instance hit.")
         if unknown := sorted(set(self.weights) - set(rewards)):
             raise ValueError(f"Weights are given for {unknown}, but the rewards are {sorted(rewards)}.")
-        if bad := [name for name, weight in self.weights.items() if not weight >= 0]:
-            raise ValueError(f"The weight of reward {bad[0]} is {self.weights[bad[0]]}. Weights are >= 0.")
+        if bad := [name for name, weight in self.weights.items() if not 0 <= weight < math.inf]:
+            raise ValueError(f"The weight of reward {bad[0]} is {self.weights[bad[0]]}. Weights are finite and >= 0.")
 
     def terms(self, batch: PromptBatch, trajectories: Trajectories) -> dict[str, Tensor]:
         """Each reward's weighted values [B, K], checked."""
@@ -52,8 +53,9 @@ class WeightedSum:
 
 
 def _checked(name: str, value: Tensor, shape: torch.Size, batch: PromptBatch) -> Tensor:
-    if value.shape != shape:
-        raise ValueError(f"Reward {name} returned shape {tuple(value.shape)} for {tuple(shape)} [prompts, trajectories].")
+    if not isinstance(value, Tensor) or value.shape != shape:
+        what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+        raise ValueError(f"Reward {name} returned {what} for a tensor {list(shape)} [prompts, trajectories].")
     if len(bad := (~(value.isfinite() & (value >= 0))).nonzero()):
         row, column = bad[0].tolist()
         user = batch.columns.get("user", range(len(batch)))[row]

@@ -1,17 +1,17 @@
 """Rewards by name: those of this room, and a user's own by import path."""
 
 import importlib
-import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from catalog import Catalog
 from rewards.base import Reward, WeightedSum
 from rewards.hit import Hit
 from rewards.similarity import SharedPrefix
 
-REWARDS = {"hit": Hit, "similarity": SharedPrefix}
+REWARDS: dict[str, Callable[[Catalog], Reward]] = {"hit": Hit, "similarity": SharedPrefix}
 
 
 def load_reward(name: str, catalog: Catalog) -> Reward:
@@ -28,14 +28,15 @@ def load_reward(name: str, catalog: Catalog) -> Reward:
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
-        reward = getattr(importlib.import_module(module_name), attribute)
+        module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise ValueError(
             f"Reward {name!r}: no module named {error.name!r}. Put its folder on PYTHONPATH or run from there."
         ) from error
-    except AttributeError as error:
-        raise ValueError(f"Reward {name!r}: {module_name} has no {attribute}.") from error
-    return reward(catalog) if inspect.isclass(reward) else reward
+    reward: Any = getattr(module, attribute, None)
+    if not callable(reward):
+        raise ValueError(f"Reward {name!r}: {module_name} has no function or class {attribute!r}.")
+    return reward(catalog) if isinstance(reward, type) else reward
 
 
 def build_rewards(weights: Mapping[str, float], catalog: Catalog) -> WeightedSum:

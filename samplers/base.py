@@ -1,6 +1,7 @@
 """Where trajectories come from."""
 
 from typing import Protocol
+from zlib import crc32
 
 import torch
 
@@ -23,7 +24,7 @@ class Mixture:
     def __init__(self, samplers: dict[str, Sampler], counts: dict[str, int]) -> None:
         if unknown := sorted(set(counts) - set(samplers)):
             raise ValueError(f"There is no sampler {unknown[0]!r}. Use some of {sorted(samplers)}.")
-        if bad := [name for name, count in counts.items() if count < 0]:
+        if bad := [name for name, count in counts.items() if not isinstance(count, int) or count < 0]:
             raise ValueError(f"samplers: {bad[0]} has the count {counts[bad[0]]}. Counts are whole numbers >= 0.")
         self.samplers = samplers
         self.counts = {name: count for name, count in counts.items() if count}
@@ -37,9 +38,9 @@ class Mixture:
 
     def sample(self, batch: PromptBatch, seed: int) -> Trajectories:
         """K trajectories per prompt, sources in the order of the counts."""
-        # every source has a stream of its own, so that adding one does not change another's draws
+        # a source's stream depends on its name alone, so that adding one does not change another's draws
         return Trajectories.join(
-            [self.samplers[name].sample(batch, count, seed * 31 + i) for i, (name, count) in enumerate(self.counts.items())]
+            [self.samplers[name].sample(batch, n, seed * 31 + crc32(name.encode())) for name, n in self.counts.items()]
         )
 
 

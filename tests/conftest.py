@@ -1,26 +1,47 @@
 """A catalogue of 48 items and a backbone of about 20,000 weights, made on the spot."""
 
 import os
+import resource
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
 
 from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import CausalPolicy
+from trainer import GFlowNetConfig, GFlowNetTrainer, SFTConfig, SFTTrainer, TrajectoryTrainer
+
+CONFIGS = {SFTTrainer: SFTConfig, GFlowNetTrainer: GFlowNetConfig}
 
 SMALL: dict[str, dict] = {
     "gpt2": dict(n_embd=32, n_layer=2, n_head=2, n_positions=128),
-    "qwen3": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                  num_key_value_heads=2, head_dim=8, max_position_embeddings=128),
-    "llama": dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-                  num_key_value_heads=2, max_position_embeddings=128),
+    "qwen3": dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        max_position_embeddings=128,
+    ),
+    "llama": dict(
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=128,
+    ),
 }
 
 
@@ -66,5 +87,72 @@ def prompts(catalog: Catalog, tokenizer: PreTrainedTokenizerFast, rows: list[dic
 
 
 @pytest.fixture
-def policy(catalog: Catalog, tokenizer: PreTrainedTokenizerFast, make_model: Callable[..., PreTrainedModel]) -> CausalPolicy:
+def policy(
+    catalog: Catalog, tokenizer: PreTrainedTokenizerFast, make_model: Callable[..., PreTrainedModel]
+) -> CausalPolicy:
     return CausalPolicy(make_model(), catalog.trie, node_tokens(tokenizer, catalog.trie))
+
+
+@pytest.fixture
+def nearly_full_disk():
+    """A context in which no file, of this process or of those it starts, can grow beyond 1 MB."""
+
+    @contextmanager
+    def limit():
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, hard))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    return limit
+
+
+@pytest.fixture(scope="session")
+def train_rows() -> Dataset:
+    """40 users with 2 to 9 items before the target, which follows a rule: five places after the last item."""
+    rng = np.random.default_rng(3)
+    histories = [rng.integers(0, 48, rng.integers(2, 10)).tolist() for _ in range(40)]
+    return Dataset.from_list(
+        [{"user": f"u{i}", "history": h, "target": (h[-1] + 5) % 48} for i, h in enumerate(histories)]
+    )
+
+
+@pytest.fixture
+def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows: Dataset, tmp_path: Path) -> Callable:
+    def make(
+        kind: type[TrajectoryTrainer] = GFlowNetTrainer,
+        *,
+        model: dict | None = None,
+        name: str = "run",
+        rewards: Any = None,
+        samplers_by_name: Any = None,
+        rows: Dataset | None = None,
+        **settings: Any,
+    ) -> Any:
+        defaults: dict[str, Any] = dict(
+            output_dir=str(tmp_path / name),
+            max_history=6,
+            per_device_train_batch_size=4,
+            max_steps=3,
+            learning_rate=1e-3,
+            lr_scheduler_type="constant",
+            logging_steps=1,
+            save_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+            seed=7,
+        )
+        extra = {} if kind is SFTTrainer else {"rewards": rewards, "samplers": samplers_by_name}
+        return kind(
+            make_model(**({"kind": "qwen3"} | (model or {}))),
+            CONFIGS[kind](**(defaults | settings)),
+            train_dataset=train_rows if rows is None else rows,
+            eval_dataset=train_rows,
+            processing_class=tokenizer,
+            catalog=catalog,
+            **extra,
+        )
+
+    return make

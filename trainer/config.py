@@ -11,9 +11,7 @@ from transformers import TrainingArguments
 class TrajectoryConfig(TrainingArguments):
     """Arguments of every method, on top of `transformers.TrainingArguments`."""
 
-    max_history: int = field(
-        default=20, metadata={"help": "How many of a user's newest items the prompt holds."}
-    )
+    max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
     sft_positions: Literal["all", "target"] = field(
         default="all",
         metadata={
@@ -45,8 +43,8 @@ class TrajectoryConfig(TrainingArguments):
         super().__post_init__()
         if self.max_history < 1:
             raise ValueError(f"max_history={self.max_history}: a prompt holds at least one item. Set it to 1 or more.")
-        if self.beam_width < 1:
-            raise ValueError(f"beam_width={self.beam_width}: set it to 50 or more to report recall@50.")
+        if self.beam_width < 50:
+            raise ValueError(f"beam_width={self.beam_width}: recall@50 needs 50 or more.")
 
 
 @dataclass
@@ -102,9 +100,13 @@ def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(f'{name}={value!r} is not JSON. Write for instance --{name} \'{{"target": 1}}\'.') from error
+            raise ValueError(
+                f"{name}={value!r} is not JSON. Write for instance --{name} '{{\"target\": 1}}'."
+            ) from error
     if value is None:
         return default
-    if not isinstance(value, dict) or any(not isinstance(v, int | float) or isinstance(v, bool) for v in value.values()):
+    if not isinstance(value, dict) or any(
+        not isinstance(v, int | float) or isinstance(v, bool) for v in value.values()
+    ):
         raise ValueError(f"{name}={value!r} is not a table of names and numbers such as {default}.")
     return value

@@ -64,12 +64,14 @@ class GFlowNetTrainer(TrajectoryTrainer):
             valid = self.trie.descend(valid, trajectories.codes[..., level])
         ordered = trajectories.items.sort(-1).values
         repeats = (ordered.diff() == 0).float().sum() / trajectories.items.numel()
-        self._note({
-            "reward/mean": reward.mean(),
-            "reward/floor_share": (reward < self.args.reward_floor).float().mean(),
-            "sampler/valid_share": (valid >= 0).float().mean(),
-            "sampler/distinct_share": 1 - repeats,
-        })  # fmt: skip
+        self._note(
+            {
+                "reward/mean": reward.mean(),
+                "reward/floor_share": (reward < self.args.reward_floor).float().mean(),
+                "sampler/valid_share": (valid >= 0).float().mean(),
+                "sampler/distinct_share": 1 - repeats,
+            }
+        )
         return reward
 
     def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
@@ -86,17 +88,30 @@ class GFlowNetTrainer(TrajectoryTrainer):
             self._note({"sampler/log_pf_gap": gap.mean()})
         return self.args.flow_weight * (flow.loss * flow.weight).sum() / step.prompts_in_step
 
+    def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
+        steps, total = super().get_batch_samples(*args)
+        if self.state.global_step == 0 and hasattr(self.model, NAME) and steps:
+            self._start_log_z(steps)
+        return steps, total
+
+    @torch.no_grad()
+    def _start_log_z(self, steps: list[Step]) -> None:
+        """Start the head at VarGrad's log Z, averaged over the whole first optimiser step."""
+        self.model.eval()
+        total = torch.zeros((), device=self.args.device)
+        for step in steps:
+            log_pf = self.policy.log_probs(step.prompts, step.trajectories.items).log_pf
+            reward = log_reward(step.reward, self.args.reward_floor, self.args.reward_temperature)
+            total += (reward - log_pf.sum(-1)).mean(-1).sum() / steps[0].prompts_in_step
+        start_at(self.model.flow_heads["log_z"], self.accelerator.reduce(total).item())
+
     def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
         reward = log_reward(step.reward, self.args.reward_floor, self.args.reward_temperature)
         heads = getattr(self.model, NAME, None)
         if heads is None:
             return FlowInputs(output.log_pf, reward, step.trajectories.source)
-        head = heads["log_z"]
-        if self.state.global_step == 0 and not head.output.bias.any():
-            best = (reward - output.log_pf.detach().sum(-1)).mean()  # VarGrad's log Z, over this first batch
-            start_at(head, self.accelerator.reduce(best, "mean").item())
         log_flow = torch.zeros(*reward.shape, output.log_pf.shape[-1] + 1, device=reward.device)
-        log_flow[..., 0] = head(output.state).unsqueeze(1)
+        log_flow[..., 0] = heads["log_z"](output.state).unsqueeze(1)
         return FlowInputs(output.log_pf, reward, step.trajectories.source, log_flow)
 
     def get_optimizer_cls_and_kwargs(self, args: GFlowNetConfig, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
@@ -108,6 +123,10 @@ class GFlowNetTrainer(TrajectoryTrainer):
         groups = [
             {"params": [p for n, p in policy if n in decayed], "weight_decay": args.weight_decay},
             {"params": [p for n, p in policy if n not in decayed], "weight_decay": 0.0},
-            {"params": [p for n, p in named if n.startswith(f"{NAME}.")], "weight_decay": 0.0, "lr": args.flow_learning_rate},
+            {
+                "params": [p for n, p in named if n.startswith(f"{NAME}.")],
+                "weight_decay": 0.0,
+                "lr": args.flow_learning_rate,
+            },
         ]
         return optimizer, kwargs | {"params": [group for group in groups if group["params"]]}

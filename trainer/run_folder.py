@@ -16,8 +16,11 @@ from catalog.files import complete, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 SHOWN = {
-    "loss": "loss", "flow/residual_rms": "residual", "sampler/valid_share": "valid", "time/prompts_per_second": "prompts/s",
-}  # fmt: skip
+    "loss": "loss",
+    "flow/residual_rms": "residual",
+    "sampler/valid_share": "valid",
+    "time/prompts_per_second": "prompts/s",
+}
 
 
 class RunFolder(TrainerCallback):
@@ -37,7 +40,12 @@ class RunFolder(TrainerCallback):
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict | None = None,
+        **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero:
             with (Path(args.output_dir) / "metrics.jsonl").open("a") as file:
@@ -60,13 +68,21 @@ class Progress(ProgressCallback):
     """transformers' bar with the numbers that matter behind it, instead of a line per log."""
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict | None = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict | None = None,
+        **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and self.training_bar is not None:
             self.training_bar.set_postfix(
-                {SHOWN.get(name, name.removeprefix("eval_")): f"{value:.3g}" for name, value in (logs or {}).items()
-                 if name in SHOWN or name in ("eval_recall@10", "eval_ndcg@10")}
-            )  # fmt: skip
+                {
+                    SHOWN.get(name, name.removeprefix("eval_")): f"{value:.3g}"
+                    for name, value in (logs or {}).items()
+                    if name in SHOWN or name in ("eval_recall@10", "eval_ndcg@10")
+                }
+            )
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
@@ -85,6 +101,6 @@ def environment() -> dict[str, Any]:
         **{name: version(name) for name in PACKAGES},
         "commit": commit.stdout.strip() or None,
         "uncommitted_changes": bool(changed.stdout.strip()),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
     }

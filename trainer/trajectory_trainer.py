@@ -19,6 +19,7 @@ from transformers import (
     PrinterCallback,
     Trainer,
     TrainerCallback,
+    TrainerControl,
 )
 from transformers.trainer_callback import ProgressCallback
 
@@ -36,6 +37,9 @@ from trainer.run_folder import Progress, RunFolder
 
 FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
 """Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
+
+HEADS = "flow_heads/flow_heads.safetensors"
+"""Beside the policy, but in a folder of its own: vLLM reads every safetensors file next to a checkpoint's weights."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class TrajectoryTrainer(Trainer):
 
     args: TrajectoryConfig
     model: PreTrainedModel
+    control: TrainerControl
 
     def __init__(
         self,
@@ -130,8 +135,13 @@ class TrajectoryTrainer(Trainer):
         # one seed per step and process, and no state: a resumed run draws what the uninterrupted one drew
         seed = (self.args.seed * 1_000_003 + self.state.global_step) * 1_000_003 + self.args.process_index
         prompts = [self.prompts(self._cut(rows, seed * 31 + i)).to(device) for i, rows in enumerate(batches)]
-        totals = torch.tensor([sum(float((target_source(p, self.args.sft_positions) >= 0).sum()) for p in prompts),
-                               float(sum(map(len, prompts)))], device=device)  # fmt: skip
+        totals = torch.tensor(
+            [
+                sum(float((target_source(p, self.args.sft_positions) >= 0).sum()) for p in prompts),
+                float(sum(map(len, prompts))),
+            ],
+            device=device,
+        )
         targets, total = self.accelerator.reduce(totals).tolist()
         steps = []
         for i, batch in enumerate(prompts):
@@ -191,10 +201,9 @@ class TrajectoryTrainer(Trainer):
                 "Call model.resize_token_embeddings(len(tokenizer)) first."
             )
         trie, count = self.trie, self.mixture().count
-        longest = 1 + self.args.max_history * trie.levels + count * (trie.levels - 1)
-        check_backbone(self.model.config, longest)
+        check_backbone(self.model.config, 1 + self.args.max_history * trie.levels, count, trie.levels - 1)
         if count > trie.leaves:
-            raise ValueError(f"{count} trajectories per prompt from a catalogue of {trie.leaves} semantic IDs. Lower K.")
+            raise ValueError(f"{count} trajectories per prompt of {trie.leaves} semantic IDs in all. Lower K.")
         for name, rows in datasets.items():
             if rows is None:
                 continue
@@ -207,9 +216,11 @@ class TrajectoryTrainer(Trainer):
                 )
 
     def _check_forward(self, step: Step) -> None:
-        one = replace(step.prompts, columns={}, **{
-            name: getattr(step.prompts, name)[:1] for name in ("input_ids", "attention_mask", "history", "target")
-        })  # fmt: skip
+        one = replace(
+            step.prompts,
+            columns={},
+            **{name: getattr(step.prompts, name)[:1] for name in ("input_ids", "attention_mask", "history", "target")},
+        )
         exact = next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
         training = self.model.training
         self.model.eval()
@@ -255,12 +266,16 @@ class TrajectoryTrainer(Trainer):
         index = torch.arange(rank * part, (rank + 1) * part)
         mine = rows.select((index % len(rows)).tolist())
         ranked = rank_by_beam(
-            self.policy, mine, self.prompts, width=self.args.beam_width,
-            exclude_history=self.args.exclude_history, batch_size=self.args.per_device_eval_batch_size,
-        )  # fmt: skip
+            self.policy,
+            mine,
+            self.prompts,
+            width=self.args.beam_width,
+            exclude_history=self.args.exclude_history,
+            batch_size=self.args.per_device_eval_batch_size,
+        )
         target = self.catalog.trie.representative(torch.tensor(mine["target"])).numpy()
         per_user = ranking_metrics(ranked, target)
-        values = torch.tensor(np.stack(list(per_user.values())), device=self.args.device).T.contiguous()  # [users, metrics]
+        values = torch.tensor(np.stack(list(per_user.values()), 1), device=self.args.device)  # [users, metrics]
         gathered = self.accelerator.gather(values)[: len(rows)].cpu().numpy()
         means = mean_metrics(dict(zip(per_user, gathered.T, strict=True)))
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
@@ -279,7 +294,8 @@ class TrajectoryTrainer(Trainer):
         self.model.save_pretrained(folder, state_dict=policy)
         self.processing_class.save_pretrained(folder)
         if heads:
-            save_file({name: value.contiguous() for name, value in heads.items()}, folder / "flow_heads.safetensors")
+            (folder / HEADS).parent.mkdir(exist_ok=True)
+            save_file({name: value.contiguous() for name, value in heads.items()}, folder / HEADS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -291,7 +307,7 @@ class TrajectoryTrainer(Trainer):
 
     def _load_heads(self, folder: str) -> None:
         if (heads := getattr(self.model, "flow_heads", None)) is not None and not self.is_deepspeed_enabled:
-            heads.load_state_dict(load_file(Path(folder) / "flow_heads.safetensors"))
+            heads.load_state_dict(load_file(Path(folder) / HEADS))
 
 
 def target_source(prompts: PromptBatch, positions: str) -> Tensor:

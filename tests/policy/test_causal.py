@@ -57,8 +57,10 @@ def test_padding_changes_nothing(policy, catalog, tokenizer, rows, prompts):
     alone = PromptBuilder(catalog, tokenizer, max_history=5)(rows[:1])
     items = EVERY[None, :8]
     torch.testing.assert_close(
-        policy.log_probs(prompts, items.expand(4, -1)).log_pf[:1], policy.log_probs(alone, items).log_pf,
-        atol=1e-5, rtol=1e-5,
+        policy.log_probs(prompts, items.expand(4, -1)).log_pf[:1],
+        policy.log_probs(alone, items).log_pf,
+        atol=1e-5,
+        rtol=1e-5,
     )
 
 
@@ -125,17 +127,17 @@ def test_self_check_passes_here_and_fails_for_a_backbone_that_ignores_the_mask(p
 
 
 @pytest.mark.parametrize(
-    ("kind", "overrides", "longest", "message"),
+    ("kind", "overrides", "prompt", "message"),
     [
-        ("qwen3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 16}, 40, "windows of 16"),
+        ("qwen3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 45}, 40, "windows of 45"),
         ("qwen3", {"attn_implementation": "flash_attention_2"}, 40, "attn_implementation"),
-        ("gpt2", {}, 200, "128 positions"),
+        ("gpt2", {}, 126, "128 positions"),
     ],
 )
-def test_backbones_that_would_be_silently_wrong_are_refused(kind, overrides, longest, message, make_model):
+def test_backbones_that_would_be_silently_wrong_are_refused(kind, overrides, prompt, message, make_model):
     config = make_model(kind).config
     config._attn_implementation_internal = overrides.pop("attn_implementation", "sdpa")
     for name, value in overrides.items():
         setattr(config, name, value)
     with pytest.raises(ValueError, match=message):
-        check_backbone(config, longest)
+        check_backbone(config, prompt, branches=2, length=3)

@@ -1,7 +1,7 @@
 """What a step minimises: one pure function a file, FlowInputs -> LossOutput, no model and no I/O.
 
-`sft` raises the likelihood of what users took; `tb` and `vargrad` match the policy's flow to the reward. A new objective
-is one file here and one line below.
+`sft` raises the likelihood of what users took; `tb` and `vargrad` match the policy's flow to the reward. A new
+objective is one file here and one line below.
 """
 
 from collections.abc import Callable

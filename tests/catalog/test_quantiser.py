@@ -1,0 +1,58 @@
+import itertools
+
+import numpy as np
+import pytest
+
+from catalog import residual_kmeans
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_planted_clusters_of_clusters_are_recovered(seed):
+    """Near the numbers 000 to 111 on a line each level can only be one digit, the first before the second and third."""
+    rng = np.random.default_rng(seed)
+    digits = rng.permutation(np.repeat(list(itertools.product([0, 1], repeat=3)), 5, axis=0))
+    place = digits @ [100.0, 10.0, 1.0] + rng.normal(0, 0.01, len(digits))
+    vectors = np.outer(place, [0.5, 1.0, -2.0, 0.1])
+    codes = residual_kmeans(vectors, (2, 2, 2), seed=seed)
+    for level in range(3):  # which of the two clusters is called 0 is free
+        assert codes[:, level].tolist() in (digits[:, level].tolist(), (1 - digits[:, level]).tolist())
+
+
+def test_as_many_clusters_as_items_give_every_item_its_own_code():
+    vectors = np.random.default_rng(0).normal(size=(30, 4))
+    assert sorted(residual_kmeans(vectors, (30,))[:, 0]) == list(range(30))
+
+
+def test_each_level_leaves_less_over():
+    """What a prefix of levels leaves over, measured as the variance inside the groups of items that share it."""
+    vectors = np.random.default_rng(0).normal(size=(400, 8))
+    codes = residual_kmeans(vectors, (8, 8, 8))
+    assert codes.dtype == np.int64 and codes.min() == 0 and codes.max() == 7
+    left = [1.0]
+    for levels in (1, 2, 3):
+        _, group = np.unique(codes[:, :levels], axis=0, return_inverse=True)
+        centre = np.stack([vectors[group == g].mean(0) for g in range(group.max() + 1)])
+        left.append(float(((vectors - centre[group]) ** 2).sum() / (vectors**2).sum()))
+    assert all(after < 0.85 * before for before, after in itertools.pairwise(left))
+
+
+def test_codes_depend_on_the_seed_and_on_nothing_else():
+    vectors = np.random.default_rng(0).normal(size=(200, 4))
+    before = vectors.copy()
+    first, again, other = (residual_kmeans(vectors, (8, 8), seed=seed) for seed in (3, 3, 4))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert np.array_equal(vectors, before)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_vector_that_is_not_finite_is_named_by_its_row(value):
+    vectors = np.zeros((5, 2))
+    vectors[[3, 4], 1] = value
+    with pytest.raises(ValueError, match=r"item row 3 is not finite \(2 such rows\)"):
+        residual_kmeans(vectors, (2,))
+
+
+def test_more_clusters_than_items_are_refused():
+    with pytest.raises(ValueError, match="6 clusters for 5 items"):
+        residual_kmeans(np.zeros((5, 2)), (2, 6))

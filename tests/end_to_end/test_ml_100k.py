@@ -1,0 +1,170 @@
+"""The recipes of MovieLens-100K from the command line, as a user runs them, for a few steps."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+REWARD = '''
+"""A reward of the user's own, in a folder of the user's own."""
+
+import torch
+
+
+class Short:
+    """More for items that lie early in the catalogue."""
+
+    def __init__(self, catalog):
+        self.items = len(catalog)
+
+    def __call__(self, batch, trajectories):
+        return 1.0 - trajectories.items / self.items
+'''
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: object, **environment: object) -> str:
+    env = os.environ | {"OMP_NUM_THREADS": "2"} | {name: str(value) for name, value in environment.items()}
+    done = subprocess.run(
+        [str(part) for part in command], cwd=ROOT, env=env, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Prepared data, and three steps of SFT."""
+    folder = tmp_path_factory.mktemp("ml-100k")
+    out = run(
+        sys.executable, "recipes/prepare.py", "--config", "recipes/ml-100k/data.yaml", "--output_dir", folder / "data"
+    )
+    assert "users 943, items 1349, interactions 99287" in out
+    run(
+        sys.executable,
+        "recipes/train.py",
+        "--config",
+        "recipes/ml-100k/sft.yaml",
+        "--data",
+        folder / "data",
+        "--output_dir",
+        folder / "sft",
+        "--max_steps",
+        3,
+    )
+    return folder
+
+
+def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_runs_are_compared(folder, tmp_path):
+    (tmp_path / "my_rewards.py").write_text(REWARD)
+    run(
+        BIN / "accelerate",
+        "launch",
+        "--num_processes",
+        1,
+        "--cpu",
+        "recipes/train.py",
+        "--config",
+        "recipes/ml-100k/gflownet.yaml",
+        "--data",
+        folder / "data",
+        "--model",
+        folder / "sft",
+        "--output_dir",
+        folder / "gflownet",
+        "--max_steps",
+        5,
+        "--logging_steps",
+        1,
+        "--rewards",
+        '{"hit": 1.0, "my_rewards:Short": 0.5}',
+        PYTHONPATH=tmp_path,
+    )
+    records = [json.loads(line) for line in (folder / "gflownet" / "metrics.jsonl").read_text().splitlines()]
+    trained = [record for record in records if "loss" in record]
+    assert len(trained) == 5 and all(record["sampler/valid_share"] == 1.0 for record in trained)
+    assert 0.1 < trained[-1]["reward/mean"] < 1.5  # hit and similarity alone stay below 0.5 here
+
+    for name in ("sft", "gflownet"):
+        run(
+            sys.executable,
+            "recipes/evaluate.py",
+            "--run",
+            folder / name,
+            "--data",
+            folder / "data",
+            PYTHONPATH=tmp_path,
+        )
+    out = run(
+        sys.executable,
+        "recipes/compare.py",
+        "--config",
+        "recipes/ml-100k/compare.yaml",
+        "--data",
+        folder / "data",
+        "--runs",
+        folder / "sft",
+        folder / "gflownet",
+        "--output_dir",
+        folder,
+    )
+    assert out.strip().endswith("report.html")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"sft", "gflownet", "item_knn", "popularity"}
+    for row in metrics.values():
+        assert {"recall@10", "ndcg@10", "recall@50", "coverage@10"} <= set(row)
+        assert 0 < row["recall@10"] <= row["recall@50"] < 1
+    assert metrics["item_knn"]["recall@10"] > metrics["popularity"]["recall@10"]
+    page = (folder / "report.html").read_text()
+    assert all(name in page for name in metrics) and "<svg" in page
+
+
+def test_the_gflownet_recipe_works_alone(tmp_path):
+    run(
+        sys.executable,
+        "recipes/train.py",
+        "--config",
+        "recipes/ml-100k/gflownet.yaml",
+        "--max_steps",
+        2,
+        "--data",
+        tmp_path / "data",
+        "--output_dir",
+        tmp_path / "run",
+    )
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train"]["eval_recall@50"] > 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("--reward_flor", "0.5"), "Did you mean reward_floor?"),
+        (("--method", "gfn"), "is not one of"),
+        (("--data", "nowhere", "--data_recipe", ""), "holds no prepared data"),
+        (("--samplers", '{"target": 1, "beam": 2}'), "no sampler 'beam'"),
+        (("--rewards", '{"hits": 1}'), "no reward 'hits'"),
+        (("--rewards", '{"nothing:here": 1}'), "no module named 'nothing'"),
+    ],
+)
+def test_bad_input_ends_with_one_sentence_before_training(change, message, folder):
+    command = [
+        sys.executable,
+        "recipes/train.py",
+        "--config",
+        "recipes/ml-100k/gflownet.yaml",
+        "--data",
+        folder / "data",
+        "--output_dir",
+        folder / "refused",
+        *change,
+    ]
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1 and last.startswith("error: ") and message in last
+    assert "Traceback" not in done.stderr and not (folder / "refused" / "metrics.jsonl").exists()

@@ -1,0 +1,36 @@
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+
+from catalog import Catalog, Trajectories
+from interactions.prompts import PromptBatch
+
+
+@pytest.fixture
+def shared() -> Catalog:
+    """Six items of three codes; items 0 and 4 share a leaf."""
+    codes = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [1, 0, 0], [0, 0, 0], [1, 0, 1]])
+    return Catalog.from_codes([f"i{n}" for n in range(6)], codes, on_collision="keep")
+
+
+@pytest.fixture
+def make_batch() -> Callable[..., PromptBatch]:
+    """Prompts with given targets; a reward reads nothing of them but the target and the columns."""
+
+    def make(targets: list[int], **columns: list) -> PromptBatch:
+        empty = torch.zeros(len(targets), 0, dtype=torch.long)
+        return PromptBatch(empty, empty, empty, torch.tensor(targets), columns)
+
+    return make
+
+
+@pytest.fixture
+def draw() -> Callable[[Catalog, list[list[int]]], Trajectories]:
+    """Trajectories to given items [B, K]."""
+
+    def draw(catalog: Catalog, items: list[list[int]]) -> Trajectories:
+        return Trajectories.of_items(torch.tensor(items), catalog.trie.codes(torch.tensor(items)), "random")
+
+    return draw

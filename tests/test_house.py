@@ -1,0 +1,49 @@
+"""The rules of the house, held by the tools that CONTRIBUTING names."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+TOOLS = {
+    "layers": ["lint-imports"],
+    "lint": ["ruff", "check", "."],
+    "format": ["ruff", "format", "--check", "."],
+    "types": ["mypy"],
+}
+
+
+@pytest.mark.parametrize("tool", TOOLS)
+def test_the_house_is_in_order(tool):
+    command = [Path(sys.executable).with_name(TOOLS[tool][0]), *TOOLS[tool][1:]]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_file_is_too_long_to_read():
+    files = [
+        path
+        for room in (
+            "catalog",
+            "interactions",
+            "policy",
+            "collaborative",
+            "rewards",
+            "samplers",
+            "evaluation",
+            "trainer",
+            "recipes",
+            "benchmarks",
+            "tests",
+        )
+        for path in (ROOT / room).rglob("*.py")
+    ]
+    assert len(files) > 50
+    assert not {str(path): lines for path in files if (lines := len(path.read_text().splitlines())) > 400}
+
+
+def test_every_room_can_be_imported_from_elsewhere(tmp_path):
+    rooms = "catalog, interactions, policy, collaborative, rewards, samplers, evaluation, trainer, recipes"
+    subprocess.run([sys.executable, "-c", f"import {rooms}"], cwd=tmp_path, check=True)

@@ -1,0 +1,226 @@
+"""What must hold of whole runs, whatever is trained."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from catalog import SOURCES
+from policy import CausalPolicy
+from trainer import METRICS, GFlowNetConfig, GFlowNetTrainer, SFTTrainer
+from trainer.metrics import check_names
+
+
+def losses(trainer):
+    return [record["loss"] for record in trainer.state.log_history if "loss" in record]
+
+
+def item_value(batch, trajectories):
+    """Rewards from 1 to 9 that depend on the item alone."""
+    return 1.0 + (trajectories.items % 9).float()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"objective": "tb", "samplers": {"target": 1, "random": 4, "policy": 3}},
+        {"objective": "vargrad", "samplers": {"target": 1, "random": 4, "policy": 3}},
+    ],
+)
+def test_the_policy_comes_to_sample_items_in_proportion_to_their_reward(make_trainer, settings):
+    trainer = make_trainer(
+        rewards=item_value,
+        max_steps=250,
+        learning_rate=5e-3,
+        flow_weight=100.0,
+        warmup_steps=10,
+        per_device_train_batch_size=8,
+        logging_steps=250,
+        **settings,
+    )
+    target = torch.tensor([1.0 + i % 9 for i in range(48)])
+    batch = trainer.prompts(trainer.train_dataset.to_list())
+
+    def distance() -> float:
+        model = trainer.policy.distribution(batch).exp()
+        return 0.5 * (model - target / target.sum()).abs().sum(-1).mean().item()  # total variation
+
+    before = distance()
+    trainer.train()
+    trainer.model.eval()
+    assert before > 0.5 and distance() < 0.06
+
+
+def test_sft_learns_the_rule(make_trainer):
+    trainer = make_trainer(
+        SFTTrainer, max_steps=60, learning_rate=1e-2, sft_positions="target", beam_width=50, exclude_history=False
+    )
+    before = trainer.evaluate()["eval_recall@10"]
+    trainer.train()
+    assert trainer.evaluate()["eval_recall@10"] > before + 0.3
+
+
+@pytest.mark.parametrize("kind", [SFTTrainer, GFlowNetTrainer])
+def test_accumulation_changes_nothing(kind, make_trainer):
+    # SGD, since Adam turns a log Z gradient of zero, where the head starts, into a full step along its rounding error
+    settings = {"optim": "sgd", "learning_rate": 0.1} | ({} if kind is SFTTrainer else {"samplers": {"target": 1}})
+    whole = make_trainer(kind, per_device_train_batch_size=8, name="whole", **settings)
+    parts = make_trainer(kind, per_device_train_batch_size=2, gradient_accumulation_steps=4, name="parts", **settings)
+    whole.train(), parts.train()
+    torch.testing.assert_close(losses(whole), losses(parts), rtol=1e-5, atol=1e-5)
+    for ours, theirs in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("objective", ["tb", "vargrad"])
+def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(objective, make_trainer):
+    settings = dict(
+        max_steps=12,
+        save_strategy="steps",
+        save_steps=7,
+        objective=objective,
+        random_cut=True,
+        model={"kind": "gpt2"},
+        lr_scheduler_type="linear",
+    )
+    whole = make_trainer(**settings)
+    whole.train()
+    again = make_trainer(**settings)  # the same folder, in the middle of an epoch of ten steps
+    again.train(resume_from_checkpoint=str(Path(whole.args.output_dir) / "checkpoint-7"))
+    assert losses(whole) == losses(again)
+    for (name, ours), theirs in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    log = [json.loads(line) for line in (Path(whole.args.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in log if "loss" in record] == list(range(1, 13))
+
+
+def test_a_saved_policy_is_a_plain_checkpoint_and_its_flow_head_lies_beside_it(make_trainer, prompts, catalog):
+    trainer = make_trainer(objective="tb")
+    trainer.train()
+    trainer.save_model()
+    folder = Path(trainer.args.output_dir)
+    assert not [name for name in load_file(folder / "model.safetensors") if "flow_heads" in name]
+    assert {name.split(".")[0] for name in load_file(folder / "flow_heads" / "flow_heads.safetensors")} == {"log_z"}
+    model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"] and not report["unexpected_keys"]
+    assert len(AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size
+    trainer.model.eval()
+    loaded = CausalPolicy(model.eval(), catalog.trie, trainer.tokens)
+    torch.testing.assert_close(loaded.distribution(prompts), trainer.policy.distribution(prompts))
+
+
+def test_every_run_leaves_its_config_environment_log_and_metrics(make_trainer):
+    trainer = make_trainer()
+    trainer.train()
+    folder = Path(trainer.args.output_dir)
+    resolved = yaml.safe_load((folder / "resolved.yaml").read_text())
+    assert resolved["objective"] == "tb" and resolved["samplers"] == {"target": 1, "policy": 3}
+    assert {"python", "torch", "commit", "device"} <= set(json.loads((folder / "environment.json").read_text()))
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    shown = {name for record in records for name in record if "/" in name}
+    assert shown == set(METRICS)
+    assert all(record["sampler/valid_share"] == 1.0 for record in records if "loss" in record)
+    assert json.loads((folder / "metrics.json").read_text())["train"]["step"] == 3
+
+
+def test_sampler_and_trainer_agree_to_rounding_without_dropout(make_trainer):
+    trainer = make_trainer()  # qwen3 has no dropout
+    trainer.train()
+    gaps = [r["sampler/log_pf_gap"] for r in trainer.state.log_history if "sampler/log_pf_gap" in r]
+    assert len(gaps) == 3 and max(gaps) < 1e-5
+    assert trainer.shared_prefix_gap < 1e-5
+
+
+def test_the_log_z_head_starts_at_the_measured_value_and_learns_at_its_own_rate(make_trainer):
+    trainer = make_trainer(flow_learning_rate=0.05)
+    trainer.train()
+    rates = {group["lr"]: sum(p.numel() for p in group["params"]) for group in trainer.optimizer.param_groups}
+    assert set(rates) == {1e-3, 0.05}
+    assert rates[0.05] == sum(p.numel() for p in trainer.model.flow_heads.parameters())
+    log_z = [record["flow/log_z"] for record in trainer.state.log_history if "flow/log_z" in record]
+    assert 0 not in log_z
+    assert abs(log_z[2] - log_z[0]) > 0.02  # the policy's rate would move it by about 0.002
+
+
+def test_random_cut_ends_prompts_everywhere_and_the_same_way_for_the_same_seed(make_trainer):
+    trainer = make_trainer(random_cut=True)
+    rows = trainer.train_dataset.to_list()
+    cut = trainer._cut(rows, seed=1)
+    assert cut == trainer._cut(rows, seed=1) != trainer._cut(rows, seed=2)
+    for row, short in zip(rows, cut, strict=True):
+        whole = [*row["history"], row["target"]]
+        assert [*short["history"], short["target"]] == whole[: len(short["history"]) + 1] and short["history"]
+    assert len({len(row["history"]) for row in cut}) > 4
+
+
+def test_sources_keep_the_order_of_the_recipe(make_trainer):
+    trainer = make_trainer(samplers={"target": 1, "policy": 2, "random": 1})
+    batch = trainer.prompts(trainer.train_dataset.to_list()[:3])
+    trajectories = trainer.mixture().sample(batch, seed=0)
+    names = [SOURCES[i] for i in trajectories.source[0].tolist()]
+    assert names == ["target", "policy", "policy", "random"]
+
+
+def test_an_infinite_loss_stops_the_run_and_names_step_and_user(make_trainer):
+    trainer = make_trainer(
+        rewards=lambda batch, trajectories: torch.full(trajectories.items.shape, 1e38), flow_weight=1e38
+    )
+    with pytest.raises(FloatingPointError, match="step 0, users"):
+        trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward_floor": 0.0}, "reward_floor"),
+        ({"reward_temperature": -1.0}, "reward_temperature"),
+        ({"flow_weight": -1.0}, "flow_weight"),
+        ({"max_history": 0}, "max_history"),
+        ({"beam_width": 10}, "beam_width"),
+        ({"samplers": "{target: 1"}, "JSON"),
+        ({"samplers": {"target": "one"}}, "numbers"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        GFlowNetConfig(output_dir=str(tmp_path), use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"samplers": {"policy": 2}}, "target: 1"),
+        ({"samplers": {"target": 1, "beams": 2}}, "no sampler 'beams'"),
+        ({"samplers": {"target": 1, "policy": 48}}, "Lower K"),
+        ({"max_history": 100}, "positions"),
+    ],
+)
+def test_runs_that_cannot_work_are_refused_before_the_first_step(settings, message, make_trainer):
+    with pytest.raises(ValueError, match=message):
+        make_trainer(**settings)
+
+
+def test_rows_that_cannot_work_are_refused_before_the_first_step(make_trainer, train_rows):
+    rows = train_rows.to_list()
+    from datasets import Dataset
+
+    with pytest.raises(ValueError, match="row 3 has an empty history"):
+        make_trainer(rows=Dataset.from_list([*rows[:3], rows[3] | {"history": []}, *rows[4:]]))
+    with pytest.raises(ValueError, match="target 48"):
+        make_trainer(rows=Dataset.from_list([*rows, rows[0] | {"target": 48}]))
+
+
+def test_a_negative_reward_names_the_user(make_trainer):
+    trainer = make_trainer(rewards=lambda batch, trajectories: -torch.ones(trajectories.items.shape))
+    with pytest.raises(ValueError, match="trajectory 0 of user 'u"):
+        trainer.train()
+
+
+def test_a_metric_that_nobody_explained_is_an_error():
+    with pytest.raises(ValueError, match="flow/mystery"):
+        check_names(["loss", "flow/mystery"])

@@ -75,9 +75,7 @@ def main() -> None:
 
     shares = valid_share(trie, ours()), valid_share(trie, generate())
     seconds = alternate(ours, generate, args.repeats)
-    print(
-        f"{args.prompts} prompts of {length} tokens, {args.samples} samples each, {args.items:,} items x {args.levels} codes"
-    )
+    print(f"{args.prompts} prompts of {length} tokens, {args.samples} samples each, {args.items:,} items")
     print(table(*seconds, ("ours", "generate")))
     print(f"valid: ours {shares[0]:.2%}, generate {shares[1]:.2%}")
     speedup = float(np.median(np.array(seconds[1]) / np.array(seconds[0])))

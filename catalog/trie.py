@@ -121,7 +121,7 @@ class Trie:
         """The child of each node along a code: [...], [...] -> [...], -1 where there is none or the node is -1."""
         wanted = nodes * self.width + codes
         row = torch.searchsorted(self.key, wanted).clamp(max=len(self.key) - 1)
-        found = (self.key[row] == wanted) & (nodes >= 0) & (codes >= 0) & (codes < self.width)
+        found = (self.key[row] == wanted) & (codes >= 0) & (codes < self.width)
         return (row + 1).where(found, -1)
 
     def path(self, items: Tensor) -> Tensor:

@@ -1,17 +1,41 @@
 """Item vectors from interactions alone, for catalogues without text."""
 
+from collections.abc import Sequence
+
 import numpy as np
-from implicit.als import AlternatingLeastSquares
 from scipy import sparse
+from scipy.sparse.linalg import svds
+
+from collaborative.base import flatten
 
 
-def als_vectors(interactions: sparse.csr_matrix, factors: int = 64, iterations: int = 30, seed: int = 0) -> np.ndarray:
-    """Unit item vectors [items, factors] of an ALS factorisation of `interactions` [users, items].
+def cooccurrence_vectors(
+    histories: Sequence[Sequence[int]], items: int, *, dimensions: int = 64, window: int = 10, decay: float = 0.8
+) -> np.ndarray:
+    """Unit item vectors [items, dimensions]: items are near each other if users take them soon after one another.
 
-    Items without interactions get the zero vector.
+    A truncated SVD of the positive pointwise mutual information of items at most `window` places apart in a history, a
+    pair j places apart counting decay ** (j - 1); scaled as in Levy and Goldberg, NeurIPS 2014. Items that occur
+    nowhere get the zero vector. Raises ValueError unless dimensions < items.
     """
-    model = AlternatingLeastSquares(factors=factors, iterations=iterations, random_state=seed, num_threads=1)
-    model.fit(interactions, show_progress=False)
-    vectors = np.asarray(model.item_factors, np.float32)
-    vectors[np.asarray(interactions.sum(0)).ravel() == 0] = 0
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+    if dimensions >= items:
+        raise ValueError(f"{dimensions} dimensions for {items} items. Ask for fewer dimensions than items.")
+    counts = _nearby(histories, items, window, decay).tocoo()
+    total, margin = counts.sum(), np.asarray(counts.sum(1)).ravel()
+    pmi = np.log(counts.data * total / (margin[counts.row] * margin[counts.col]))
+    positive = sparse.csr_matrix((pmi.clip(min=0), (counts.row, counts.col)), counts.shape)
+    left, singular, _ = svds(positive, dimensions, random_state=0)
+    vectors = left * np.sqrt(singular)
+    return (vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)).astype(np.float32)
+
+
+def _nearby(histories: Sequence[Sequence[int]], items: int, window: int, decay: float) -> sparse.csr_matrix:
+    """Symmetric decayed co-occurrence counts [items, items]."""
+    flat, lengths = flatten(histories)
+    user = np.repeat(np.arange(len(lengths)), lengths)
+    counts = sparse.csr_matrix((items, items))
+    for lag in range(1, window + 1):
+        same = user[lag:] == user[:-lag]
+        pairs = flat[:-lag][same], flat[lag:][same]
+        counts += sparse.csr_matrix((np.full(len(pairs[0]), decay ** (lag - 1)), pairs), (items, items))
+    return counts + counts.T

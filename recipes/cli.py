@@ -28,7 +28,7 @@ class DataArguments:
         default=None,
         metadata={
             "help": "Item vectors to make IDs from, .npy [items, d] in the order of the sorted item ids. "
-            "Without them, vectors come from the training interactions by ALS."
+            "Without them, vectors come from the training interactions."
         },
     )
     codebook_sizes: list[int] = field(

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 
 from catalog import Catalog, extend_tokenizer, residual_kmeans, word_tokenizer
 from catalog.files import write_json
-from collaborative.item_vectors import als_vectors
+from collaborative import cooccurrence_vectors
 from interactions import (
     Splits,
     fetch_movielens_100k,
@@ -20,7 +20,6 @@ from interactions import (
     leave_one_out,
     read_log,
     read_titles,
-    training_matrix,
 )
 from recipes.cli import DataArguments
 
@@ -67,7 +66,7 @@ def _read(args: DataArguments) -> tuple[Any, dict[str, str]]:
 
 def _vectors(args: DataArguments, item_ids: list[str], splits: Splits) -> np.ndarray:
     if args.vectors is None:
-        return als_vectors(training_matrix(splits, len(item_ids)), seed=args.seed)
+        return cooccurrence_vectors(splits.validation["history"], len(item_ids))  # the training sequences
     vectors = np.load(args.vectors, allow_pickle=False)
     if len(vectors) != len(item_ids):
         raise ValueError(

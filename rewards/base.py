@@ -48,8 +48,11 @@ class WeightedSum:
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """The sum for every item: [B, items]. Raises AttributeError where a term cannot score the catalogue."""
-        values = [self.weights[name] * reward.catalog(batch) for name, reward in self.rewards.items()]  # type: ignore[attr-defined]
-        return torch.stack(values).sum(0)
+        total = torch.zeros((), device=batch.target.device)
+        for name, reward in self.rewards.items():
+            value = reward.catalog(batch)  # type: ignore[attr-defined]
+            total = total + self.weights[name] * _checked(name, value, value.shape, batch)
+        return total
 
 
 def _checked(name: str, value: Tensor, shape: torch.Size, batch: PromptBatch) -> Tensor:

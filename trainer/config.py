@@ -34,6 +34,15 @@ class TrajectoryConfig(TrainingArguments):
         default=None,
         metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."},
     )
+    dataloader_pin_memory: bool = field(
+        default=False, metadata={"help": "Of no use here: what the dataloader hands over are rows, not tensors."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False,
+        metadata={
+            "help": "Must stay off: flow heads run after the backbone's forward, where DDP would call them unused."
+        },
+    )
     report_to: None | str | list[str] = field(default="none", metadata={"help": "Experiment trackers to report to."})
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: rows carry columns that rewards read, not the model."}

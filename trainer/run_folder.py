@@ -20,6 +20,7 @@ SHOWN = {
     "flow/residual_rms": "residual",
     "sampler/valid_share": "valid",
     "time/prompts_per_second": "prompts/s",
+    "eval_recall@10": "recall@10",
 }
 
 
@@ -67,6 +68,10 @@ class RunFolder(TrainerCallback):
 class Progress(ProgressCallback):
     """transformers' bar with the numbers that matter behind it, instead of a line per log."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.latest: dict[str, str] = {}
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -76,13 +81,8 @@ class Progress(ProgressCallback):
         **kwargs: Any,
     ) -> None:
         if state.is_world_process_zero and self.training_bar is not None:
-            self.training_bar.set_postfix(
-                {
-                    SHOWN.get(name, name.removeprefix("eval_")): f"{value:.3g}"
-                    for name, value in (logs or {}).items()
-                    if name in SHOWN or name in ("eval_recall@10", "eval_ndcg@10")
-                }
-            )
+            self.latest |= {SHOWN[name]: f"{value:.3g}" for name, value in (logs or {}).items() if name in SHOWN}
+            self.training_bar.set_postfix(self.latest)
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -132,9 +132,10 @@ class TrajectoryTrainer(Trainer):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         if not batches:
             return [], None
-        # one seed per step and process, and no state: a resumed run draws what the uninterrupted one drew
-        seed = (self.args.seed * 1_000_003 + self.state.global_step) * 1_000_003 + self.args.process_index
-        prompts = [self.prompts(self._cut(rows, seed * 31 + i)).to(device) for i, rows in enumerate(batches)]
+        # from the place in the run alone, and no state: a resumed run draws what the uninterrupted one drew
+        place = [self.args.seed, self.state.global_step, self.args.process_index]
+        seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
+        prompts = [self.prompts(self._cut(rows, seed)).to(device) for rows, seed in zip(batches, seeds, strict=True)]
         totals = torch.tensor(
             [
                 sum(float((target_source(p, self.args.sft_positions) >= 0).sum()) for p in prompts),
@@ -144,8 +145,8 @@ class TrajectoryTrainer(Trainer):
         )
         targets, total = self.accelerator.reduce(totals).tolist()
         steps = []
-        for i, batch in enumerate(prompts):
-            trajectories = self.mixture().sample(batch, seed * 31 + i)
+        for batch, seed in zip(prompts, seeds, strict=True):
+            trajectories = self.mixture().sample(batch, seed)
             steps.append(Step(batch, trajectories, self.rewards(batch, trajectories), targets, total))
         if self.state.global_step == 0 or not hasattr(self, "shared_prefix_gap"):
             self._check_forward(steps[0])

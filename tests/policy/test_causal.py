@@ -131,7 +131,7 @@ def test_self_check_passes_here_and_fails_for_a_backbone_that_ignores_the_mask(p
     [
         ("qwen3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 45}, 40, "windows of 45"),
         ("qwen3", {"attn_implementation": "flash_attention_2"}, 40, "attn_implementation"),
-        ("gpt2", {}, 126, "128 positions"),
+        ("gpt2", {}, 126, "gpt2 has 128"),
     ],
 )
 def test_backbones_that_would_be_silently_wrong_are_refused(kind, overrides, prompt, message, make_model):

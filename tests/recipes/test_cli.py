@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 import recipes
-from recipes.cli import DataArguments, EvaluateArguments, RunArguments, parse, setting
+from recipes.cli import CompareArguments, DataArguments, EvaluateArguments, RunArguments, parse, setting
 from trainer import METHODS, GFlowNetConfig, SFTConfig
 
 FOLDER = Path(recipes.__file__).parent
@@ -14,8 +14,8 @@ RECIPES = sorted(FOLDER.rglob("*.yaml"))
 
 
 def types_of(path):
-    if path.name == "data.yaml":
-        return (DataArguments,)
+    if path.name in (known := {"data.yaml": DataArguments, "compare.yaml": CompareArguments}):
+        return (known[path.name],)
     return RunArguments, METHODS[yaml.safe_load(path.read_text())["method"]][1]
 
 

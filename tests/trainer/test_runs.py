@@ -35,12 +35,13 @@ def item_value(batch, trajectories):
 def test_the_policy_comes_to_sample_items_in_proportion_to_their_reward(make_trainer, settings):
     trainer = make_trainer(
         rewards=item_value,
-        max_steps=250,
+        max_steps=300,
         learning_rate=5e-3,
         flow_weight=100.0,
         warmup_steps=10,
         per_device_train_batch_size=8,
-        logging_steps=250,
+        logging_steps=300,
+        lr_scheduler_type="linear",
         **settings,
     )
     target = torch.tensor([1.0 + i % 9 for i in range(48)])
@@ -53,7 +54,8 @@ def test_the_policy_comes_to_sample_items_in_proportion_to_their_reward(make_tra
     before = distance()
     trainer.train()
     trainer.model.eval()
-    assert before > 0.5 and distance() < 0.06
+    after = distance()
+    assert before > 0.5 and after < 0.05
 
 
 def test_sft_learns_the_rule(make_trainer):

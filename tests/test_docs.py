@@ -1,0 +1,94 @@
+"""What the pages say is what the code does: metrics, links, commands and the reward example."""
+
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from catalog import Trajectories
+from evaluation import METRIC_HELP
+from recipes.cli import CompareArguments, DataArguments, EvaluateArguments, RunArguments, parse, setting
+from rewards import WeightedSum, load_reward
+from trainer import METHODS, METRICS
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix in (".py", ".yaml")]
+TYPES = {"prepare": DataArguments, "evaluate": EvaluateArguments, "compare": CompareArguments}
+COMMAND = re.compile(r"\b(?:python|accelerate launch) recipes/(\w+)\.py((?: [^\n`]*)?)")
+
+
+def commands():
+    """(file, program, its arguments) of every command in the pages and in what the recipes begin with."""
+    for path in PAGES + HEADERS:
+        text = path.read_text().replace("\\\n", " ")
+        if path.suffix == ".py":
+            text = text.split('"""')[1]
+        elif path.suffix == ".yaml":
+            text = "\n".join(line for line in text.splitlines() if line.startswith("#"))
+        for program, arguments in COMMAND.findall(text):
+            yield path.relative_to(ROOT), program, shlex.split(arguments, comments=True)
+
+
+def headings(path):
+    lines = re.findall(r"^#+ (.*)$", path.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", line.lower()).replace(" ", "-") for line in lines}
+
+
+@pytest.mark.parametrize("name", [*METRICS, *METRIC_HELP])
+def test_the_metrics_page_says_what_the_code_says(name):
+    page = (ROOT / "docs/metrics.md").read_text().replace("\\|", "|")
+    if name in METRICS:
+        assert f"| `{name}` | {METRICS[name]} |\n" in page
+    else:
+        metric = METRIC_HELP[name]
+        assert f"| `{name}` | {metric.heading} | {metric.meaning} | {metric.better or '–'} |\n" in page
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" not in link:
+            path, _, heading = link.partition("#")
+            target = page.parent / path if path else page
+            assert target.exists(), link
+            assert not heading or heading in headings(target), link
+
+
+def test_there_are_commands_to_check():
+    assert {program for _, program, _ in commands()} == {"prepare", "train", "evaluate", "compare"}
+
+
+@pytest.mark.parametrize(
+    ("path", "program", "argv"), list(commands()), ids=lambda value: str(value).replace("\n", " ")[:80]
+)
+def test_commands_are_understood(path, program, argv, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    types = (RunArguments, METHODS[setting(argv, "method")][1]) if program == "train" else (TYPES[program],)
+    assert len(parse([*argv, "--use_cpu"] if program == "train" else argv, *types)) == len(types)
+
+
+def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, tmp_path, monkeypatch):
+    code = re.search(r"```python\n(.*?)```", (ROOT / "docs/reward.md").read_text(), re.S)[1]
+    (tmp_path / "my_rewards.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
+    titled = replace(catalog, titles=tuple(f"Film {i} ({1950 + i})" if i else "Film 0" for i in range(48)))
+    unseen, era = (load_reward(f"my_rewards:{name}", titled) for name in ("unseen", "SameEra"))
+
+    none, target = torch.zeros_like(prompts.target), prompts.target
+    items = torch.stack([target, (target - 5).clamp(min=0), none, prompts.history[:, -1]], 1)  # [B, 4]
+    drawn = Trajectories.of_items(items, catalog.trie.codes(items), "random")
+    torch.testing.assert_close(era(prompts, drawn)[2, :3], torch.tensor([1.0, 0.5, 0.0]))  # the target's year is 1957
+    everything = torch.arange(48).expand(4, -1)
+    torch.testing.assert_close(era.catalog(prompts).gather(1, items), era(prompts, drawn))
+    expected = [[item not in row for item in items[i].tolist()] for i, row in enumerate(prompts.history.tolist())]
+    assert unseen(prompts, drawn).bool().tolist() == expected and not unseen(prompts, drawn)[:, 3].any()
+    total = WeightedSum({"unseen": unseen, "era": era})
+    assert total(prompts, Trajectories.of_items(everything, catalog.trie.codes(everything), "random")).shape == (4, 48)
+    monkeypatch.delitem(sys.modules, "my_rewards")

@@ -1,5 +1,6 @@
 """The catalogue: its items, their semantic IDs as a trie, and where it is kept."""
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 from safetensors.torch import load_file, save
+from transformers import PretrainedConfig
 
 from catalog.files import complete, read_json, write_json
 from catalog.index import collisions, read_index
@@ -32,6 +34,23 @@ class Catalog:
     @property
     def leaf_is_item(self) -> bool:
         return self.trie.leaves == self.trie.items
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs between catalogues that give any item another semantic ID; written into every checkpoint's config."""
+        digest = hashlib.sha256("\n".join(self.item_ids).encode())
+        for tensor in (self.trie.key, self.trie.leaf_of_item):
+            digest.update(tensor.cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def check_trained(self, config: PretrainedConfig) -> None:
+        """Raise ValueError where a model was trained for another catalogue: its codes would mean other items."""
+        known = getattr(config, "catalog_fingerprint", None)
+        if known not in (None, self.fingerprint):
+            raise ValueError(
+                f"The model was trained for catalogue {known}, not for {self.fingerprint}: its codes mean other items. "
+                "Give the folder of data it was trained with, or train anew."
+            )
 
     def __len__(self) -> int:
         return len(self.item_ids)

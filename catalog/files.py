@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,8 +43,16 @@ def read_json(path: Path, what: str) -> Any:
     """The content of a JSON file; `what` names it in the one sentence that a missing or malformed file gives."""
     if not path.is_file():
         raise FileNotFoundError(f"{what} {path} does not exist. Check the path.")
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        table = dict(pairs)
+        if len(table) < len(pairs):
+            ((repeated, times),) = Counter(name for name, _ in pairs).most_common(1)
+            raise ValueError(f"{what} {path} lists {repeated!r} {times} times. Keep one entry.")
+        return table
+
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(), object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"{what} {path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. "

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from catalog.files import complete
 from evaluation.figures import (
     Calibration,
     Records,
@@ -44,7 +45,7 @@ def write_report(
     """Writes one self-contained HTML page; `path` holds either the whole page or what it held before.
 
     Args:
-        path: the page to write; its folder exists.
+        path: the page to write; its folder is made where it is missing.
         title: heading of the page.
         notes: what a reader must know to judge the numbers: data, what a hit means, beam width, seeds, masking.
         rows: method -> metric -> value; a method may lack metrics. Names are those of `METRIC_HELP`.
@@ -52,17 +53,11 @@ def write_report(
         calibration: method -> `log_reward`, which is log (R / Z), and `log_prob`, log P_F(item); `[points]`, in nats.
 
     Raises:
-        FileNotFoundError: the folder of `path` does not exist.
         ValueError: a metric has no explanation.
     """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"The report cannot be written to {path}: there is no folder {path.parent}. Create it first."
-        )
     page = _render(title, notes, rows, curves, calibration)
-    temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_text(page, encoding="utf-8")
-    temporary.replace(path)
+    with complete(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
 
 
 def markdown_table(rows: Rows) -> str:

@@ -2,16 +2,16 @@
 
 import csv
 import difflib
-import json
 import logging
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype, is_numeric_dtype
+
+from catalog.files import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -151,13 +151,8 @@ def _read_text(path: Path, **options: Any) -> pd.DataFrame:
 
 
 def _read_sequences(path: Path) -> pd.DataFrame:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. Check the path.")
     expected = 'Write {"user": [item, ...], ...}, each list from old to new.'
-    try:
-        sequences = json.loads(path.read_bytes(), object_pairs_hook=_unique)
-    except ValueError as error:
-        raise ValueError(f"{path} is not well-formed JSON: {error}. {expected}") from error
+    sequences = read_json(path, "The log")
     if not isinstance(sequences, dict):
         raise ValueError(f"{path} holds a {type(sequences).__name__}, not users. {expected}")
     for user, items in sequences.items():
@@ -169,11 +164,3 @@ def _read_sequences(path: Path) -> pd.DataFrame:
     items = pd.Series(sequences).explode()
     log = pd.DataFrame({"user": items.index.astype(str), "item": items.to_numpy()}).astype(str)
     return log.assign(timestamp=log.groupby("user").cumcount().astype("float64"))
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        (repeated, times), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"user {repeated!r} occurs {times} times")
-    return unique

@@ -1,7 +1,6 @@
 """Leave one out: each user's last item is for the test, the one before it for validation, the rest for training."""
 
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
+from catalog.files import complete
 from interactions.log import in_order
 
 logger = logging.getLogger(__name__)
@@ -39,14 +39,8 @@ class Splits:
         folder = Path(folder)
         if folder.exists() and not (folder / "dataset_dict.json").is_file():
             raise ValueError(f"{folder} exists and holds no splits. Save to another folder.")
-        new, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("new", "old"))
-        shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
-        datasets.DatasetDict({name: getattr(self, name) for name in NAMES}).save_to_disk(new)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        with complete(folder) as temporary:
+            datasets.DatasetDict({name: getattr(self, name) for name in NAMES}).save_to_disk(temporary)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Splits":

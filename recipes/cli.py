@@ -37,7 +37,7 @@ class DataArguments:
     on_collision: Literal["extend", "keep"] = field(
         default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
     )
-    seed: int = field(default=0, metadata={"help": "Of the vectors, the k-means and the order of the items."})
+    seed: int = field(default=0, metadata={"help": "Of the k-means and the order of the items."})
     cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
 
 

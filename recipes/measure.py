@@ -1,5 +1,7 @@
 """What `evaluate.py` and `compare.py` measure: one policy's ranking and calibration, and the classical baselines."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,7 @@ import numpy as np
 import torch
 import yaml
 from datasets import Dataset
+from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from catalog import Catalog
@@ -14,11 +17,11 @@ from catalog.files import complete, read_json, write_json
 from collaborative import ItemKNN, Popularity, Recommender, rank
 from evaluation import diversity_metrics, markdown_table, mean_metrics, ranking_metrics, write_report
 from evaluation.ranker import rank_by_beam, rank_exactly
-from interactions import PromptBuilder, Splits, training_counts, training_matrix
+from interactions import PromptBatch, PromptBuilder, Splits, training_counts, training_matrix
 from policy import CausalPolicy
 from recipes.cli import CompareArguments, EvaluateArguments
 from recipes.parts import load_data
-from rewards import build_rewards, log_reward
+from rewards import WeightedSum, build_rewards, log_reward
 from trainer import GFlowNetConfig
 from trainer.run_folder import read_log
 
@@ -33,6 +36,7 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     rows = getattr(splits, args.split)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    catalog.check_trained(model.config)
     prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(folder), settings["max_history"])
     policy = CausalPolicy(model, catalog.trie.to(device), prompts.tokens.to(device))
     ranked = rank_by_beam(
@@ -53,8 +57,12 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     write_json(folder / "metrics.json", {**table, args.split: metrics, f"{args.split}_protocol": how})
     with (folder / f"ranked_{args.split}.npz").open("wb") as file:
         np.savez_compressed(file, ranked=ranked, target=np.array(rows["target"]))
-    if len(catalog) <= CALIBRATION_ITEMS:
-        write_json(folder / "calibration.json", calibration(policy, rows, prompts, catalog, settings))
+    reward, floor, temperature = _reward(settings, catalog)
+    if reward.scores_catalog and catalog.leaf_is_item and len(catalog) <= CALIBRATION_ITEMS:
+        target = partial(log_reward, floor=floor, temperature=temperature)
+        write_json(
+            folder / "calibration.json", calibration(policy, rows, prompts, lambda batch: target(reward.catalog(batch)))
+        )
     return metrics
 
 
@@ -87,28 +95,32 @@ def baseline_metrics(
 
 
 def calibration(
-    policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, catalog: Catalog, settings: dict[str, Any]
+    policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, log_rewards: Callable[[PromptBatch], Tensor]
 ) -> dict[str, list[float]]:
-    """log(R / Z) and log P_F of 20,000 (user, item) pairs: every fourth is a target, the rest are drawn evenly.
+    """log(R / Z) and log P_F of 20,000 (user, item) pairs of the first 200 rows, from the exact distributions.
 
-    R is the run's own reward, or the default one of GFlowNetConfig for methods that know none.
+    log_rewards: a batch -> log R of every item [B, items]. Three of four items are drawn evenly; the rest have the
+    highest rewards, since elsewhere most rewards are the floor.
     """
-    default = GFlowNetConfig(output_dir=".", report_to="none", use_cpu=True)
-    value = {
-        name: settings.get(name) or getattr(default, name) for name in ("rewards", "reward_floor", "reward_temperature")
-    }
-    reward = build_rewards(value["rewards"], catalog)
     rng, table = np.random.default_rng(0), rows.to_list()[:200]
     pairs: list[np.ndarray] = []
     for start in range(0, len(table), 20):
         batch = prompts(table[start : start + 20]).to(policy.tokens.device)
-        scores = log_reward(reward.catalog(batch), value["reward_floor"], value["reward_temperature"])  # [B, items]
-        both = torch.stack([scores.log_softmax(-1), policy.distribution(batch)], -1)  # [B, items, 2]
-        best = scores.topk(25).indices.cpu().numpy()  # near the target rewards differ; elsewhere they are the floor
-        items = np.concatenate([rng.choice(len(catalog), (len(batch), 75)), best], 1)
-        pairs.append(both.cpu().numpy()[np.arange(len(batch))[:, None], items].reshape(-1, 2))
+        scores = log_rewards(batch).log_softmax(-1)  # [B, items]
+        both = torch.stack([scores, policy.distribution(batch)], -1).cpu().numpy()  # [B, items, 2]
+        best = scores.topk(25).indices.cpu().numpy()
+        items = np.concatenate([rng.choice(policy.trie.items, (len(batch), 75)), best], 1)
+        pairs.append(both[np.arange(len(batch))[:, None], items].reshape(-1, 2))
     points = np.concatenate(pairs).round(4)
     return {"log_reward": points[:, 0].tolist(), "log_prob": points[:, 1].tolist()}
+
+
+def _reward(settings: dict[str, Any], catalog: Catalog) -> tuple[WeightedSum, float, float]:
+    """A run's reward, floor and temperature; those of GFlowNetConfig for methods that know none."""
+    default = GFlowNetConfig(output_dir=".", use_cpu=True)
+    names = ("rewards", "reward_floor", "reward_temperature")
+    weights, floor, temperature = (settings.get(name) or getattr(default, name) for name in names)
+    return build_rewards(weights, catalog), floor, temperature
 
 
 def _settings(folder: Path) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def _read(args: DataArguments) -> tuple[Any, dict[str, str]]:
 
 def _vectors(args: DataArguments, item_ids: list[str], splits: Splits) -> np.ndarray:
     if args.vectors is None:
-        return cooccurrence_vectors(splits.validation["history"], len(item_ids))  # the training sequences
+        training = splits.validation["history"]  # what precedes the validation item
+        return cooccurrence_vectors(training, len(item_ids), dimensions=min(64, len(item_ids) - 1))
     vectors = np.load(args.vectors, allow_pickle=False)
     if len(vectors) != len(item_ids):
         raise ValueError(
@@ -90,6 +91,7 @@ def load_backbone(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A checkpoint, its vocabulary extended by the catalogue's codes where they are missing; or a new backbone."""
     if model is not None:
+        catalog.check_trained(AutoConfig.from_pretrained(model))
         tokenizer = AutoTokenizer.from_pretrained(model)
         loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         added = extend_tokenizer(tokenizer, catalog.trie.sizes)

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.cli import DataArguments, RunArguments, fail, parse, setting
+from recipes.cli import DataArguments, RunArguments, fail, parse, read_recipe, setting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -26,10 +26,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from accelerate import PartialState
 
     from recipes.parts import load_backbone, load_data, prepare
+    from trainer.run_folder import RunFolder
 
     try:
         with PartialState().main_process_first():
-            if recipe.data_recipe and not Path(recipe.data).exists():
+            # only the recipe's own folder: a mistyped --data must not be filled with another data set
+            if recipe.data_recipe and not Path(recipe.data).exists() and recipe.data == read_recipe(argv).get("data"):
                 prepare(*parse(["--config", recipe.data_recipe, "--output_dir", recipe.data], DataArguments))
         catalog, splits = load_data(recipe.data)
         model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
@@ -40,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             eval_dataset=splits.validation,
             processing_class=tokenizer,
             catalog=catalog,
+            callbacks=[RunFolder(vars(recipe))],
         )
     except (ValueError, OSError) as error:
         fail(str(error))

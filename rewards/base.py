@@ -46,8 +46,13 @@ class WeightedSum:
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return torch.stack(list(self.terms(batch, trajectories).values())).sum(0)
 
+    @property
+    def scores_catalog(self) -> bool:
+        """Whether every term can score the whole catalogue."""
+        return all(hasattr(reward, "catalog") for reward in self.rewards.values())
+
     def catalog(self, batch: PromptBatch) -> Tensor:
-        """The sum for every item: [B, items]. Raises AttributeError where a term cannot score the catalogue."""
+        """The sum for every item: [B, items], where `scores_catalog`."""
         total = torch.zeros((), device=batch.target.device)
         for name, reward in self.rewards.items():
             value = reward.catalog(batch)  # type: ignore[attr-defined]

@@ -74,12 +74,11 @@ def test_commands_are_understood(path, program, argv, monkeypatch):
 
 def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, tmp_path, monkeypatch):
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs/reward.md").read_text(), re.S)[1]
-    (tmp_path / "my_rewards.py").write_text(code)
+    (tmp_path / "reward_of_the_page.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "my_rewards", raising=False)
     titled = replace(catalog, titles=tuple(f"Film {i} ({1950 + i})" if i else "Film 0" for i in range(48)))
-    unseen, era = (load_reward(f"my_rewards:{name}", titled) for name in ("unseen", "SameEra"))
+    unseen, era = (load_reward(f"reward_of_the_page:{name}", titled) for name in ("unseen", "SameEra"))
 
     none, target = torch.zeros_like(prompts.target), prompts.target
     items = torch.stack([target, (target - 5).clamp(min=0), none, prompts.history[:, -1]], 1)  # [B, 4]
@@ -91,4 +90,3 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
     assert unseen(prompts, drawn).bool().tolist() == expected and not unseen(prompts, drawn)[:, 3].any()
     total = WeightedSum({"unseen": unseen, "era": era})
     assert total(prompts, Trajectories.of_items(everything, catalog.trie.codes(everything), "random")).shape == (4, 48)
-    monkeypatch.delitem(sys.modules, "my_rewards")

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from transformers import TrainingArguments
 
+from trainer.objectives import OBJECTIVES
+
 
 @dataclass
 class TrajectoryConfig(TrainingArguments):
@@ -23,7 +25,8 @@ class TrajectoryConfig(TrainingArguments):
         default=False,
         metadata={
             "help": "End each prompt at a random item of its row, anew in every epoch, so that every position of a "
-            "history comes to be the place where trajectories start."
+            "history comes to be the place where trajectories start. What the rows tell of their target (behaviour, "
+            "rating) belongs to another item then and is dropped."
         },
     )
     beam_width: int = field(default=50, metadata={"help": "Width of the trie-constrained beam that evaluates."})
@@ -65,7 +68,7 @@ class SFTConfig(TrajectoryConfig):
 class GFlowNetConfig(TrajectoryConfig):
     """Arguments of `GFlowNetTrainer`: L = L_SFT + flow_weight * mean_k L_GFN(tau_k)."""
 
-    objective: Literal["tb", "vargrad"] = field(
+    objective: str = field(
         default="tb", metadata={"help": "Flow objective: 'tb' with a learned log Z(u), or 'vargrad' without one."}
     )
     flow_weight: float = field(
@@ -97,6 +100,8 @@ class GFlowNetConfig(TrajectoryConfig):
         super().__post_init__()
         self.samplers = _table("samplers", self.samplers, {"target": 1, "policy": 3})
         self.rewards = _table("rewards", self.rewards, {"hit": 1.0, "similarity": 1.0})
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}.")
         for name in ("reward_floor", "reward_temperature", "flow_learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name}={getattr(self, name)}: it must be > 0, for instance 1e-3.")
@@ -110,7 +115,7 @@ def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any
             value = json.loads(value)
         except json.JSONDecodeError as error:
             raise ValueError(
-                f"{name}={value!r} is not JSON. Write for instance --{name} '{{\"target\": 1}}'."
+                f"{name}={value!r} is not JSON. Write for instance --{name} '{json.dumps(default)}'."
             ) from error
     if value is None:
         return default

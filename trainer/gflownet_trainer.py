@@ -16,6 +16,9 @@ from trainer.flow_heads import NAME, LogZHead, start_at
 from trainer.objectives import OBJECTIVES, FlowInputs
 from trainer.trajectory_trainer import Step, TrajectoryTrainer
 
+FLOOR_MASS_ITEMS = 50_000
+"""Catalogues up to this size are scored as a whole at every step, to log what share of the target is floor."""
+
 
 class GFlowNetTrainer(TrajectoryTrainer):
     """Teaches the policy to sample items in proportion to their reward: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
@@ -45,7 +48,12 @@ class GFlowNetTrainer(TrajectoryTrainer):
         self._samplers = dict(samplers or {})
         self._reward = WeightedSum({"reward": rewards}) if rewards else build_rewards(args.rewards, catalog)
         self._objective = OBJECTIVES[args.objective]
-        if args.objective == "tb":
+        if sum(args.samplers.values()) < self._objective.trajectories:
+            raise ValueError(
+                f"{args.objective} needs {self._objective.trajectories} trajectories per prompt; "
+                f"samplers={args.samplers} give fewer."
+            )
+        if self._objective.learns_log_z:
             setattr(model, NAME, nn.ModuleDict({"log_z": LogZHead(model.config.hidden_size)}))
         super().__init__(model, args, catalog=catalog, **kwargs)
 
@@ -64,6 +72,10 @@ class GFlowNetTrainer(TrajectoryTrainer):
             valid = self.trie.descend(valid, trajectories.codes[..., level])
         ordered = trajectories.items.sort(-1).values
         repeats = (ordered.diff() == 0).float().sum() / trajectories.items.numel()
+        if self._reward.scores_catalog and self.trie.items <= FLOOR_MASS_ITEMS:
+            everything = self._reward.catalog(batch)  # [B, items]
+            mass = log_reward(everything, self.args.reward_floor, self.args.reward_temperature).softmax(-1)
+            self._note({"reward/floor_mass": (mass * (everything < self.args.reward_floor)).sum(-1).mean()})
         self._note(
             {
                 "reward/mean": reward.mean(),
@@ -76,7 +88,7 @@ class GFlowNetTrainer(TrajectoryTrainer):
 
     def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
         inputs = self._flow_inputs(step, output)
-        flow = self._objective(inputs)
+        flow = self._objective.loss(inputs)
         self._note({**flow.metrics, "flow/loss": flow.loss.detach().mean()})
         log_pf = inputs.log_pf.detach().sum(-1)
         if inputs.log_reward.std() > 0:

@@ -9,6 +9,7 @@ METRICS = {
     "flow/log_z": "mean log Z(u), learned (tb) or the best for the trajectories at hand (vargrad)",
     "flow/reward_correlation": "correlation of log R and log P_F over the trajectories of a step; 1 at balance",
     "reward/mean": "mean reward of a trajectory, before the floor",
+    "reward/floor_mass": "share of the catalogue's whole reward, after floor and temperature, that is floor",
     "reward/floor_share": "share of trajectories whose reward is below the floor",
     "sampler/valid_share": "share of trajectories that are a semantic ID of the catalogue",
     "sampler/distinct_share": "share of a prompt's trajectories that are distinct items",

@@ -25,7 +25,13 @@ SHOWN = {
 
 
 class RunFolder(TrainerCallback):
-    """Writes resolved.yaml, environment.json, metrics.jsonl and, at the end, metrics.json into the output folder."""
+    """Writes resolved.yaml, environment.json, metrics.jsonl and, at the end, metrics.json into the output folder.
+
+    recipe: settings beside the trainer's own that resolved.yaml should hold, such as the data and the backbone.
+    """
+
+    def __init__(self, recipe: dict[str, Any] | None = None) -> None:
+        self.recipe = recipe or {}
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -34,7 +40,7 @@ class RunFolder(TrainerCallback):
             return
         folder = Path(args.output_dir)
         with complete(folder / "resolved.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(json.loads(args.to_json_string()), sort_keys=True))
+            temporary.write_text(yaml.safe_dump(self.recipe | json.loads(args.to_json_string())))
         write_json(folder / "environment.json", environment())
         kept = [record for record in read_log(folder) if record["step"] <= state.global_step]  # of a resumed run
         with complete(folder / "metrics.jsonl") as temporary:

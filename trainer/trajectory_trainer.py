@@ -1,5 +1,6 @@
 """The trainer under every method: rows -> trajectories -> rewards -> objective, once per optimiser step."""
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -30,10 +31,12 @@ from interactions.prompts import PromptBatch, PromptBuilder
 from policy import CausalPolicy, PathLogProbs, check_backbone, check_shared_prefix
 from samplers import Mixture
 from trainer.config import TrajectoryConfig
-from trainer.flow_heads import split_state
+from trainer.flow_heads import NAME, split_state
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
 from trainer.run_folder import Progress, RunFolder
+
+logger = logging.getLogger(__name__)
 
 FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
 """Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
@@ -83,8 +86,11 @@ class TrajectoryTrainer(Trainer):
         catalog: Catalog,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
+        callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
-            callbacks = [*(callbacks or []), EarlyStoppingCallback(args.early_stopping_patience)]
+            callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+        if not any(isinstance(callback, RunFolder) for callback in callbacks):
+            callbacks.append(RunFolder())
         super().__init__(
             model=model,
             args=args,
@@ -92,13 +98,15 @@ class TrajectoryTrainer(Trainer):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            callbacks=[RunFolder(), *(callbacks or [])],
+            callbacks=callbacks,
         )
         for stock in (ProgressCallback, PrinterCallback):
             self.remove_callback(stock)
         if not args.disable_tqdm:
             self.add_callback(Progress())
         self.catalog = catalog
+        catalog.check_trained(self.model.config)
+        self.model.config.catalog_fingerprint = catalog.fingerprint
         self.prompts = PromptBuilder(catalog, processing_class, args.max_history)
         self.trie = catalog.trie.to(args.device)
         self.tokens = self.prompts.tokens.to(args.device)
@@ -181,14 +189,14 @@ class TrajectoryTrainer(Trainer):
         return FlowInputs(log_pf=log_pf, log_reward=torch.zeros_like(log_pf[..., 0]), source=source)
 
     def _cut(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-        """With random_cut: each row ended at a random item after its first."""
+        """With random_cut: each row ended at a random item after its first, without what was known of its target."""
         if not self.args.random_cut:
             return rows
         draw = np.random.default_rng(seed)
         ends = [int(draw.integers(1, len(row["history"]) + 1)) for row in rows]
         items = [[*row["history"], row["target"]] for row in rows]
         return [
-            row | {"history": sequence[:end], "target": sequence[end]}
+            {"user": row.get("user"), "history": sequence[:end], "target": sequence[end]}
             for row, sequence, end in zip(rows, items, ends, strict=True)
         ]
 
@@ -215,6 +223,13 @@ class TrajectoryTrainer(Trainer):
                     f"{name}: target {largest} is not among the {len(self.catalog)} items of the catalogue. "
                     "Prepare both from one log."
                 )
+        train = datasets["train_dataset"]
+        if train is not None and (longest := max(map(len, train["history"]))) > self.args.max_history:
+            logger.warning(
+                "train_dataset has histories of up to %d items and max_history is %d: older items are not trained.",
+                longest,
+                self.args.max_history,
+            )
 
     def _check_forward(self, step: Step) -> None:
         one = replace(
@@ -302,12 +317,18 @@ class TrajectoryTrainer(Trainer):
         super()._load_from_checkpoint(resume_from_checkpoint, model)
         self._load_heads(resume_from_checkpoint)
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Without the weights that are not missing: tied ones, and those of the flow heads, which follow."""
+        tied = set(getattr(self.model, "_tied_weights_keys", None) or ())
+        missing = [name for name in load_result.missing_keys if name not in tied and not name.startswith(NAME)]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))
+
     def _load_best_model(self) -> None:
         super()._load_best_model()
         self._load_heads(self.state.best_model_checkpoint)
 
     def _load_heads(self, folder: str) -> None:
-        if (heads := getattr(self.model, "flow_heads", None)) is not None and not self.is_deepspeed_enabled:
+        if (heads := getattr(self.model, NAME, None)) is not None and not self.is_deepspeed_enabled:
             heads.load_state_dict(load_file(Path(folder) / HEADS))
 
 

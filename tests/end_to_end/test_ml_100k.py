@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
@@ -126,19 +127,13 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
 
 
 def test_the_gflownet_recipe_works_alone(tmp_path):
-    run(
-        sys.executable,
-        "recipes/train.py",
-        "--config",
-        "recipes/ml-100k/gflownet.yaml",
-        "--max_steps",
-        2,
-        "--data",
-        tmp_path / "data",
-        "--output_dir",
-        tmp_path / "run",
-    )
+    recipe = yaml.safe_load((ROOT / "recipes" / "ml-100k" / "gflownet.yaml").read_text())
+    recipe |= {"data": str(tmp_path / "data"), "output_dir": str(tmp_path / "run")}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    run(sys.executable, "recipes/train.py", "--config", tmp_path / "recipe.yaml", "--max_steps", 2)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train"]["eval_recall@50"] > 0
+    resolved = yaml.safe_load((tmp_path / "run" / "resolved.yaml").read_text())
+    assert resolved["backbone"] == recipe["backbone"] and resolved["flow_weight"] == recipe["flow_weight"]
 
 
 @pytest.mark.parametrize(
@@ -146,7 +141,7 @@ def test_the_gflownet_recipe_works_alone(tmp_path):
     [
         (("--reward_flor", "0.5"), "Did you mean reward_floor?"),
         (("--method", "gfn"), "is not one of"),
-        (("--data", "nowhere", "--data_recipe", ""), "holds no prepared data"),
+        (("--data", "nowhere"), "holds no prepared data"),
         (("--samplers", '{"target": 1, "beam": 2}'), "no sampler 'beam'"),
         (("--rewards", '{"hits": 1}'), "no reward 'hits'"),
         (("--rewards", '{"nothing:here": 1}'), "no module named 'nothing'"),

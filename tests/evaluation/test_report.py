@@ -103,12 +103,6 @@ def test_same_input_gives_the_same_page(tmp_path: Path):
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
-def test_a_missing_folder_is_named_and_nothing_is_created(tmp_path: Path):
-    with pytest.raises(FileNotFoundError, match="there is no folder .*absent. Create it first"):
-        write_report(tmp_path / "absent" / "report.html", "Title", NOTES, ROWS, CURVES, CALIBRATION)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_failed_report_leaves_the_previous_one(tmp_path: Path):
     path = tmp_path / "report.html"
     path.write_text("previous", encoding="utf-8")

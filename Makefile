@@ -29,7 +29,7 @@ demo: install
 	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft_continued.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/sft_continued
 	$(BIN)/python recipes/train.py --config recipes/ml-100k/gflownet.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/gflownet
 	for run in sft sft_continued gflownet; do \
-	  $(BIN)/python recipes/evaluate.py --run $(RUN)/$$run --data $(RUN)/data || exit 1; done
+	  $(BIN)/python recipes/evaluate.py --run $(RUN)/$$run --data $(RUN)/data --reward_of $(RUN)/gflownet || exit 1; done
 	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml --data $(RUN)/data --output_dir $(RUN) \
 	  --runs $(RUN)/sft $(RUN)/sft_continued $(RUN)/gflownet
 

@@ -76,6 +76,13 @@ class EvaluateArguments:
         },
     )
     batch_size: int = field(default=64, metadata={"help": "Users per forward."})
+    reward_of: str | None = field(
+        default=None,
+        metadata={
+            "help": "Run whose reward the calibration plot compares with, so that several runs share one; "
+            "by default this run's own."
+        },
+    )
 
 
 @dataclass

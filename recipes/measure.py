@@ -57,7 +57,7 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     write_json(folder / "metrics.json", {**table, args.split: metrics, f"{args.split}_protocol": how})
     with (folder / f"ranked_{args.split}.npz").open("wb") as file:
         np.savez_compressed(file, ranked=ranked, target=np.array(rows["target"]))
-    reward, floor, temperature = _reward(settings, catalog)
+    reward, floor, temperature = _reward(_settings(Path(args.reward_of or args.run)), catalog)
     if reward.scores_catalog and catalog.leaf_is_item and len(catalog) <= CALIBRATION_ITEMS:
         target = partial(log_reward, floor=floor, temperature=temperature)
         write_json(

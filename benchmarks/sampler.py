@@ -16,11 +16,8 @@ from catalog import Trie
 
 
 def valid_share(trie: Trie, codes: Tensor) -> float:
-    """Share of code sequences [..., L] that lead from the root to a leaf."""
-    node = torch.zeros(codes.shape[:-1], dtype=torch.long)
-    for level in range(trie.levels):
-        node = trie.descend(node, codes[..., level])
-    return (node >= 0).float().mean().item()
+    """Share of code sequences [..., L] that are semantic IDs of the catalogue."""
+    return (trie.leaf(codes) >= 0).float().mean().item()
 
 
 def main() -> None:

@@ -124,6 +124,13 @@ class Trie:
         found = (self.key[row] == wanted) & (codes >= 0) & (codes < self.width)
         return (row + 1).where(found, -1)
 
+    def leaf(self, codes: Tensor) -> Tensor:
+        """The leaf that semantic IDs lead to: [..., L] -> [...], -1 where the catalogue has no such ID."""
+        node = torch.zeros(codes.shape[:-1], dtype=torch.long, device=codes.device)
+        for level in range(self.levels):
+            node = self.descend(node, codes[..., level])
+        return node
+
     def path(self, items: Tensor) -> Tensor:
         """The nodes from the root to each item's leaf: [...] -> [..., L + 1]."""
         nodes = [self.leaf_of_item[items].long()]

@@ -67,42 +67,41 @@ class GFlowNetTrainer(TrajectoryTrainer):
 
     def rewards(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         reward = self._reward(batch, trajectories)
-        valid = self.trie.descend(trajectories.codes.new_zeros(trajectories.items.shape), trajectories.codes[..., 0])
-        for level in range(1, self.trie.levels):
-            valid = self.trie.descend(valid, trajectories.codes[..., level])
-        ordered = trajectories.items.sort(-1).values
-        repeats = (ordered.diff() == 0).float().sum() / trajectories.items.numel()
-        if self._reward.scores_catalog and self.trie.items <= FLOOR_MASS_ITEMS:
-            everything = self._reward.catalog(batch)  # [B, items]
-            mass = log_reward(everything, self.args.reward_floor, self.args.reward_temperature).softmax(-1)
-            self._note({"reward/floor_mass": (mass * (everything < self.args.reward_floor)).sum(-1).mean()})
+        repeats = (trajectories.items.sort(-1).values.diff() == 0).float().sum() / trajectories.items.numel()
         self._note(
             {
                 "reward/mean": reward.mean(),
                 "reward/floor_share": (reward < self.args.reward_floor).float().mean(),
-                "sampler/valid_share": (valid >= 0).float().mean(),
+                "sampler/valid_share": (self.trie.leaf(trajectories.codes) >= 0).float().mean(),
                 "sampler/distinct_share": 1 - repeats,
             }
         )
+        if self._reward.scores_catalog and self.trie.items <= FLOOR_MASS_ITEMS:
+            everything = self._reward.catalog(batch)  # [B, items]
+            mass = self._log_reward(everything).softmax(-1)
+            self._note({"reward/floor_mass": (mass * (everything < self.args.reward_floor)).sum(-1).mean()})
         return reward
 
     def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
         inputs = self._flow_inputs(step, output)
         flow = self._objective.loss(inputs)
-        self._note({**flow.metrics, "flow/loss": flow.loss.detach().mean()})
-        log_pf = inputs.log_pf.detach().sum(-1)
-        if inputs.log_reward.std() > 0:
-            pair = torch.stack([inputs.log_reward.flatten(), log_pf.flatten()])
-            self._note({"flow/reward_correlation": pair.corrcoef()[0, 1]})
+        log_pf = inputs.log_pf.detach().sum(-1)  # [B, K]
+        pair = torch.stack([inputs.log_reward.flatten(), log_pf.flatten()])
+        # every process must log the same names, so a step whose rewards are all equal counts as 0
+        correlation = pair.corrcoef()[0, 1].nan_to_num()
+        self._note({**flow.metrics, "flow/loss": flow.loss.mean(), "flow/reward_correlation": correlation})
         drawn = step.trajectories.source == SOURCES.index("policy")
         if drawn.any():
             gap = (step.trajectories.log_pf.sum(-1) - log_pf).abs()[drawn]
             self._note({"sampler/log_pf_gap": gap.mean()})
         return self.args.flow_weight * (flow.loss * flow.weight).sum() / step.prompts_in_step
 
+    def _log_reward(self, reward: Tensor) -> Tensor:
+        return log_reward(reward, self.args.reward_floor, self.args.reward_temperature)
+
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
         steps, total = super().get_batch_samples(*args)
-        if self.state.global_step == 0 and hasattr(self.model, NAME) and steps:
+        if steps and self._objective.learns_log_z and self.state.global_step == 0:
             self._start_log_z(steps)
         return steps, total
 
@@ -113,17 +112,15 @@ class GFlowNetTrainer(TrajectoryTrainer):
         total = torch.zeros((), device=self.args.device)
         for step in steps:
             log_pf = self.policy.log_probs(step.prompts, step.trajectories.items).log_pf
-            reward = log_reward(step.reward, self.args.reward_floor, self.args.reward_temperature)
-            total += (reward - log_pf.sum(-1)).mean(-1).sum() / steps[0].prompts_in_step
+            total += (self._log_reward(step.reward) - log_pf.sum(-1)).mean(-1).sum() / steps[0].prompts_in_step
         start_at(self.model.flow_heads["log_z"], self.accelerator.reduce(total).item())
 
     def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
-        reward = log_reward(step.reward, self.args.reward_floor, self.args.reward_temperature)
-        heads = getattr(self.model, NAME, None)
-        if heads is None:
+        reward = self._log_reward(step.reward)
+        if not self._objective.learns_log_z:
             return FlowInputs(output.log_pf, reward, step.trajectories.source)
         log_flow = torch.zeros(*reward.shape, output.log_pf.shape[-1] + 1, device=reward.device)
-        log_flow[..., 0] = heads["log_z"](output.state).unsqueeze(1)
+        log_flow[..., 0] = self.model.flow_heads["log_z"](output.state).unsqueeze(1)
         return FlowInputs(output.log_pf, reward, step.trajectories.source, log_flow)
 
     def get_optimizer_cls_and_kwargs(self, args: GFlowNetConfig, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]

@@ -7,7 +7,7 @@ METRICS = {
     "flow/loss": "mean squared flow residual, before it is weighted",
     "flow/residual_rms": "root mean square of log Z + log P_F - log R; 0 at balance",
     "flow/log_z": "mean log Z(u), learned (tb) or the best for the trajectories at hand (vargrad)",
-    "flow/reward_correlation": "correlation of log R and log P_F over the trajectories of a step; 1 at balance",
+    "flow/reward_correlation": "correlation of log R and log P_F over a step; 1 at balance, 0 if all rewards are equal",
     "reward/mean": "mean reward of a trajectory, before the floor",
     "reward/floor_mass": "share of the catalogue's whole reward, after floor and temperature, that is floor",
     "reward/floor_share": "share of trajectories whose reward is below the floor",

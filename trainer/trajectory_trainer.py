@@ -113,7 +113,9 @@ class TrajectoryTrainer(Trainer):
         self.policy = CausalPolicy(self.model, self.trie, self.tokens)
         # the losses below are sums over the whole step, already divided: transformers must not divide again
         self.model_accepts_loss_kwargs = True
-        self._logged: defaultdict[str, list[float]] = defaultdict(list)
+        self.shared_prefix_gap: float | None = None  # set by the check on the first step
+        self._logged: defaultdict[str, list[Tensor | float]] = defaultdict(list)
+        self._step_started: float | None = None
         self._check_rows(len(processing_class), {"train_dataset": train_dataset, "eval_dataset": eval_dataset})
 
     # what a method adds
@@ -156,7 +158,7 @@ class TrajectoryTrainer(Trainer):
         for batch, seed in zip(prompts, seeds, strict=True):
             trajectories = self.mixture().sample(batch, seed)
             steps.append(Step(batch, trajectories, self.rewards(batch, trajectories), targets, total))
-        if self.state.global_step == 0 or not hasattr(self, "shared_prefix_gap"):
+        if self.shared_prefix_gap is None:
             self._check_forward(steps[0])
         self._record_rollout(steps, time.perf_counter() - started)
         return steps, torch.tensor(total, device=device)
@@ -248,13 +250,13 @@ class TrajectoryTrainer(Trainer):
     # metrics
 
     def _note(self, metrics: Mapping[str, Tensor | float]) -> None:
-        for name, value in metrics.items():
-            self._logged[name].append(float(value))
+        for name, value in metrics.items():  # kept as tensors: to read one here would wait for a GPU
+            self._logged[name].append(value.detach() if isinstance(value, Tensor) else value)
 
     def _record_rollout(self, steps: list[Step], seconds: float) -> None:
         now = time.perf_counter()
-        if (last := getattr(self, "_step_started", None)) is not None:
-            whole = now - last
+        if self._step_started is not None:
+            whole = now - self._step_started
             self._note({"time/prompts_per_second": sum(map(len, steps)) / whole, "time/rollout_share": seconds / whole})
         self._step_started = now
 
@@ -263,7 +265,10 @@ class TrajectoryTrainer(Trainer):
         if "loss" in logs and self._logged:
             names = sorted(self._logged)
             check_names(names)
-            means = torch.tensor([float(np.mean(self._logged[name])) for name in names], device=self.args.device)
+            means = torch.tensor(
+                [float(np.mean([float(value) for value in self._logged[name]])) for name in names],
+                device=self.args.device,
+            )
             logs |= dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
             self._logged.clear()
         super().log(logs, start_time)

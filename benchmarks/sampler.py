@@ -38,7 +38,6 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     catalog = make_catalog(args.items, args.levels, 256)
     policy, builder = make_policy(catalog, args.hidden, args.layers, args.prompt_items)
-    policy.model.eval()
     trie, prompts = catalog.trie, make_prompts(builder, catalog, args.prompts, args.prompt_items)
     length = prompts.input_ids.shape[1]
     children: dict[tuple[int, ...], list[int]] = {}

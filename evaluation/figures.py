@@ -74,9 +74,9 @@ def learning_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
 
 
 def flow_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
-    """A panel for each logged `flow/...` value; shares are shares, all other flow values are logarithms, in nats."""
+    """A panel for each logged `flow/...` value: shares, correlations, and else logarithms or their squares, in nats."""
     names = sorted(name for name in _logged_names(curves) if name.startswith("flow/"))
-    units = ["share" if name.endswith("_share") else "nats" for name in names]
+    units = [next((unit for unit in ("share", "correlation") if name.endswith(f"_{unit}")), "nats") for name in names]
     return {name: Panel(name, unit, False) for name, unit in zip(names, units, strict=True)}
 
 

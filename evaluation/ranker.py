@@ -57,14 +57,11 @@ def _in_batches(
     device = policy.tokens.device
     table: Sequence[dict] = rows.to_list()
     order = np.argsort([len(row["history"]) for row in table], kind="stable")
-    training = policy.model.training
-    policy.model.eval()
     found = []
     for start in tqdm(range(0, len(order), batch_size), desc="ranking", leave=False, disable=None):
         part = [table[i] for i in order[start : start + batch_size]]
         histories = [torch.tensor(row["history"]) for row in part]
         seen = pad_sequence(histories, batch_first=True, padding_value=-1).to(device)  # [B, H]
         found.append(best(prompts(part).to(device), seen).cpu().numpy())
-    policy.model.train(training)
     ranked = np.concatenate(found)
     return ranked[np.argsort(order)]

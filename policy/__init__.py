@@ -6,8 +6,8 @@ legal children of a trie node in all four. `naive_log_probs` is the plain twin o
 compares them on a run's first step and `check_backbone` refuses backbones that would be silently wrong.
 """
 
-from policy.causal import CausalPolicy, PathLogProbs
+from policy.causal import CausalPolicy, PathLogProbs, inference
 from policy.naive import check_shared_prefix, naive_log_probs
 from policy.tree import check_backbone
 
-__all__ = ["CausalPolicy", "PathLogProbs", "check_backbone", "check_shared_prefix", "naive_log_probs"]
+__all__ = ["CausalPolicy", "PathLogProbs", "check_backbone", "check_shared_prefix", "inference", "naive_log_probs"]

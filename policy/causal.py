@@ -1,5 +1,7 @@
 """A decoder-only backbone seen through the trie."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +13,16 @@ from catalog import Trie
 from interactions.prompts import PromptBatch
 from policy.plan import TriePlan
 from policy.tree import additive_mask, branch_visibility, prompt_positions
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Neither gradients nor dropout inside; the model's mode is put back at the end."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(training)
 
 
 @dataclass(frozen=True)
@@ -92,68 +104,65 @@ class CausalPolicy:
         scores = logits.gather(-1, self.tokens[child.clamp(min=0)]).float()
         return scores.masked_fill(child < 0, -torch.inf).log_softmax(-1)
 
-    @torch.no_grad()
     def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` independent draws from P_F per prompt: items [B, count], log_pf [B, count, L].
+        """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L]."""
+        with inference(self.model):
+            logits, branches = self._read(prompts)
+            nodes = torch.zeros(len(prompts), count, dtype=torch.long, device=logits.device)
+            logits = logits.expand(-1, count, -1)
+            taken = []
+            for level, width in enumerate(self.trie.max_children):
+                if level:
+                    logits = branches.advance(self.tokens[nodes])
+                log_p = self.child_log_probs(logits, nodes, width)  # [B, count, width]
+                slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
+                taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
+                nodes = self.trie.first_child[nodes] + slot
+            return self.trie.item(nodes), torch.stack(taken, -1)
 
-        The model must be in evaluation mode: dropout would make the draws those of another policy.
-        """
-        logits, branches = self._read(prompts)
-        nodes = torch.zeros(len(prompts), count, dtype=torch.long, device=logits.device)
-        logits = logits.expand(-1, count, -1)
-        taken = []
-        for level, width in enumerate(self.trie.max_children):
-            if level:
-                logits = branches.advance(self.tokens[nodes])
-            log_p = self.child_log_probs(logits, nodes, width)  # [B, count, width]
-            slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
-            taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
-            nodes = self.trie.first_child[nodes] + slot
-        return self.trie.item(nodes), torch.stack(taken, -1)
-
-    @torch.no_grad()
     def beam(self, prompts: PromptBatch, width: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The best items a beam of `width` finds, best first: items [B, width], log-probabilities [B, width].
 
         Items are distinct (one per leaf). excluded [B, H], -1 for padding: items that are passed over during the
         search, so that they cost no place in the beam. Places that no item is left for hold -1 and -inf.
         """
-        logits, branches = self._read(prompts)
-        exhausted = self._exhausted(excluded)
-        row = torch.arange(len(prompts), device=logits.device)[:, None, None] * self.trie.nodes
-        nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
-        score = torch.zeros(len(prompts), 1, device=logits.device)
-        for level, fan in enumerate(self.trie.max_children):
-            if level:
-                logits = branches.advance(self.tokens[nodes])
-            child = self.trie.children(nodes, fan)  # [B, W, fan]
-            total = score.unsqueeze(-1) + self.child_log_probs(logits, nodes, fan)
-            total = total.masked_fill((child < 0) | torch.isin(row + child, exhausted), -torch.inf).flatten(1)
-            score, best = total.topk(min(width, total.shape[1]))
-            nodes = child.flatten(1).gather(1, best).clamp(min=0)
-            branches.select(best // fan)
-        items = self.trie.item(nodes.clamp(min=self.trie.level_start[-2])).where(score > -torch.inf, -1)
-        missing = (0, width - items.shape[1])
-        return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
+        with inference(self.model):
+            logits, branches = self._read(prompts)
+            exhausted = self._exhausted(excluded)
+            row = torch.arange(len(prompts), device=logits.device)[:, None, None] * self.trie.nodes
+            nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
+            score = torch.zeros(len(prompts), 1, device=logits.device)
+            for level, fan in enumerate(self.trie.max_children):
+                if level:
+                    logits = branches.advance(self.tokens[nodes])
+                child = self.trie.children(nodes, fan)  # [B, W, fan]
+                total = score.unsqueeze(-1) + self.child_log_probs(logits, nodes, fan)
+                total = total.masked_fill((child < 0) | torch.isin(row + child, exhausted), -torch.inf).flatten(1)
+                score, best = total.topk(min(width, total.shape[1]))
+                nodes = child.flatten(1).gather(1, best).clamp(min=0)
+                branches.select(best // fan)
+            items = self.trie.item(nodes.clamp(min=self.trie.level_start[-2])).where(score > -torch.inf, -1)
+            missing = (0, width - items.shape[1])
+            return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
 
-    @torch.no_grad()
     def distribution(self, prompts: PromptBatch) -> Tensor:
         """The exact log-probability of every item: [B, items].
 
         Every node with a choice below it is read once, as a trie-shaped branch of the prompt, a chunk of subtrees at a
         time. Where a leaf holds several items, each has the probability of the leaf.
         """
-        logits, branches = self._read(prompts)
-        trie, batch = self.trie, len(prompts)
-        edge = torch.zeros(batch, trie.nodes, device=logits.device)  # log-probability of the edge into each node
-        root = torch.zeros(batch, 1, dtype=torch.long, device=logits.device)
-        self._fill(edge, logits, root[0])
-        for nodes, depth, visible in self._plan.chunks:
-            self._fill(edge, branches.read(self.tokens[nodes], depth, visible), nodes)
-        for level in range(2, trie.levels + 1):
-            nodes = torch.arange(*trie.level_start[level : level + 2], device=edge.device)
-            edge[:, nodes] += edge[:, trie.parent(nodes)]
-        return edge[:, trie.leaf_of_item]
+        with inference(self.model):
+            logits, branches = self._read(prompts)
+            trie, batch = self.trie, len(prompts)
+            edge = torch.zeros(batch, trie.nodes, device=logits.device)  # log-probability of the edge into each node
+            root = torch.zeros(batch, 1, dtype=torch.long, device=logits.device)
+            self._fill(edge, logits, root[0])
+            for nodes, depth, visible in self._plan.chunks:
+                self._fill(edge, branches.read(self.tokens[nodes], depth, visible), nodes)
+            for level in range(2, trie.levels + 1):
+                nodes = torch.arange(*trie.level_start[level : level + 2], device=edge.device)
+                edge[:, nodes] += edge[:, trie.parent(nodes)]
+            return edge[:, trie.leaf_of_item]
 
     @cached_property
     def _plan(self) -> TriePlan:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from interactions.prompts import PromptBatch
-from policy.causal import CausalPolicy
+from policy.causal import CausalPolicy, inference
 from policy.tree import prompt_positions
 
 
@@ -24,14 +24,14 @@ def naive_log_probs(policy: CausalPolicy, prompts: PromptBatch, items: Tensor) -
     return policy.along(logits.unflatten(0, (batch, count)), path)
 
 
-@torch.no_grad()
 def check_shared_prefix(policy: CausalPolicy, prompts: PromptBatch, items: Tensor, tolerance: float) -> float:
-    """The largest difference between the two forwards' log-probabilities; the model must be in evaluation mode.
+    """The largest difference between the two forwards' log-probabilities.
 
     Raises RuntimeError above `tolerance`: the backbone then misreads the mask, and every loss would be wrong.
     """
-    shared = policy.log_probs(prompts, items).log_pf
-    gap = (shared - naive_log_probs(policy, prompts, items)).abs().max().item()
+    with inference(policy.model):
+        shared = policy.log_probs(prompts, items).log_pf
+        gap = (shared - naive_log_probs(policy, prompts, items)).abs().max().item()
     if not gap <= tolerance:
         raise RuntimeError(
             f"The shared-prefix forward differs from the naive one by {gap:.2e} in log-probability (at most "

@@ -15,9 +15,6 @@ class PolicySampler:
         self.policy = policy
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
-        training = self.policy.model.training
-        self.policy.model.eval()
         items, log_pf = self.policy.sample(batch, count, generator(seed, batch.target.device))
-        self.policy.model.train(training)
         source = torch.full_like(items, SOURCES.index("policy"))
         return Trajectories(items, self.policy.trie.codes(items), source, log_pf)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from catalog import SOURCES, Catalog, Trajectories
 from interactions.prompts import PromptBatch
-from policy import PathLogProbs
+from policy import PathLogProbs, inference
 from rewards import Reward, WeightedSum, build_rewards, log_reward
 from samplers import Mixture, PolicySampler, RandomSampler, Sampler, TargetSampler
 from trainer.config import GFlowNetConfig
@@ -56,6 +56,15 @@ class GFlowNetTrainer(TrajectoryTrainer):
         if self._objective.learns_log_z:
             setattr(model, NAME, nn.ModuleDict({"log_z": LogZHead(model.config.hidden_size)}))
         super().__init__(model, args, catalog=catalog, **kwargs)
+        if self.train_dataset is not None:
+            self._check_reward()
+
+    def _check_reward(self) -> None:
+        """Score a target and a random item of some rows, so that a reward that cannot work fails before training."""
+        batch = self.prompts(self.train_dataset.select(range(min(8, len(self.train_dataset)))).to_list())
+        batch = batch.to(self.args.device)
+        samplers: dict[str, Sampler] = {"target": TargetSampler(self.trie), "random": RandomSampler(self.trie)}
+        self._reward(batch, Mixture(samplers, {"target": 1, "random": 1}).sample(batch, seed=0))
 
     def mixture(self) -> Mixture:
         stock: dict[str, Sampler] = {
@@ -105,14 +114,13 @@ class GFlowNetTrainer(TrajectoryTrainer):
             self._start_log_z(steps)
         return steps, total
 
-    @torch.no_grad()
     def _start_log_z(self, steps: list[Step]) -> None:
         """Start the head at VarGrad's log Z, averaged over the whole first optimiser step."""
-        self.model.eval()
         total = torch.zeros((), device=self.args.device)
-        for step in steps:
-            log_pf = self.policy.log_probs(step.prompts, step.trajectories.items).log_pf
-            total += (self._log_reward(step.reward) - log_pf.sum(-1)).mean(-1).sum() / steps[0].prompts_in_step
+        with inference(self.model):
+            for step in steps:
+                log_pf = self.policy.log_probs(step.prompts, step.trajectories.items).log_pf
+                total += (self._log_reward(step.reward) - log_pf.sum(-1)).mean(-1).sum() / steps[0].prompts_in_step
         start_at(self.model.flow_heads["log_z"], self.accelerator.reduce(total).item())
 
     def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:

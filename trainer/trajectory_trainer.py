@@ -1,10 +1,8 @@
 """The trainer under every method: rows -> trajectories -> rewards -> objective, once per optimiser step."""
 
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +22,22 @@ from transformers import (
 )
 from transformers.trainer_callback import ProgressCallback
 
-from catalog import PADDING, SOURCES, Catalog, Trajectories
+from catalog import Catalog, Trajectories
 from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
-from policy import CausalPolicy, PathLogProbs, check_backbone, check_shared_prefix
+from policy import CausalPolicy, PathLogProbs, check_backbone
 from samplers import Mixture
+from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
 from trainer.config import TrajectoryConfig
 from trainer.flow_heads import NAME, split_state
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
 from trainer.run_folder import Progress, RunFolder
-
-logger = logging.getLogger(__name__)
-
-FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
-"""Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
+from trainer.step import Step, target_source
 
 HEADS = "flow_heads/flow_heads.safetensors"
 """Beside the policy, but in a folder of its own: vLLM reads every safetensors file next to a checkpoint's weights."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """One micro-batch: prompts, their trajectories and rewards [B, K].
-
-    targets, prompts_in_step: how many target items and prompts the whole optimiser step holds, over its micro-batches
-    and processes; what a mean over the step divides by.
-    """
-
-    prompts: PromptBatch
-    trajectories: Trajectories
-    reward: Tensor
-    targets: float
-    prompts_in_step: float
-
-    def __len__(self) -> int:
-        return len(self.prompts)
 
 
 class TrajectoryTrainer(Trainer):
@@ -116,7 +93,7 @@ class TrajectoryTrainer(Trainer):
         self.shared_prefix_gap: float | None = None  # set by the check on the first step
         self._logged: defaultdict[str, list[Tensor | float]] = defaultdict(list)
         self._step_started: float | None = None
-        self._check_rows(len(processing_class), {"train_dataset": train_dataset, "eval_dataset": eval_dataset})
+        self._check(len(processing_class))
 
     # what a method adds
 
@@ -159,7 +136,8 @@ class TrajectoryTrainer(Trainer):
             trajectories = self.mixture().sample(batch, seed)
             steps.append(Step(batch, trajectories, self.rewards(batch, trajectories), targets, total))
         if self.shared_prefix_gap is None:
-            self._check_forward(steps[0])
+            exact = next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
+            self.shared_prefix_gap = check_forward(self.policy, steps[0], exact)
         self._record_rollout(steps, time.perf_counter() - started)
         return steps, torch.tensor(total, device=device)
 
@@ -202,50 +180,18 @@ class TrajectoryTrainer(Trainer):
             for row, sequence, end in zip(rows, items, ends, strict=True)
         ]
 
-    # checks before the first step
-
-    def _check_rows(self, vocabulary: int, datasets: Mapping[str, Dataset | None]) -> None:
-        embeddings = self.model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
-        if embeddings < vocabulary:
-            raise ValueError(
-                f"The model has {embeddings} token embeddings and the tokenizer {vocabulary} tokens. "
-                "Call model.resize_token_embeddings(len(tokenizer)) first."
-            )
+    def _check(self, vocabulary: int) -> None:
+        """Refuse what cannot work before the first step."""
+        check_vocabulary(self.model, vocabulary)
         trie, count = self.trie, self.mixture().count
-        check_backbone(self.model.config, 1 + self.args.max_history * trie.levels, count, trie.levels - 1)
         if count > trie.leaves:
             raise ValueError(f"{count} trajectories per prompt of {trie.leaves} semantic IDs in all. Lower K.")
-        for name, rows in datasets.items():
-            if rows is None:
-                continue
-            if empty := [i for i, history in enumerate(rows["history"]) if not len(history)]:
-                raise ValueError(f"{name}: row {empty[0]} has an empty history. Drop users without a past.")
-            if (largest := max(rows["target"])) >= len(self.catalog):
-                raise ValueError(
-                    f"{name}: target {largest} is not among the {len(self.catalog)} items of the catalogue. "
-                    "Prepare both from one log."
-                )
-        train = datasets["train_dataset"]
-        if train is not None and (longest := max(map(len, train["history"]))) > self.args.max_history:
-            logger.warning(
-                "train_dataset has histories of up to %d items and max_history is %d: older items are not trained.",
-                longest,
-                self.args.max_history,
-            )
-
-    def _check_forward(self, step: Step) -> None:
-        one = replace(
-            step.prompts,
-            columns={},
-            **{name: getattr(step.prompts, name)[:1] for name in ("input_ids", "attention_mask", "history", "target")},
-        )
-        exact = next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
-        training = self.model.training
-        self.model.eval()
-        self.shared_prefix_gap = check_shared_prefix(
-            self.policy, one, step.trajectories.items[:1], FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
-        )
-        self.model.train(training)
+        check_backbone(self.model.config, 1 + self.args.max_history * trie.levels, count, trie.levels - 1)
+        for name in ("train_dataset", "eval_dataset"):
+            if (rows := getattr(self, name)) is not None:
+                check_rows(name, rows, len(self.catalog))
+        if self.train_dataset is not None:
+            warn_of_long_histories(self.train_dataset, self.args.max_history)
 
     # metrics
 
@@ -335,17 +281,3 @@ class TrajectoryTrainer(Trainer):
     def _load_heads(self, folder: str) -> None:
         if (heads := getattr(self.model, NAME, None)) is not None and not self.is_deepspeed_enabled:
             heads.load_state_dict(load_file(Path(folder) / HEADS))
-
-
-def target_source(prompts: PromptBatch, positions: str) -> Tensor:
-    """Which of [history, target] are trained as targets: source [B, N + 1] for "all" positions, [B, 1] for "target".
-
-    The first item of a row has nothing before it but the start token, so it is context and never a target.
-    """
-    target = SOURCES.index("target")
-    last = torch.full_like(prompts.target, target).unsqueeze(1)
-    if positions == "target":
-        return last
-    real = prompts.history >= 0
-    first = real & (real.cumsum(1) == 1)
-    return torch.cat([torch.where(real & ~first, target, PADDING), last], 1)

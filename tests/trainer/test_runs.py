@@ -53,7 +53,6 @@ def test_the_policy_comes_to_sample_items_in_proportion_to_their_reward(make_tra
 
     before = distance()
     trainer.train()
-    trainer.model.eval()
     after = distance()
     assert before > 0.5 and after < 0.05
 
@@ -111,8 +110,7 @@ def test_a_saved_policy_is_a_plain_checkpoint_and_its_flow_head_lies_beside_it(m
     model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     assert len(AutoTokenizer.from_pretrained(folder)) == model.config.vocab_size
-    trainer.model.eval()
-    loaded = CausalPolicy(model.eval(), catalog.trie, trainer.tokens)
+    loaded = CausalPolicy(model, catalog.trie, trainer.tokens)
     torch.testing.assert_close(loaded.distribution(prompts), trainer.policy.distribution(prompts))
 
 
@@ -217,10 +215,9 @@ def test_rows_that_cannot_work_are_refused_before_the_first_step(make_trainer, t
         make_trainer(rows=Dataset.from_list([*rows, rows[0] | {"target": 48}]))
 
 
-def test_a_negative_reward_names_the_user(make_trainer):
-    trainer = make_trainer(rewards=lambda batch, trajectories: -torch.ones(trajectories.items.shape))
+def test_a_negative_reward_names_the_user_before_the_first_step(make_trainer):
     with pytest.raises(ValueError, match="trajectory 0 of user 'u"):
-        trainer.train()
+        make_trainer(rewards=lambda batch, trajectories: -torch.ones(trajectories.items.shape))
 
 
 def test_a_metric_that_nobody_explained_is_an_error():

@@ -1,0 +1,56 @@
+"""What is refused before the first step, in one sentence with the remedy."""
+
+import logging
+from dataclasses import replace
+
+from datasets import Dataset
+from torch import nn
+
+from policy import CausalPolicy, check_shared_prefix
+from trainer.step import Step
+
+logger = logging.getLogger(__name__)
+
+FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
+"""Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
+
+
+def check_vocabulary(model: nn.Module, tokens: int) -> None:
+    """Raise ValueError where the tokenizer has tokens that the model has no embedding for."""
+    embeddings = model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
+    if embeddings < tokens:
+        raise ValueError(
+            f"The model has {embeddings} token embeddings and the tokenizer {tokens} tokens. "
+            "Call model.resize_token_embeddings(len(tokenizer)) first."
+        )
+
+
+def check_rows(name: str, rows: Dataset, items: int) -> None:
+    """Raise ValueError for a row with an empty history or with a target outside the catalogue."""
+    if empty := [row for row, history in enumerate(rows["history"]) if not len(history)]:
+        raise ValueError(f"{name}: row {empty[0]} has an empty history. Drop users without a past.")
+    if (largest := max(rows["target"])) >= items:
+        raise ValueError(
+            f"{name}: target {largest} is not among the {items} items of the catalogue. Prepare both from one log."
+        )
+
+
+def warn_of_long_histories(rows: Dataset, max_history: int) -> None:
+    """Training rows longer than the prompt lose their older items."""
+    if (longest := max(map(len, rows["history"]))) > max_history:
+        logger.warning(
+            "train_dataset has histories of up to %d items and max_history is %d: older items are not trained.",
+            longest,
+            max_history,
+        )
+
+
+def check_forward(policy: CausalPolicy, step: Step, exact: bool) -> float:
+    """Compare the shared-prefix forward with the naive one on the first prompt; see `check_shared_prefix`.
+
+    exact: whether the model computes in float32.
+    """
+    tensors = ("input_ids", "attention_mask", "history", "target")
+    first = replace(step.prompts, columns={}, **{name: getattr(step.prompts, name)[:1] for name in tensors})
+    tolerance = FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
+    return check_shared_prefix(policy, first, step.trajectories.items[:1], tolerance)

@@ -1,0 +1,41 @@
+"""One micro-batch of an optimiser step, and which of its items are trained as targets."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from catalog import PADDING, SOURCES, Trajectories
+from interactions.prompts import PromptBatch
+
+
+@dataclass(frozen=True)
+class Step:
+    """One micro-batch: prompts, their trajectories and rewards [B, K].
+
+    targets, prompts_in_step: how many target items and prompts the whole optimiser step holds, over its micro-batches
+    and processes; what a mean over the step divides by.
+    """
+
+    prompts: PromptBatch
+    trajectories: Trajectories
+    reward: Tensor
+    targets: float
+    prompts_in_step: float
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def target_source(prompts: PromptBatch, positions: str) -> Tensor:
+    """Which of [history, target] are trained as targets: source [B, N + 1] for "all" positions, [B, 1] for "target".
+
+    The first item of a row has nothing before it but the start token, so it is context and never a target.
+    """
+    target = SOURCES.index("target")
+    last = torch.full_like(prompts.target, target).unsqueeze(1)
+    if positions == "target":
+        return last
+    real = prompts.history >= 0
+    first = real & (real.cumsum(1) == 1)
+    return torch.cat([torch.where(real & ~first, target, PADDING), last], 1)

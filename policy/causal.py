@@ -105,7 +105,10 @@ class CausalPolicy:
         return scores.masked_fill(child < 0, -torch.inf).log_softmax(-1)
 
     def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L]."""
+        """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L].
+
+        The mask over a prompt's branches has count * count * L entries, so thousands of draws are better split.
+        """
         with inference(self.model):
             logits, branches = self._read(prompts)
             nodes = torch.zeros(len(prompts), count, dtype=torch.long, device=logits.device)

@@ -80,10 +80,14 @@ def test_sample_returns_legal_items_with_their_log_probabilities(policy, prompts
 
 
 def test_sample_frequencies_follow_the_exact_distribution(policy, prompts, exact):
-    items, _ = policy.sample(prompts, 8000, torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    items = torch.cat([policy.sample(prompts, 100, generator)[0] for _ in range(20)], 1)
     frequency = torch.nn.functional.one_hot(items, 48).float().mean(1)  # [B, items]
-    error = ((frequency - exact.exp()) / (exact.exp() * (1 - exact.exp()) / 8000).sqrt()).abs()
-    assert error.max() < 4.5  # standard errors, over 192 cells
+    standard_error = (exact.exp() * (1 - exact.exp()) / 2000).sqrt()
+    common = exact.exp() > 0.005  # at least 10 expected draws, so that the error is nearly normal
+    assert common.sum() > 40
+    assert ((frequency - exact.exp()).abs() / standard_error)[common].max() < 4.5
+    assert ((frequency - exact.exp()).abs()[~common]).max() < 0.01
 
 
 def test_a_wide_beam_returns_the_catalogue_in_exact_order(policy, prompts, exact):

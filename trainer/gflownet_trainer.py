@@ -25,7 +25,7 @@ class GFlowNetTrainer(TrajectoryTrainer):
 
     rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of
     target, random and policy; `args.samplers` says how many trajectories each gives. The target comes first among the
-    trajectories, so `args.samplers` must ask for it.
+    trajectories, and `args.samplers` must ask for it.
     """
 
     args: GFlowNetConfig
@@ -41,10 +41,11 @@ class GFlowNetTrainer(TrajectoryTrainer):
         **kwargs: Any,
     ) -> None:
         assert isinstance(args.samplers, dict) and isinstance(args.rewards, dict)  # by GFlowNetConfig
-        if next(iter(args.samplers), None) != "target" or args.samplers["target"] != 1:
+        if args.samplers.get("target") != 1:
             raise ValueError(
-                f"samplers={args.samplers}: the first must be target: 1, the trajectory that the SFT term learns."
+                f"samplers={args.samplers}: target: 1 is missing, the trajectory that the SFT term learns."
             )
+        args.samplers = {"target": 1} | args.samplers  # in front, whatever the order of the recipe
         self._samplers = dict(samplers or {})
         self._reward = WeightedSum({"reward": rewards}) if rewards else build_rewards(args.rewards, catalog)
         self._objective = OBJECTIVES[args.objective]

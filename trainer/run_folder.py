@@ -40,7 +40,7 @@ class RunFolder(TrainerCallback):
             return
         folder = Path(args.output_dir)
         with complete(folder / "resolved.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(self.recipe | json.loads(args.to_json_string())))
+            temporary.write_text(yaml.safe_dump(self.recipe | json.loads(args.to_json_string()), sort_keys=False))
         write_json(folder / "environment.json", environment())
         kept = [record for record in read_log(folder) if record["step"] <= state.global_step]  # of a resumed run
         with complete(folder / "metrics.jsonl") as temporary:

@@ -158,8 +158,8 @@ def test_random_cut_ends_prompts_everywhere_and_the_same_way_for_the_same_seed(m
     assert len({len(row["history"]) for row in cut}) > 4
 
 
-def test_sources_keep_the_order_of_the_recipe(make_trainer):
-    trainer = make_trainer(samplers={"target": 1, "policy": 2, "random": 1})
+def test_the_target_comes_first_and_the_others_keep_the_order_of_the_recipe(make_trainer):
+    trainer = make_trainer(samplers={"policy": 2, "target": 1, "random": 1})
     batch = trainer.prompts(trainer.train_dataset.to_list()[:3])
     trajectories = trainer.mixture().sample(batch, seed=0)
     names = [SOURCES[i] for i in trajectories.source[0].tolist()]

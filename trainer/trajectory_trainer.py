@@ -27,7 +27,7 @@ from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import CausalPolicy, PathLogProbs, check_backbone
-from samplers import Mixture
+from samplers import Mixture, TargetSampler
 from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
 from trainer.config import TrajectoryConfig
 from trainer.flow_heads import NAME, split_state
@@ -98,8 +98,8 @@ class TrajectoryTrainer(Trainer):
     # what a method adds
 
     def mixture(self) -> Mixture:
-        """Which trajectories each prompt gets."""
-        raise NotImplementedError
+        """Which trajectories each prompt gets; the target first."""
+        return Mixture({"target": TargetSampler(self.trie)}, {"target": 1})
 
     def rewards(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         """What they are worth: [B, K] >= 0."""

@@ -1,5 +1,6 @@
-"""A random catalogue, prompts and backbone of a stated size, and alternating timing."""
+"""A random catalogue, prompts and backbone of a stated size, settings, and alternating timing."""
 
+import argparse
 import time
 from collections.abc import Callable
 
@@ -10,6 +11,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, 
 from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch, PromptBuilder
 from policy import CausalPolicy
+
+
+def arguments(description: str | None, **defaults: int) -> argparse.Namespace:
+    """Whole numbers from the command line, each with its default."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in defaults.items():
+        parser.add_argument(f"--{name}", type=int, default=default)
+    return parser.parse_args()
 
 
 def make_catalog(items: int, levels: int, width: int) -> Catalog:

@@ -3,12 +3,11 @@
 python benchmarks/sampler.py
 """
 
-import argparse
 import json
 
 import numpy as np
 import torch
-from common import alternate, make_catalog, make_policy, make_prompts, table
+from common import alternate, arguments, make_catalog, make_policy, make_prompts, table
 from torch import Tensor
 from transformers import GenerationConfig
 
@@ -21,20 +20,18 @@ def valid_share(trie: Trie, codes: Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {
-        "prompts": 64,
-        "prompt_items": 16,
-        "samples": 16,
-        "levels": 4,
-        "hidden": 128,
-        "layers": 4,
-        "items": 12_000,
-        "repeats": 3,
-        "threads": 2,
-    }.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        prompts=64,
+        prompt_items=16,
+        samples=16,
+        levels=4,
+        hidden=128,
+        layers=4,
+        items=12_000,
+        repeats=3,
+        threads=2,
+    )
     torch.set_num_threads(args.threads)
     catalog = make_catalog(args.items, args.levels, 256)
     policy, builder = make_policy(catalog, args.hidden, args.layers, args.prompt_items)

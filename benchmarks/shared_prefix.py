@@ -3,33 +3,30 @@
 python benchmarks/shared_prefix.py
 """
 
-import argparse
 import json
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from common import alternate, make_catalog, make_policy, make_prompts, table
+from common import alternate, arguments, make_catalog, make_policy, make_prompts, table
 from torch import Tensor
 
 from policy import naive_log_probs
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {
-        "prompts": 2,
-        "prompt_items": 32,
-        "branches": 16,
-        "levels": 4,
-        "hidden": 256,
-        "layers": 4,
-        "items": 12_000,
-        "repeats": 5,
-        "threads": 2,
-    }.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
-    args = parser.parse_args()
+    args = arguments(
+        __doc__,
+        prompts=2,
+        prompt_items=32,
+        branches=16,
+        levels=4,
+        hidden=256,
+        layers=4,
+        items=12_000,
+        repeats=5,
+        threads=2,
+    )
     torch.set_num_threads(args.threads)
     catalog = make_catalog(args.items, args.levels, 256)
     policy, builder = make_policy(catalog, args.hidden, args.layers, args.prompt_items)

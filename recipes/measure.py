@@ -35,7 +35,7 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     settings = _settings(folder)
     rows = getattr(splits, args.split)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
     catalog.check_trained(model.config)
     prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(folder), settings["max_history"])
     policy = CausalPolicy(model, catalog.trie.to(device), prompts.tokens.to(device))
@@ -55,7 +55,7 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
         "hit": "item" if catalog.leaf_is_item else "semantic ID",
     }
     write_json(folder / "metrics.json", {**table, args.split: metrics, f"{args.split}_protocol": how})
-    with (folder / f"ranked_{args.split}.npz").open("wb") as file:
+    with complete(folder / f"ranked_{args.split}.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, ranked=ranked, target=np.array(rows["target"]))
     reward, floor, temperature = _reward(_settings(Path(args.reward_of or args.run)), catalog)
     if reward.scores_catalog and catalog.leaf_is_item and len(catalog) <= CALIBRATION_ITEMS:

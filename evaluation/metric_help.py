@@ -14,6 +14,7 @@ class Metric(NamedTuple):
 
 RANKING = "Ranking of the held-out item"
 VARIETY = "Variety of the top 10"
+MATCH = "Match of P_F and R / Z"
 
 METRIC_HELP = {
     "recall@1": Metric(RANKING, "Recall@1", "share of users whose held-out item is ranked first", "higher"),
@@ -33,4 +34,9 @@ METRIC_HELP = {
     "popularity@10": Metric(
         VARIETY, "Popularity", "training count of the shown items, as a multiple of the catalogue's mean", None
     ),
+    "tv": Metric(MATCH, "TV", "total variation between P_F and R / Z over all items; 0 = equal, 1 = apart", "lower"),
+    "kl": Metric(MATCH, "KL", "KL(R / Z || P_F) over all items, in nats", "lower"),
+    "reward_correlation": Metric(MATCH, "r", "correlation of log R and log P_F over all items", "higher"),
+    "effective_items": Metric(MATCH, "Effective items", "exp of the entropy of the policy's choice of an item", None),
+    "target_effective_items": Metric(MATCH, "of R / Z", "the same of R / Z, which a policy that matches has too", None),
 }

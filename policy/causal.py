@@ -29,14 +29,16 @@ def inference(model: nn.Module) -> Iterator[None]:
 class PathLogProbs:
     """Log-probabilities under P_F, float32, of whole paths and of every step on them.
 
-    log_pf [B, K, L] of the K given items after the prompt; log_pf_history [B, N, L] of each item of the history after
-    the items before it (meaningless where history is -1), None unless asked for; state [B, D] the backbone's last
-    hidden state at the end of the prompt.
+    log_pf [B, K, L] of the K given items after the prompt; states [B, K, L, D] the backbone's last hidden state at each
+    node that a step leaves, the root's being the end of the prompt. None unless asked for: log_pf_history [B, N, L] of
+    each item of the history after the items before it (meaningless where history is -1); child_log_pf [B, K, L, C] of
+    all children of each node that a step leaves, -inf behind the last child.
     """
 
     log_pf: Tensor
-    log_pf_history: Tensor | None
-    state: Tensor
+    states: Tensor
+    log_pf_history: Tensor | None = None
+    child_log_pf: Tensor | None = None
 
 
 class CausalPolicy:
@@ -49,11 +51,14 @@ class CausalPolicy:
     def __init__(self, model: nn.Module, trie: Trie, tokens: Tensor) -> None:
         self.model, self.trie, self.tokens = model, trie, tokens
 
-    def log_probs(self, prompts: PromptBatch, items: Tensor, *, history: bool = False) -> PathLogProbs:
+    def log_probs(
+        self, prompts: PromptBatch, items: Tensor, *, history: bool = False, children: bool = False
+    ) -> PathLogProbs:
         """Log-probabilities of K items [B, K] per prompt from one forward of P + K (L - 1) tokens per row.
 
         The prompt is computed once; each item is a branch that reads the prompt and itself. With `history` the same
-        forward also gives every item of the history as the next item after those before it.
+        forward also gives every item of the history as the next item after those before it, with `children` every
+        child of the nodes on the paths.
         """
         (batch, count), (_, length) = items.shape, prompts.input_ids.shape
         path = self.trie.path(items)  # [B, K, L + 1]
@@ -75,28 +80,35 @@ class CausalPolicy:
             output_hidden_states=True,
         )
         end = length - 1 if history else 0  # where the prompt's last token stands among the logits
-        first = output.logits[:, end, None, None].expand(-1, count, -1, -1)
-        rest = output.logits[:, end + 1 :].unflatten(1, (count, steps)) if steps else first[:, :, :0]
+        logits = _at_nodes(output.logits[:, end:], count, steps)
+        log_pf, child_log_pf = self.along(logits, path)
         return PathLogProbs(
-            log_pf=self.along(torch.cat([first, rest], 2), path),
+            log_pf=log_pf,
+            states=_at_nodes(output.hidden_states[-1][:, length - 1 :], count, steps),
             log_pf_history=self._history(output.logits, prompts.history) if history else None,
-            state=output.hidden_states[-1][:, length - 1],
+            child_log_pf=torch.stack([_padded(c, max(self.trie.max_children)) for c in child_log_pf], -2)
+            if children
+            else None,
         )
 
     def _history(self, logits: Tensor, history: Tensor) -> Tensor:
         levels = self.trie.levels
         logits = logits[:, : history.shape[1] * levels].unflatten(1, (-1, levels))  # [B, N, L, V]
-        return self.along(logits, self.trie.path(history.clamp(min=0)))
+        return self.along(logits, self.trie.path(history.clamp(min=0)))[0]
 
-    def along(self, logits: Tensor, path: Tensor) -> Tensor:
-        """Log-probability of each step of a path [..., L + 1] from the logits [..., L, V] before it: [..., L]."""
-        steps = []
+    def along(self, logits: Tensor, path: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Log-probability of each step of a path [..., L + 1] from the logits [..., L, V] before it: [..., L].
+
+        Beside it that of all children of the node that each step leaves: one [..., C] for each level.
+        """
+        steps, children = [], []
         for level, width in enumerate(self.trie.max_children):
             node, child = path[..., level], path[..., level + 1]
             slot = child - self.trie.first_child[node]
             log_p = self.child_log_probs(logits[..., level, :], node, width)
             steps.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
-        return torch.stack(steps, -1)
+            children.append(log_p)
+        return torch.stack(steps, -1), children
 
     def child_log_probs(self, logits: Tensor, nodes: Tensor, width: int) -> Tensor:
         """P_F over the children of each node: [..., V], [...] -> [..., width] float32, -inf behind the last child."""
@@ -123,11 +135,16 @@ class CausalPolicy:
                 nodes = self.trie.first_child[nodes] + slot
             return self.trie.item(nodes), torch.stack(taken, -1)
 
-    def beam(self, prompts: PromptBatch, width: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def beam(
+        self, prompts: PromptBatch, width: int, excluded: Tensor | None = None, guide: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """The best items a beam of `width` finds, best first: items [B, width], log-probabilities [B, width].
 
         Items are distinct (one per leaf). excluded [B, H], -1 for padding: items that are passed over during the
         search, so that they cost no place in the beam. Places that no item is left for hold -1 and -inf.
+
+        guide [B, nodes]: what each step into a node adds to its log P_F, for instance a multiple of the exact
+        log F(child) - log F(node); the scores then are sums of both.
         """
         with inference(self.model):
             logits, branches = self._read(prompts)
@@ -140,6 +157,8 @@ class CausalPolicy:
                     logits = branches.advance(self.tokens[nodes])
                 child = self.trie.children(nodes, fan)  # [B, W, fan]
                 total = score.unsqueeze(-1) + self.child_log_probs(logits, nodes, fan)
+                if guide is not None:
+                    total = total + guide.gather(1, child.clamp(min=0).flatten(1)).view_as(total)
                 total = total.masked_fill((child < 0) | torch.isin(row + child, exhausted), -torch.inf).flatten(1)
                 score, best = total.topk(min(width, total.shape[1]))
                 nodes = child.flatten(1).gather(1, best).clamp(min=0)
@@ -197,6 +216,17 @@ class CausalPolicy:
             use_cache=True,
         )
         return output.logits, Branches(self.model, prompts.attention_mask, output.past_key_values)
+
+
+def _at_nodes(values: Tensor, count: int, steps: int) -> Tensor:
+    """Outputs [B, 1 + K * (L - 1), X] after the prompt and along K branches as [B, K, L, X]: the prompt's for each."""
+    first = values[:, 0, None, None].expand(-1, count, -1, -1)
+    rest = values[:, 1:].unflatten(1, (count, steps)) if steps else first[:, :, :0]
+    return torch.cat([first, rest], 2)
+
+
+def _padded(log_p: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(log_p, (0, width - log_p.shape[-1]), value=-torch.inf)
 
 
 class Branches:

@@ -50,7 +50,7 @@ def test_one_forward_with_history_equals_a_prompt_per_position(policy, catalog, 
         torch.testing.assert_close(output.log_pf_history[3, position], alone, atol=1e-5, rtol=1e-5)
     alone = policy.log_probs(prompts, prompts.target[:, None])
     torch.testing.assert_close(output.log_pf, alone.log_pf, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(output.state, alone.state, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(output.states, alone.states, atol=1e-5, rtol=1e-5)
 
 
 def test_padding_changes_nothing(policy, catalog, tokenizer, rows, prompts):

@@ -1,8 +1,9 @@
 """What users did, read from logs, split, and turned into the rows that every method trains and is tested on.
 
 log.py        files -> one table of user, item, timestamp (behaviour, rating): `read_log`, then `k_core`, `in_order`
-split.py      table -> leave-one-out rows of user, history, target: `leave_one_out` gives `Splits`, with `save`, `load`;
-              `training_matrix` and `training_counts` for classical recommenders and popularity
+split.py      table -> leave-one-out rows of user, history, target (and what is known of both): `leave_one_out` gives
+              `Splits`, with `save`, `load`; `training_matrix` and `training_counts` for classical recommenders
+rows.py       a row ended early: `cut`
 movielens.py  a public log to start from: `fetch_movielens_100k`, `read_titles`
 prompts.py    rows -> what the model reads: `PromptBuilder` makes a `PromptBatch`
 """
@@ -10,12 +11,14 @@ prompts.py    rows -> what the model reads: `PromptBuilder` makes a `PromptBatch
 from interactions.log import in_order, k_core, read_log
 from interactions.movielens import fetch_movielens_100k, read_titles
 from interactions.prompts import PromptBatch, PromptBuilder
+from interactions.rows import cut
 from interactions.split import Splits, leave_one_out, training_counts, training_matrix
 
 __all__ = [
     "PromptBatch",
     "PromptBuilder",
     "Splits",
+    "cut",
     "fetch_movielens_100k",
     "in_order",
     "k_core",

@@ -17,7 +17,8 @@ class PromptBatch:
     """B prompts. P = 1 + N * L tokens: a start token, then the codes of the last N items of the history.
 
     input_ids, attention_mask [B, P], left-padded; history [B, N] the same items as numbers, -1 for padding; target [B];
-    columns: every further column of the rows (user, behaviour, rating, ...), a list of B values each.
+    columns: every further column of the rows (user, behaviour, rating, ...), a list of B values each; what belongs to
+    the whole history, such as history_rating, ends where `history` ends and may begin before it.
     """
 
     input_ids: Tensor
@@ -28,6 +29,11 @@ class PromptBatch:
 
     def __len__(self) -> int:
         return len(self.target)
+
+    @property
+    def users(self) -> list[Any]:
+        """Who asks, for messages: the column `user`, or the rows' numbers where there is none."""
+        return self.columns.get("user", list(range(len(self))))
 
     def to(self, device: torch.device) -> "PromptBatch":
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "columns"})

@@ -24,7 +24,8 @@ class Splits:
     """Prompt rows. Every split has the same schema, and an item is a number: its position in the catalogue.
 
     `user` string; `history` list of int32, the items before the target, oldest first; `target` int32; and, when the log
-    has them, `behaviour` string and `rating` float32 of the target.
+    has them, `behaviour` string and `rating` float32 of the target, `history_behaviour` and `history_rating`, lists of
+    the same kind, of the items of the history.
 
     `validation` and `test` have one row per user, in the same order. Their histories are whole, so a user's history in
     `validation` is exactly that user's training sequence.
@@ -133,13 +134,14 @@ def _rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, target: np.nd
     length = target - start  # [rows]
     offsets = np.concatenate([[0], np.cumsum(length)])
     positions = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], length)
-    history = pa.array(items[positions], pa.int32())
     columns = {
         "user": pa.array(log["user"].iloc[target], pa.string()),
-        "history": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), history),
+        "history": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(items[positions], pa.int32())),
         "target": pa.array(items[target], pa.int32()),
     }
     for name, kind in (("behaviour", pa.string()), ("rating", pa.float32())):
         if name in log:
+            past = pa.array(log[name].iloc[positions], kind)
+            columns[f"history_{name}"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), past)
             columns[name] = pa.array(log[name].iloc[target], kind)
     return datasets.Dataset(pa.table(columns))

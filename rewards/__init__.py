@@ -1,13 +1,39 @@
 """What a trajectory is worth.
 
-A `Reward` maps prompts and trajectories to values [B, K] >= 0: `Hit` (the item taken next), `SharedPrefix` (how many
-codes agree), or your own, a function or class named by its import path. `WeightedSum` adds them up and checks what they
-return; `log_reward` applies the floor and the temperature. A new reward is one file here and one line in `REWARDS`.
+A `Reward` maps prompts and trajectories to values [B, K] >= 0. The stock ones lie between 0 and 1, 1 is the best, and
+items that share a semantic ID have the same:
+
+hit.py            1 for the item that the user took next
+behaviour.py      what the user did with an item, by behaviour or by rating
+collaborative.py  a collaborative model's probability of the item
+likelihood.py     the policy's own probability of the item
+similarity.py     how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root
+load.py           rewards by name, with their settings, and your own, a function or class named by its import path
+base.py           `WeightedSum` adds them up and checks what they return; `log_reward` applies floor and temperature
+
+A new reward is one file here and one line in `REWARDS`.
 """
 
 from rewards.base import Reward, WeightedSum, log_reward
+from rewards.behaviour import Behaviour
+from rewards.collaborative import Collaborative
 from rewards.hit import Hit
-from rewards.load import REWARDS, build_rewards, load_reward
-from rewards.similarity import SharedPrefix
+from rewards.likelihood import Likelihood
+from rewards.load import REWARDS, RewardParts, build_rewards, load_reward
+from rewards.similarity import MatchedCodes, SharedPrefix
 
-__all__ = ["REWARDS", "Hit", "Reward", "SharedPrefix", "WeightedSum", "build_rewards", "load_reward", "log_reward"]
+__all__ = [
+    "REWARDS",
+    "Behaviour",
+    "Collaborative",
+    "Hit",
+    "Likelihood",
+    "MatchedCodes",
+    "Reward",
+    "RewardParts",
+    "SharedPrefix",
+    "WeightedSum",
+    "build_rewards",
+    "load_reward",
+    "log_reward",
+]

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Mapping
+from functools import reduce
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from catalog import Trajectories
+from catalog import Catalog, Trajectories
 from interactions.prompts import PromptBatch
 
 
@@ -23,28 +24,33 @@ class Reward(Protocol):
 class WeightedSum:
     """R = sum_i weight_i * R_i over named rewards ("Sum" in GFlowGR, arXiv 2506.16114, section on the reward model).
 
-    Raises ValueError naming the reward whose values are NaN, infinite, negative or of another shape than [B, K].
+    Raises ValueError naming the reward whose values are NaN, infinite, negative or of another shape than asked for,
+    and RuntimeError naming the one that raises an error. With `catalog` messages give the ids of items.
     """
 
-    def __init__(self, rewards: Mapping[str, Reward], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        rewards: Mapping[str, Reward],
+        weights: Mapping[str, float] | None = None,
+        catalog: Catalog | None = None,
+    ) -> None:
         self.rewards = dict(rewards)
         self.weights = {name: 1.0 for name in rewards} | dict(weights or {})
+        self._catalog = catalog
         if not rewards:
             raise ValueError("No reward is given. Name at least one, for instance hit.")
         if unknown := sorted(set(self.weights) - set(rewards)):
             raise ValueError(f"Weights are given for {unknown}, but the rewards are {sorted(rewards)}.")
-        if bad := [name for name, weight in self.weights.items() if not 0 <= weight < math.inf]:
-            raise ValueError(f"The weight of reward {bad[0]} is {self.weights[bad[0]]}. Weights are finite and >= 0.")
+        for name, weight in self.weights.items():
+            if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
+                raise ValueError(f"The weight of reward {name} is {weight!r}. Weights are finite numbers >= 0.")
 
     def terms(self, batch: PromptBatch, trajectories: Trajectories) -> dict[str, Tensor]:
         """Each reward's weighted values [B, K], checked."""
-        return {
-            name: self.weights[name] * _checked(name, reward(batch, trajectories), trajectories.items.shape, batch)
-            for name, reward in self.rewards.items()
-        }
+        return {name: self.weights[name] * self._value(name, batch, trajectories) for name in self.rewards}
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
-        return torch.stack(list(self.terms(batch, trajectories).values())).sum(0)
+        return reduce(torch.add, self.terms(batch, trajectories).values())
 
     @property
     def scores_catalog(self) -> bool:
@@ -53,25 +59,52 @@ class WeightedSum:
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """The sum for every item: [B, items], where `scores_catalog`."""
-        total = torch.zeros((), device=batch.target.device)
-        for name, reward in self.rewards.items():
-            value = reward.catalog(batch)  # type: ignore[attr-defined]
-            total = total + self.weights[name] * _checked(name, value, value.shape, batch)
-        return total
+        return reduce(torch.add, (self.weights[name] * self._value(name, batch, None) for name in self.rewards))
+
+    def _value(self, name: str, batch: PromptBatch, trajectories: Trajectories | None) -> Tensor:
+        """What one reward says of trajectories [B, K], or of every item [B, items] where none are given; checked."""
+        reward = self.rewards[name]
+        try:
+            value = reward.catalog(batch) if trajectories is None else reward(batch, trajectories)  # type: ignore[attr-defined]
+        except Exception as error:
+            items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
+            raise RuntimeError(
+                f"Reward {name} failed for users {batch.users[:3]}, {items}: {error!r}. "
+                "Correct the reward or what it reads, or leave it out of rewards."
+            ) from error
+        if trajectories is not None:
+            _check_shape(name, value, trajectories.items.shape, "trajectories")
+        elif self._catalog is not None:
+            _check_shape(name, value, torch.Size([len(batch), len(self._catalog)]), "items")
+        if len(bad := (~(value.isfinite() & (value >= 0))).nonzero()):
+            row, column = bad[0].tolist()
+            item = column if trajectories is None else int(trajectories.items[row, column])
+            place = "" if trajectories is None else f"trajectory {column} of "
+            raise ValueError(
+                f"Reward {name} is {value[row, column].item()} for {place}user {batch.users[row]!r}, "
+                f"{self._named(item)}. Rewards are finite and >= 0; shift or clip it."
+            )
+        return value.float()
+
+    def _ids(self, trajectories: Trajectories) -> list[str] | list[int]:
+        """The first three items."""
+        numbers = trajectories.items.flatten()[:3].tolist()
+        return numbers if self._catalog is None else [self._catalog.item_ids[number] for number in numbers]
+
+    def _named(self, item: int) -> str:
+        if self._catalog is None:
+            return f"item {item}"
+        codes = self._catalog.trie.codes(torch.tensor(item)).tolist()
+        return f"item {self._catalog.item_ids[item]!r} with the semantic ID {codes}"
 
 
-def _checked(name: str, value: Tensor, shape: torch.Size, batch: PromptBatch) -> Tensor:
+def _check_shape(name: str, value: Tensor, shape: torch.Size, axis: str) -> None:
     if not isinstance(value, Tensor) or value.shape != shape:
         what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ValueError(f"Reward {name} returned {what} for a tensor {list(shape)} [prompts, trajectories].")
-    if len(bad := (~(value.isfinite() & (value >= 0))).nonzero()):
-        row, column = bad[0].tolist()
-        user = batch.columns.get("user", range(len(batch)))[row]
         raise ValueError(
-            f"Reward {name} is {value[row, column].item()} for trajectory {column} of user {user!r}. "
-            "Rewards are finite and >= 0; shift or clip it."
+            f"Reward {name} returned {what} for a tensor {list(shape)} [prompts, {axis}]. "
+            f"Return one value for each of a prompt's {axis}."
         )
-    return value.float()
 
 
 def log_reward(reward: Tensor, floor: float, temperature: float) -> Tensor:

@@ -1,27 +1,97 @@
-"""Rewards by name: those of this room, and a user's own by import path."""
+"""Rewards by name: those of this room with their settings, and a user's own by import path."""
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any
 
+from torch import Tensor
+
 from catalog import Catalog
+from interactions.prompts import PromptBatch
+from policy import CausalPolicy
 from rewards.base import Reward, WeightedSum
+from rewards.behaviour import Behaviour
+from rewards.collaborative import Collaborative
 from rewards.hit import Hit
-from rewards.similarity import SharedPrefix
+from rewards.likelihood import Likelihood
+from rewards.similarity import MatchedCodes, SharedPrefix
 
-REWARDS: dict[str, Callable[[Catalog], Reward]] = {"hit": Hit, "similarity": SharedPrefix}
+REWARDS: dict[str, Callable[..., Reward]] = {
+    "hit": Hit,
+    "behaviour": Behaviour,
+    "collaborative": Collaborative,
+    "likelihood": Likelihood,
+    "similarity": MatchedCodes,
+    "prefix": SharedPrefix,
+}
+"""The stock rewards. An argument with the name of one of the `RewardParts` is given that part; others are settings."""
+
+REMEDIES = {
+    "teacher": "a collaborative model. Set recommender to the folder of a fitted collaborative model",
+    "policy": "the policy. Use it where one is trained or evaluated, RewardParts(policy=...)",
+}
 
 
-def load_reward(name: str, catalog: Catalog) -> Reward:
+@dataclass(frozen=True)
+class RewardParts:
+    """What a run has to make rewards of.
+
+    teacher: a collaborative model's probability of every item [B, items], None where the run has none; policy: the one
+    that is trained.
+    """
+
+    catalog: Catalog
+    teacher: Callable[[PromptBatch], Tensor] | None = None
+    policy: CausalPolicy | None = None
+
+
+def load_reward(name: str, parts: RewardParts, /, **settings: Any) -> Reward:
     """The reward called `name`, or the one that the import path "my_module:my_reward" leads to.
 
-    A class is constructed with the catalogue as its only argument; a function is the reward itself. Modules are also
-    looked for in the working directory. Raises ValueError naming what is missing.
+    A class is constructed with the catalogue as its first argument and with `settings`; a function is the reward itself
+    and has none. Modules are also looked for in the working directory. Raises ValueError naming what is missing.
     """
     if name in REWARDS:
-        return REWARDS[name](catalog)
+        return _construct(name, REWARDS[name], parts, settings)
+    own = _import(name)
+    if isinstance(own, type):
+        return _construct(name, partial(own, parts.catalog), parts, settings)
+    if settings:
+        raise ValueError(f"Reward {name} is a function and has no setting {min(settings)!r}. Make it a class.")
+    return own
+
+
+def build_rewards(settings: Mapping[str, float | Mapping[str, Any]], parts: RewardParts) -> WeightedSum:
+    """The weighted sum that a recipe asks for: {hit: 1.0, behaviour: {weight: 0.5, values: {like: 10, click: 1}}}.
+
+    settings: each reward's weight, or a table of its weight, by default 1, and its settings.
+    """
+    tables = {name: dict(v) if isinstance(v, Mapping) else {"weight": v} for name, v in settings.items()}
+    weights = {name: table.pop("weight", 1.0) for name, table in tables.items()}
+    rewards = {name: load_reward(name, parts, **table) for name, table in tables.items()}
+    return WeightedSum(rewards, weights, parts.catalog)
+
+
+def _construct(name: str, build: Callable[..., Reward], parts: RewardParts, settings: Mapping[str, Any]) -> Reward:
+    signature = inspect.signature(build)
+    needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in signature.parameters}
+    if missing := [part for part, value in needed.items() if value is None]:
+        raise ValueError(f"Reward {name} asks {REMEDIES[missing[0]]}.")
+    try:
+        signature.bind(**needed, **settings)
+    except TypeError as error:
+        known = ["weight", *(setting for setting in signature.parameters if setting not in needed)]
+        raise ValueError(f"Reward {name}: {error}. Its settings are {known}.") from error
+    return build(**needed, **settings)
+
+
+def _import(name: str) -> Any:
+    """What the import path "my_module:my_reward" leads to."""
     module_name, colon, attribute = name.partition(":")
     if not colon:
         raise ValueError(f"There is no reward {name!r}. Use one of {sorted(REWARDS)} or an import path module:name.")
@@ -36,9 +106,4 @@ def load_reward(name: str, catalog: Catalog) -> Reward:
     reward: Any = getattr(module, attribute, None)
     if not callable(reward):
         raise ValueError(f"Reward {name!r}: {module_name} has no function or class {attribute!r}.")
-    return reward(catalog) if isinstance(reward, type) else reward
-
-
-def build_rewards(weights: Mapping[str, float], catalog: Catalog) -> WeightedSum:
-    """The weighted sum of the rewards named in `weights`: {"hit": 1.0, "my_module:my_reward": 0.5}."""
-    return WeightedSum({name: load_reward(name, catalog) for name in weights}, weights)
+    return reward

@@ -1,10 +1,42 @@
-"""Partial match: how far does the trajectory follow the target's semantic ID?"""
+"""Partial match: how much of the target's semantic ID does a trajectory have?"""
 
 import torch
 from torch import Tensor
 
 from catalog import Catalog, Trajectories
 from interactions.prompts import PromptBatch
+
+
+class MatchedCodes:
+    """r_sim of GFlowGR (arXiv 2506.16114): the share of levels with the target's code, wherever they stand.
+
+    r_sim[b, k] = |{l : t_l = t'_l}| / L,  1 for the target    (the paper's count, divided by L)
+
+    Below the first level, equal codes mean alike items only where all nodes of a level share one codebook, as in a
+    residual quantiser; with a hierarchical one take `SharedPrefix`. A last level that merely numbers the children of
+    its nodes, as the one that tells apart items of equal codes, has no meaning of its own either: it counts where all
+    codes before it agree, since most items have the code 0 there.
+    """
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.trie = trie = catalog.trie
+        leaves = torch.arange(*trie.level_start[-2:], device=trie.key.device)
+        first_sibling = trie.first_child[trie.parent(leaves)]
+        self.numbered = bool((trie.code(leaves) == leaves - first_sibling).all())
+
+    def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
+        return self._matched(batch, trajectories.items)
+
+    def catalog(self, batch: PromptBatch) -> Tensor:
+        """[B, items]"""
+        return self._matched(batch, torch.arange(self.trie.items, device=batch.target.device).unsqueeze(0))
+
+    def _matched(self, batch: PromptBatch, items: Tensor) -> Tensor:
+        trie = self.trie.to(items.device)
+        same = trie.codes(items) == trie.codes(batch.target).unsqueeze(1)  # [B, K, L]
+        if self.numbered:
+            same[..., -1] &= same[..., :-1].all(-1)
+        return same.float().mean(-1)
 
 
 class SharedPrefix:
@@ -18,7 +50,7 @@ class SharedPrefix:
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
-        return self._shared(batch, torch.arange(self.trie.items, device=batch.target.device).expand(len(batch), -1))
+        return self._shared(batch, torch.arange(self.trie.items, device=batch.target.device).unsqueeze(0))
 
     def _shared(self, batch: PromptBatch, items: Tensor) -> Tensor:
         trie = self.trie.to(items.device)

@@ -12,7 +12,7 @@ import torch
 from catalog import Trajectories
 from evaluation import METRIC_HELP
 from recipes.cli import CompareArguments, DataArguments, EvaluateArguments, RunArguments, parse, setting
-from rewards import WeightedSum, load_reward
+from rewards import RewardParts, WeightedSum, load_reward
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -78,7 +78,7 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     titled = replace(catalog, titles=tuple(f"Film {i} ({1950 + i})" if i else "Film 0" for i in range(48)))
-    unseen, era = (load_reward(f"reward_of_the_page:{name}", titled) for name in ("unseen", "SameEra"))
+    unseen, era = (load_reward(f"reward_of_the_page:{name}", RewardParts(titled)) for name in ("unseen", "SameEra"))
 
     none, target = torch.zeros_like(prompts.target), prompts.target
     items = torch.stack([target, (target - 5).clamp(min=0), none, prompts.history[:, -1]], 1)  # [B, 4]

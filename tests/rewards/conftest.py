@@ -3,6 +3,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from catalog import Catalog, Trajectories
 from interactions.prompts import PromptBatch
@@ -17,11 +18,13 @@ def shared() -> Catalog:
 
 @pytest.fixture
 def make_batch() -> Callable[..., PromptBatch]:
-    """Prompts with given targets; a reward reads nothing of them but the target and the columns."""
+    """Prompts with given targets, histories and columns; a reward of a recipe reads nothing else of them."""
 
-    def make(targets: list[int], **columns: list) -> PromptBatch:
+    def make(targets: list[int], history: list[list[int]] | None = None, **columns: list) -> PromptBatch:
+        items = [torch.tensor(row, dtype=torch.long) for row in history or [[]] * len(targets)]
+        padded = pad_sequence(items, batch_first=True, padding_value=-1, padding_side="left")
         empty = torch.zeros(len(targets), 0, dtype=torch.long)
-        return PromptBatch(empty, empty, empty, torch.tensor(targets), columns)
+        return PromptBatch(empty, empty, padded, torch.tensor(targets), columns)
 
     return make
 

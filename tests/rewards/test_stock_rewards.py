@@ -1,10 +1,40 @@
-"""Hit and shared prefix by hand."""
+"""Hit, matched codes and shared prefix by hand; and what every stock reward keeps."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from catalog import Trajectories
-from rewards import REWARDS, Hit, SharedPrefix, WeightedSum
+from catalog import Catalog, Trajectories, node_tokens, word_tokenizer
+from interactions.prompts import PromptBatch, PromptBuilder
+from policy import CausalPolicy
+from rewards import REWARDS, Hit, MatchedCodes, RewardParts, SharedPrefix, build_rewards
+
+SETTINGS = {name: {"values": {"like": 3, "click": 1}} if name == "behaviour" else {} for name in REWARDS}
+
+
+def observed(row: dict) -> dict:
+    """The row with behaviours: clicks and likes in turn, the target liked."""
+    return row | {"behaviour": "like", "history_behaviour": ["click", "like"] * len(row["history"])}
+
+
+def teacher(batch: PromptBatch) -> torch.Tensor:
+    """Some probability of 48 items, which depends on the target."""
+    return (batch.target.unsqueeze(1) * torch.arange(48.0)).cos().softmax(-1)
+
+
+@pytest.fixture(params=["a leaf is an item", "leaves are shared"])
+def given(request, catalog, make_model, rows) -> tuple[RewardParts, PromptBatch]:
+    """What a run has, and four prompts of it."""
+    if request.param == "leaves are shared":
+        codes = catalog.trie.codes(torch.arange(48))[:, :3].numpy()
+        catalog = Catalog.from_codes(catalog.item_ids, codes, on_collision="keep")
+    assert catalog.leaf_is_item == (request.param == "a leaf is an item")
+    tokenizer = word_tokenizer(catalog.trie.sizes)
+    policy = CausalPolicy(make_model(), catalog.trie, node_tokens(tokenizer, catalog.trie))
+    prompts = PromptBuilder(catalog, tokenizer, max_history=5)([observed(row) for row in rows])
+    return RewardParts(catalog, teacher, policy), prompts
 
 
 def test_a_hit_is_the_target_and_whatever_shares_its_leaf(shared, make_batch, draw):
@@ -17,18 +47,63 @@ def test_a_hit_is_one_item_where_a_leaf_is_an_item(catalog, prompts):
     assert torch.equal(Hit(catalog).catalog(prompts), torch.nn.functional.one_hot(prompts.target, 48).float())
 
 
-def test_similarity_is_the_share_of_levels_before_the_first_difference(shared, make_batch, draw):
+def test_the_prefix_is_the_share_of_levels_before_the_first_difference(shared, make_batch, draw):
     value = SharedPrefix(shared)(make_batch([0, 5]), draw(shared, [[0, 1, 2], [5, 3, 2]]))
     torch.testing.assert_close(value, torch.tensor([[3, 2, 1], [3, 2, 0]]) / 3)
     everything = SharedPrefix(shared).catalog(make_batch([4]))
     torch.testing.assert_close(everything, torch.tensor([[3, 2, 1, 0, 3, 0]]) / 3)  # 3 ends like 4, too late to count
 
 
+CODES = np.array([[0, 0, 2], [0, 0, 1], [0, 1, 2], [1, 0, 2], [1, 0, 1]])
+
+
+def test_similarity_is_the_share_of_equal_codes_wherever_they_stand(make_batch, draw):
+    catalog = Catalog.from_codes("abcde", CODES)
+    value = MatchedCodes(catalog)(make_batch([0, 4]), draw(catalog, [[0, 1, 2], [4, 3, 2]]))
+    torch.testing.assert_close(value, torch.tensor([[3, 2, 2], [3, 2, 0]]) / 3)  # 2 and 0: first and last code
+    torch.testing.assert_close(MatchedCodes(catalog).catalog(make_batch([0])), torch.tensor([[3, 2, 2, 2, 1]]) / 3)
+
+
+def test_a_code_that_tells_equal_codes_apart_counts_where_all_codes_agree(make_batch):
+    catalog = Catalog.from_codes("abcdef", np.r_[CODES, CODES[:1]])  # f is 0 0 2 1, and the others end with 0
+    value = MatchedCodes(catalog).catalog(make_batch([0, 5]))
+    torch.testing.assert_close(value, torch.tensor([[4, 2, 2, 2, 1, 3], [3, 2, 2, 2, 1, 4]]) / 4)
+
+
+def test_at_least_the_shared_prefix_agrees(catalog, prompts):
+    matched, prefix = MatchedCodes(catalog).catalog(prompts), SharedPrefix(catalog).catalog(prompts)
+    assert (matched >= prefix).all() and (matched > prefix).any()
+    assert torch.equal(matched == 1, prefix == 1)
+
+
 @pytest.mark.parametrize("name", [*REWARDS, "sum"])
-def test_the_catalogue_at_once_equals_a_trajectory_to_every_item(name, catalog, prompts):
-    stock = {kind: build(catalog) for kind, build in REWARDS.items()}
-    reward = stock.get(name) or WeightedSum(stock, {"hit": 2.0, "similarity": 0.5})
+def test_the_catalogue_at_once_equals_a_trajectory_to_every_item(name, given):
+    parts, prompts = given
+    wanted = SETTINGS if name == "sum" else {name: SETTINGS[name]}
+    reward = build_rewards({kind: {"weight": 0.5} | settings for kind, settings in wanted.items()}, parts)
     items = torch.arange(48).expand(len(prompts), -1)
-    one_by_one = reward(prompts, Trajectories.of_items(items, catalog.trie.codes(items), "random"))
-    assert reward.catalog(prompts).shape == (4, 48)
+    one_by_one = reward(prompts, Trajectories.of_items(items, parts.catalog.trie.codes(items), "random"))
+    assert reward.scores_catalog and one_by_one.shape == (4, 48)
     assert torch.equal(reward.catalog(prompts), one_by_one)
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_every_reward_ends_at_1_and_knows_semantic_ids_alone(name, given):
+    parts, prompts = given
+    value = build_rewards({name: SETTINGS[name]}, parts).catalog(prompts)
+    torch.testing.assert_close(value.amax(1), torch.ones(4))
+    assert (value >= 0).all()
+    assert torch.equal(value, value[:, parts.catalog.trie.representative(torch.arange(48))])
+
+
+@pytest.mark.parametrize("name", REWARDS)
+def test_a_prompt_s_reward_does_not_depend_on_the_other_prompts(name, given):
+    parts, prompts = given
+    reward = build_rewards({name: SETTINGS[name]}, parts)
+    names = ("input_ids", "attention_mask", "history", "target")
+    alone = replace(
+        prompts,
+        columns={column: values[2:3] for column, values in prompts.columns.items()},
+        **{tensor: getattr(prompts, tensor)[2:3] for tensor in names},
+    )
+    torch.testing.assert_close(reward.catalog(alone), reward.catalog(prompts)[2:3])

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from rewards import WeightedSum, build_rewards, log_reward
+from rewards import RewardParts, WeightedSum, build_rewards, log_reward
 
 
 def always(value):
@@ -25,9 +25,10 @@ def test_terms_are_weighted_and_added(shared, make_batch, draw):
 
 def test_rewards_named_in_a_recipe_are_weighted_and_added(shared, make_batch, draw):
     given = make_batch([0]), draw(shared, [[0, 1]])
-    torch.testing.assert_close(
-        build_rewards({"hit": 1.0, "similarity": 0.3}, shared)(*given), torch.tensor([[1.3, 0.2]])
-    )
+    for prefix in (0.3, {"weight": 0.3}):
+        value = build_rewards({"hit": 1.0, "prefix": prefix}, RewardParts(shared))(*given)
+        torch.testing.assert_close(value, torch.tensor([[1.3, 0.2]]))
+    assert build_rewards({"hit": {}}, RewardParts(shared))(*given).tolist() == [[1, 0]]
 
 
 @pytest.mark.parametrize(
@@ -37,6 +38,8 @@ def test_rewards_named_in_a_recipe_are_weighted_and_added(shared, make_batch, dr
         (["one"], {"one": -1.0}, "weight of reward one is -1.0"),
         (["one"], {"one": math.nan}, "weight of reward one is nan"),
         (["one"], {"one": math.inf}, "weight of reward one is inf"),
+        (["one"], {"one": None}, "weight of reward one is None. Weights are finite numbers >= 0"),
+        (["one"], {"one": "high"}, "weight of reward one is 'high'"),
         ([], {}, "No reward is given"),
     ],
 )
@@ -45,14 +48,32 @@ def test_weights_that_make_no_sum_are_refused(names, weights, message):
         WeightedSum({name: ONE for name in names}, weights)
 
 
+class Scored:
+    """A reward of the whole catalogue that is always `value`."""
+
+    def __init__(self, value):
+        self.value = value
+
+    def __call__(self, batch, trajectories):
+        return self.value.gather(1, trajectories.items)
+
+    def catalog(self, batch):
+        return self.value
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.5])
-def test_a_value_that_is_no_reward_is_named_by_reward_trajectory_and_user(value, shared, make_batch, draw):
-    values = torch.tensor([[0.0, 1.0], [1.0, value]])
-    reward, drawn = WeightedSum({"one": always(torch.ones(2, 2)), "mine": always(values)}), draw(shared, [[0, 1]] * 2)
-    with pytest.raises(ValueError, match=rf"Reward mine is {value} for trajectory 1 of user 'u7'\. .*finite and >= 0"):
-        reward(make_batch([0, 1], user=["u3", "u7"]), drawn)
-    with pytest.raises(ValueError, match="trajectory 1 of user 1"):
-        reward(make_batch([0, 1]), drawn)
+def test_a_value_that_is_no_reward_is_named_by_reward_trajectory_user_and_item(value, shared, make_batch, draw):
+    values = torch.ones(2, 6)
+    values[1, 2] = value
+    rewards, drawn = {"one": always(torch.ones(2, 2)), "mine": Scored(values)}, draw(shared, [[0, 1], [0, 2]])
+    batch = make_batch([0, 1], user=["u3", "u7"])
+    fault = rf"Reward mine is {value} for trajectory 1 of user 'u7', item 'i2' with the semantic ID \[0, 1, 0\]\. "
+    with pytest.raises(ValueError, match=fault + "Rewards are finite and >= 0"):
+        WeightedSum(rewards, catalog=shared)(batch, drawn)
+    with pytest.raises(ValueError, match="trajectory 1 of user 1, item 2. Rewards"):
+        WeightedSum(rewards)(make_batch([0, 1]), drawn)
+    with pytest.raises(ValueError, match=rf"mine is {value} for user 'u7', item 'i2' with the semantic ID \[0, 1, 0\]"):
+        WeightedSum({"mine": Scored(values)}, catalog=shared).catalog(batch)
 
 
 @pytest.mark.parametrize(
@@ -65,9 +86,26 @@ def test_a_value_that_is_no_reward_is_named_by_reward_trajectory_and_user(value,
         (None, "a NoneType"),
     ],
 )
-def test_a_result_that_is_no_tensor_of_prompts_and_trajectories_is_refused(value, what, shared, make_batch, draw):
+def test_a_result_that_is_no_tensor_of_one_value_each_is_refused(value, what, shared, make_batch, draw):
     with pytest.raises(ValueError, match=rf"Reward mine returned {what} for a tensor \[2, 3\] \[prompts, traj"):
         WeightedSum({"mine": always(value)})(make_batch([0, 1]), draw(shared, [[0, 1, 2]] * 2))
+    with pytest.raises(ValueError, match=rf"Reward mine returned {what} for a tensor \[2, 6\] \[prompts, items\]"):
+        WeightedSum({"mine": Scored(value)}, catalog=shared).catalog(make_batch([0, 1]))
+
+
+def test_a_reward_that_fails_is_named_with_what_it_was_given(shared, make_batch, draw):
+    def mine(batch, trajectories):
+        raise KeyError("era")
+
+    batch, drawn = make_batch([0, 1], user=["u3", "u7"]), draw(shared, [[0, 1], [0, 2]])
+    message = (
+        r"Reward mine failed for users \['u3', 'u7'\], items \['i0', 'i1', 'i0'\] and others: KeyError\('era'\)\. Corr"
+    )
+    with pytest.raises(RuntimeError, match=message) as caught:
+        WeightedSum({"mine": mine}, catalog=shared)(batch, drawn)
+    assert isinstance(caught.value.__cause__, KeyError)
+    with pytest.raises(RuntimeError, match=r"items \[0, 1, 0\] and others"):
+        WeightedSum({"mine": mine})(batch, drawn)
 
 
 def test_log_reward_lifts_to_the_floor_and_divides_by_the_temperature():

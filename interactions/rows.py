@@ -1,0 +1,24 @@
+"""What can be done with a prompt row."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from interactions.log import OPTIONAL
+
+
+def cut(row: Mapping[str, Any], end: int) -> dict[str, Any]:
+    """The row as it was when the user took item `end` of history + [target], 1 <= end <= len(history).
+
+    That item is the target and those before it are the history. `behaviour` and `rating` follow their items, where the
+    row has them for its history too; `later` holds the items after the new target, oldest first. Of the other columns,
+    which belong to the old target, only `user` is kept.
+    """
+    sequence = [*row["history"], row["target"]]
+    short = {"history": sequence[:end], "target": sequence[end], "later": sequence[end + 1 :]}
+    if "user" in row:
+        short["user"] = row["user"]
+    for name in OPTIONAL:
+        if f"history_{name}" in row:
+            events = [*row[f"history_{name}"], row[name]]
+            short |= {f"history_{name}": events[:end], name: events[end]}
+    return short

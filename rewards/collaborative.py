@@ -1,0 +1,45 @@
+"""What a collaborative model expects the user to take."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from catalog import Catalog, Trajectories
+from interactions.prompts import PromptBatch
+
+
+class Collaborative:
+    """r_y of GFlowGR (arXiv 2506.16114), from a collaborative model: its probability of the item, the best item's as 1.
+
+    r_y[b, i] = p(i | user b) / max_j p(j | user b),  i and j among the items that count
+
+    Where items share a leaf, each has the largest probability among them, so that a semantic ID has one reward.
+
+    teacher: probabilities, or other values >= 0, of every item [B, items]. history: whether items of the prompt's
+    history count; they have 0 by default, as they do not belong into a recommendation of something new.
+    """
+
+    def __init__(self, catalog: Catalog, teacher: Callable[[PromptBatch], Tensor], history: bool = False) -> None:
+        self.teacher, self.history = teacher, history
+        self.leaves = catalog.trie.leaves
+        self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
+
+    def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
+        return self.catalog(batch).gather(1, trajectories.items)
+
+    def catalog(self, batch: PromptBatch) -> Tensor:
+        """[B, items]. Raises ValueError where the teacher scores another number of items."""
+        score = self.teacher(batch).float()
+        if score.shape != (len(batch), len(self.leaf)):
+            raise ValueError(
+                f"The collaborative model's scores have shape {list(score.shape)} for {len(batch)} users and "
+                f"{len(self.leaf)} items. Fit it on the data of this run."
+            )
+        leaf = self.leaf.to(score.device)
+        value = score.new_zeros(len(batch), self.leaves + 1)  # the last column is the padding's
+        value.scatter_reduce_(1, leaf.expand_as(score), score, "amax", include_self=False)
+        if not self.history:
+            value.scatter_(1, leaf[batch.history].where(batch.history >= 0, self.leaves), 0.0)
+        best = value.amax(1, keepdim=True).clamp(min=torch.finfo(value.dtype).tiny)  # a user of whom nothing is known
+        return (value / best)[:, leaf]

@@ -1,0 +1,56 @@
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from interactions import cut
+
+ROW = {
+    "user": "u7",
+    "history": [4, 5, 6],
+    "target": 7,
+    "history_rating": [1.0, 2.0, 3.0],
+    "rating": 4.0,
+    "behaviour": "like",
+    "title_of_target": "Seven",
+}
+
+
+def test_a_row_ends_earlier_and_what_is_known_of_an_item_follows_it():
+    assert cut(ROW, 1) == {
+        "user": "u7",
+        "history": [4],
+        "target": 5,
+        "later": [6, 7],
+        "history_rating": [1.0],
+        "rating": 2.0,
+    }
+
+
+def test_a_row_cut_at_its_end_keeps_its_target():
+    short = cut(ROW, 3)
+    assert {name: short[name] for name in ("history", "target", "history_rating", "rating")} == {
+        name: ROW[name] for name in ("history", "target", "history_rating", "rating")
+    }
+    assert short["later"] == []
+
+
+def test_a_row_of_no_user_has_none_afterwards():
+    assert cut({"history": [1, 2], "target": 3}, 1) == {"history": [1], "target": 2, "later": [3]}
+
+
+EVENT = st.tuples(st.integers(0, 9), st.integers(1, 5), st.sampled_from("abc"))
+
+
+@given(st.lists(EVENT, min_size=2, max_size=9), st.data())
+@settings(max_examples=50)
+def test_no_event_is_lost_or_moved(events, data):
+    items, ratings, behaviours = map(list, zip(*events, strict=True))
+    row = {
+        **{"history": items[:-1], "history_rating": ratings[:-1], "history_behaviour": behaviours[:-1]},
+        **{"target": items[-1], "rating": ratings[-1], "behaviour": behaviours[-1]},
+    }
+    end = data.draw(st.integers(1, len(items) - 1))
+    short = cut(row, end)
+    assert len(short["history"]) == end
+    assert [*short["history"], short["target"], *short["later"]] == items
+    assert [*short["history_rating"], short["rating"]] == ratings[: end + 1]
+    assert [*short["history_behaviour"], short["behaviour"]] == behaviours[: end + 1]

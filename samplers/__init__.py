@@ -1,13 +1,40 @@
 """Where trajectories come from.
 
-A `Sampler` draws trajectories for a batch of prompts: `TargetSampler` (what the user took), `RandomSampler` (what the
-user has not met) and `PolicySampler` (the policy itself, the reference rollout worker). `Mixture` puts a fixed number
-from each side by side. A new sampler is one file here and one line where the trainer lists them.
+A `Sampler` draws trajectories for a batch of prompts; `Mixture` puts a fixed number from each side by side.
+
+- `target`: what the user took, the first trajectory of every prompt
+- `interactions`: what else the user took
+- `random`: items that the user has not met
+- `curriculum`: unknown items that a collaborative model scores, from easy to hard as training goes on
+- `confidence`: of a collaborative model's favourites those that the policy finds least likely
+- `policy`: draws or beams of the policy itself, the reference rollout worker
+- `replay`: trajectories of earlier steps, by reward or by error
+
+`build_mixture` makes a mixture of what a recipe says. A new sampler is one file here, one line in `SAMPLERS` of `load`
+and its source in `catalog.SOURCES`.
 """
 
 from samplers.base import Mixture, Sampler
+from samplers.confidence import ConfidenceSampler
+from samplers.curriculum import CurriculumSampler
+from samplers.interactions import InteractionsSampler
+from samplers.load import SAMPLERS, SamplerParts, build_mixture
 from samplers.policy import PolicySampler
 from samplers.random import RandomSampler
+from samplers.replay import ReplaySampler
 from samplers.target import TargetSampler
 
-__all__ = ["Mixture", "PolicySampler", "RandomSampler", "Sampler", "TargetSampler"]
+__all__ = [
+    "SAMPLERS",
+    "ConfidenceSampler",
+    "CurriculumSampler",
+    "InteractionsSampler",
+    "Mixture",
+    "PolicySampler",
+    "RandomSampler",
+    "ReplaySampler",
+    "Sampler",
+    "SamplerParts",
+    "TargetSampler",
+    "build_mixture",
+]

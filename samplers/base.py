@@ -1,18 +1,22 @@
 """Where trajectories come from."""
 
+from dataclasses import replace
 from typing import Protocol
 from zlib import crc32
 
 import torch
+from torch import Tensor
+from torch.nn.functional import pad
 
-from catalog import Trajectories
+from catalog import PADDING, Trajectories, Trie
 from interactions.prompts import PromptBatch
 
 
 class Sampler(Protocol):
     """Draws `count` trajectories per prompt; the same (batch, count, seed) gives the same draw.
 
-    A sampler that holds a copy of the policy also has `sync(weights)`, which is called before each step.
+    Where a prompt has fewer to give, the remaining slots have the source PADDING and hold any item. A sampler that
+    holds a copy of the policy also has `sync(weights)`, which is called before each step.
     """
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories: ...
@@ -47,3 +51,23 @@ class Mixture:
 def generator(seed: int, device: torch.device) -> torch.Generator:
     """A random stream that depends on `seed` alone."""
     return torch.Generator(device).manual_seed(seed % 2**63)
+
+
+def draw(items: Tensor, weight: Tensor, count: int, seed: int) -> Tensor:
+    """Items drawn without replacement in proportion to their weight: [B, M], [B, M] >= 0 -> [B, count].
+
+    Exponential races (Efraimidis and Spirakis 2006), as in `torch.multinomial`, except that a row with fewer than
+    `count` positive weights ends with -1.
+    """
+    race = weight / torch.empty_like(weight).exponential_(generator=generator(seed, weight.device))
+    place, winner = race.topk(min(count, race.shape[1]))
+    drawn = items.gather(1, winner).where(place > 0, -1)
+    return pad(drawn, (0, count - drawn.shape[1]), value=-1)
+
+
+def with_padding(items: Tensor, batch: PromptBatch, trie: Trie, source: str) -> Trajectories:
+    """Trajectories to items [B, K] that no policy drew; -1 is a padding slot, which holds the target."""
+    empty = items < 0
+    items = batch.target.unsqueeze(1).where(empty, items)
+    drawn = Trajectories.of_items(items, trie.codes(items), source)
+    return replace(drawn, source=drawn.source.masked_fill(empty, PADDING))

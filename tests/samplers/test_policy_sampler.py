@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from catalog import SOURCES
+from catalog import PADDING, SOURCES
 from samplers import PolicySampler
 
 
@@ -33,3 +33,19 @@ def test_draws_depend_on_the_seed_alone(policy, prompts):
     again = sampler.sample(prompts, 6, seed=3)
     assert torch.equal(again.items, first.items) and torch.equal(again.log_pf, first.log_pf)
     assert not torch.equal(sampler.sample(prompts, 6, seed=4).items, first.items)
+
+
+def test_beams_are_the_best_of_the_policys_beam_with_the_log_probability_of_each_step(policy, prompts):
+    drawn = PolicySampler(policy, beams=True).sample(prompts, 5, seed=0)
+    items, score = policy.beam(prompts, 5)
+    assert torch.equal(drawn.items, items) and (drawn.source == SOURCES.index("policy")).all()
+    torch.testing.assert_close(drawn.log_pf.sum(-1), score, atol=1e-5, rtol=1e-5)
+    assert drawn.log_pf.shape == drawn.codes.shape and not drawn.log_pf.requires_grad
+
+
+def test_a_beam_wider_than_the_catalogue_ends_with_padding(policy, prompts):
+    drawn = PolicySampler(policy, beams=True).sample(prompts, 50, seed=0)
+    assert (drawn.source[:, :48] == SOURCES.index("policy")).all() and (drawn.source[:, 48:] == PADDING).all()
+    assert torch.equal(drawn.items[:, 48:], prompts.target.unsqueeze(1).expand(-1, 2))
+    assert drawn.log_pf[:, :48].isfinite().all() and drawn.log_pf[:, 48:].isnan().all()
+    assert torch.equal(drawn.codes, policy.trie.codes(drawn.items))

@@ -1,0 +1,42 @@
+"""Likely items that the policy overlooks."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from catalog import Trajectories, Trie
+from interactions.prompts import PromptBatch
+from policy import CausalPolicy, inference
+from samplers.unknown import best_unknown
+
+
+class ConfidenceSampler:
+    """Of the teacher's `pool` best unknown items those that the policy finds least likely (GFlowGR, arXiv 2506.16114).
+
+    The paper's variant "low generation confidence from a pool that the collaborative model filters". Nothing is drawn
+    at random, so the seed changes nothing; the policy, with its current weights, reads the pool in one forward.
+
+    teacher: prompts -> probabilities [B, items].
+    """
+
+    def __init__(
+        self, trie: Trie, teacher: Callable[[PromptBatch], Tensor], policy: CausalPolicy, pool: int = 16
+    ) -> None:
+        if pool < 1:
+            raise ValueError(f"confidence: pool={pool} leaves no candidates. Set it to 1 or more.")
+        self.trie, self.teacher, self.policy, self.pool = trie, teacher, policy, pool
+
+    def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
+        """The least likely first. Raises ValueError where a prompt has fewer than `count` candidates."""
+        items = best_unknown(self.trie, batch, self.teacher(batch), self.pool)  # [B, pool]
+        if (candidates := int((items >= 0).sum(1).min())) < count:
+            raise ValueError(
+                f"confidence: {count} trajectories are asked for of {candidates} candidates. "
+                "Raise pool or ask for fewer; only items that are unknown to the user are candidates."
+            )
+        with inference(self.policy.model):
+            log_pf = self.policy.log_probs(batch, items.clamp(min=0)).log_pf.sum(-1)  # [B, pool]
+        least = log_pf.masked_fill(items < 0, torch.inf).topk(count, largest=False).indices
+        chosen = items.gather(1, least)
+        return Trajectories.of_items(chosen, self.trie.codes(chosen), "confidence")

@@ -1,0 +1,57 @@
+"""Negatives that grow harder: a collaborative model's curriculum."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from catalog import Trajectories, Trie
+from interactions.prompts import PromptBatch
+from samplers.base import draw
+from samplers.unknown import best_unknown
+
+
+class CurriculumSampler:
+    """Early in training items that the teacher scores low, later ones near the user's taste (arXiv 2506.16114).
+
+    A prompt's candidates are its `pool` unknown items with the highest scores (`unknown_items`), from easy, the lowest
+    of these scores, to hard. A window over a share `window` of them moves evenly from the easy end to the hard end,
+    where it stands once `progress()`, the share of training that is done, has come to `until`. Draws are uniform
+    inside the window and distinct within a prompt.
+
+    teacher: prompts -> probabilities [B, items].
+    """
+
+    def __init__(
+        self,
+        trie: Trie,
+        teacher: Callable[[PromptBatch], Tensor],
+        progress: Callable[[], float],
+        pool: int = 200,
+        window: float = 0.25,
+        until: float = 0.8,
+    ) -> None:
+        if pool < 1:
+            raise ValueError(f"curriculum: pool={pool} leaves no candidates. Set it to 1 or more.")
+        for name, share in (("window", window), ("until", until)):
+            if not 0 < share <= 1:
+                raise ValueError(f"curriculum: {name}={share} is not a share. Set it above 0 and up to 1.")
+        self.trie, self.teacher, self.progress = trie, teacher, progress
+        self.pool, self.window, self.until = pool, window, until
+
+    def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
+        """Raises ValueError where the window of some prompt holds fewer than `count` items."""
+        items = best_unknown(self.trie, batch, self.teacher(batch), self.pool)  # [B, pool], the hardest first
+        candidates = (items >= 0).sum(1, keepdim=True)  # [B, 1]
+        size = (self.window * candidates).round()  # [B, 1]
+        if (smallest := int(size.min())) < count:
+            raise ValueError(
+                f"curriculum: {count} trajectories are asked for, but a window of {self.window} of "
+                f"{int(candidates.min())} candidates holds {smallest}. Raise window or pool, or ask for fewer."
+            )
+        to_go = 1 - min(self.progress() / self.until, 1.0)
+        start = (to_go * (candidates - size)).round()  # [B, 1]
+        column = torch.arange(items.shape[1], device=items.device)
+        inside = (column >= start) & (column < start + size)  # [B, pool]
+        drawn = draw(items, inside.float(), count, seed)
+        return Trajectories.of_items(drawn, self.trie.codes(drawn), "curriculum")

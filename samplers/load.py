@@ -1,0 +1,89 @@
+"""Samplers by name: those of this room with their settings, and a user's own."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from catalog import Trie
+from interactions.prompts import PromptBatch
+from policy import CausalPolicy
+from samplers.base import Mixture, Sampler
+from samplers.confidence import ConfidenceSampler
+from samplers.curriculum import CurriculumSampler
+from samplers.interactions import InteractionsSampler
+from samplers.policy import PolicySampler
+from samplers.random import RandomSampler
+from samplers.replay import ReplaySampler
+from samplers.target import TargetSampler
+
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    "target": TargetSampler,
+    "random": RandomSampler,
+    "policy": PolicySampler,
+    "interactions": InteractionsSampler,
+    "curriculum": CurriculumSampler,
+    "confidence": ConfidenceSampler,
+    "replay": ReplaySampler,
+}
+"""The stock samplers. An argument named like one of the `SamplerParts` is given that part; the others are settings."""
+
+
+@dataclass(frozen=True)
+class SamplerParts:
+    """What a run has to make samplers of.
+
+    teacher: the collaborative model, prompts -> probabilities [B, items], None where the run has none; progress: the
+    share of training that is done, 0..1.
+    """
+
+    trie: Trie
+    policy: CausalPolicy
+    teacher: Callable[[PromptBatch], Tensor] | None
+    progress: Callable[[], float]
+    catalog_fingerprint: str
+
+
+def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -> Sampler:
+    """The stock sampler called `name`. Raises ValueError for a setting it does not have and a part that is missing."""
+    arguments = inspect.signature(SAMPLERS[name]).parameters
+    needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in arguments}
+    check_settings(name, settings, [argument for argument in arguments if argument not in needed])
+    if any(part is None for part in needed.values()):
+        raise ValueError(
+            f"samplers: {name} asks a collaborative model. "
+            "Set recommender to the folder of a fitted collaborative model."
+        )
+    return SAMPLERS[name](**needed, **settings)
+
+
+def check_settings(name: str, settings: Mapping[str, Any], known: list[str]) -> None:
+    """Raise ValueError naming the first of a sampler's settings that is not among those it has."""
+    if unknown := [setting for setting in settings if setting not in known]:
+        raise ValueError(f"samplers: {name} has no setting {unknown[0]!r}. It has {['count', *known]}.")
+
+
+def build_mixture(
+    settings: Mapping[str, int | Mapping[str, Any]], parts: SamplerParts, own: Mapping[str, Sampler]
+) -> Mixture:
+    """The mixture that a recipe asks for: {target: 1, curriculum: {count: 2, pool: 100}}.
+
+    settings: each sampler's count, or a table of its count and its settings. own: a user's samplers by name, which
+    replace or join the stock ones and have no settings but the count. A sampler with the count 0 is left out.
+    """
+    samplers: dict[str, Sampler] = {}
+    counts: dict[str, int] = {}
+    for name, value in settings.items():
+        table = dict(value) if isinstance(value, Mapping) else {"count": value}
+        if name not in SAMPLERS and name not in own:
+            raise ValueError(f"There is no sampler {name!r}. Use some of {sorted({*SAMPLERS, *own})}.")
+        if "count" not in table:
+            raise ValueError(f"samplers: {name} has no count. Add how many trajectories it gives, count: 1.")
+        if count := table.pop("count"):
+            if name in own:
+                check_settings(name, table, [])
+            samplers[name] = own[name] if name in own else build_sampler(name, table, parts)
+            counts[name] = count
+    return Mixture(samplers, counts)

@@ -1,0 +1,110 @@
+"""What was tried before: a bounded, prioritised memory of each user's trajectories."""
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from catalog import PADDING, SOURCES, Trajectories, Trie
+from catalog.files import complete
+from interactions.prompts import PromptBatch
+from samplers.base import draw, with_padding
+
+LEAST = 1e-3
+"""Added to every priority, so that nothing that is remembered has probability 0."""
+
+
+class ReplaySampler:
+    """Trajectories of earlier steps, drawn in proportion to their priority among those of the same user.
+
+    prioritise: by "reward" (arXiv 2305.07170) or by "error", the size of the loss's residual (arXiv 1511.05952).
+    size: how many distinct semantic IDs are kept per user; beyond it the one with the lowest priority goes.
+    Users are told apart by the rows' column `user`. A trainer calls `update` after each loss, and `save` and `load`
+    with its checkpoints.
+    """
+
+    def __init__(
+        self,
+        trie: Trie,
+        catalog_fingerprint: str,
+        size: int = 32,
+        prioritise: Literal["reward", "error"] = "reward",
+    ) -> None:
+        if size < 1:
+            raise ValueError(f"replay: size={size} remembers nothing. Set it to 1 or more.")
+        if prioritise not in ("reward", "error"):
+            raise ValueError(f"replay: prioritise={prioritise!r} is unknown. Set it to 'reward' or 'error'.")
+        self.trie, self.catalog_fingerprint = trie, catalog_fingerprint
+        self.size, self.prioritise = size, prioritise
+        self.users: dict[Any, dict[int, float]] = {}  # user -> item that stands for its leaf -> priority
+
+    def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
+        """Distinct within a prompt and never the target; padding where a user has fewer."""
+        target = self.trie.representative(batch.target).tolist()
+        items, priority = [], []
+        for user, excluded in zip(batch.columns["user"], target, strict=True):
+            own = [(item, p) for item, p in self.users.get(user, {}).items() if item != excluded]
+            own += [(-1, 0.0)] * (self.size - len(own))
+            items.append([item for item, _ in own])
+            priority.append([p for _, p in own])
+        device = batch.target.device
+        drawn = draw(torch.tensor(items, device=device), torch.tensor(priority, device=device), count, seed)
+        return with_padding(drawn, batch, self.trie, "replay")
+
+    def update(self, batch: PromptBatch, trajectories: Trajectories, reward: Tensor, error: Tensor) -> None:
+        """Remember what was drawn, but not the target's own trajectory; what is known gets its new priority.
+
+        reward [B, K] >= 0; error [B, K] of either sign.
+        """
+        priority = (reward if self.prioritise == "reward" else error.abs()) + LEAST
+        source = trajectories.source
+        row, slot = ((source != PADDING) & (source != SOURCES.index("target"))).nonzero(as_tuple=True)
+        item = self.trie.representative(trajectories.items[row, slot])
+        for r, i, p in zip(row.tolist(), item.tolist(), priority[row, slot].tolist(), strict=True):
+            self._put(batch.columns["user"][r], i, p)
+
+    def _put(self, user: Any, item: int, priority: float) -> None:
+        own = self.users.setdefault(user, {})
+        own[item] = priority
+        if len(own) > self.size:
+            del own[min(own, key=own.__getitem__)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """users; and for all of them in turn counts [users], items and float64 priorities [sum of the counts]."""
+        entries = [entry for own in self.users.values() for entry in own.items()]
+        return {
+            "users": list(self.users),
+            "counts": torch.tensor([len(own) for own in self.users.values()], dtype=torch.long),
+            "items": torch.tensor([item for item, _ in entries], dtype=torch.long),
+            "priority": torch.tensor([priority for _, priority in entries], dtype=torch.float64),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Remember exactly what `state_dict` gave, in its order, on which draws depend."""
+        self.users = {}
+        owners = [user for user, n in zip(state["users"], state["counts"].tolist(), strict=True) for _ in range(n)]
+        for user, item, priority in zip(owners, state["items"].tolist(), state["priority"].tolist(), strict=True):
+            self._put(user, item, priority)
+
+    def save(self, path: Path) -> None:
+        """Write the memory as one safetensors file, complete or not at all."""
+        state = self.state_dict()
+        metadata = {"users": json.dumps(state.pop("users")), "catalog_fingerprint": self.catalog_fingerprint}
+        with complete(path) as temporary:
+            temporary.write_bytes(save(state, metadata))
+
+    def load(self, path: Path) -> None:
+        """Read what `save` wrote. Raises ValueError where it was written for another catalogue."""
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+            if (written := metadata["catalog_fingerprint"]) != self.catalog_fingerprint:
+                raise ValueError(
+                    f"{path} remembers items of catalogue {written}, not of {self.catalog_fingerprint}. "
+                    "Resume with the catalogue it was written for, or delete the file to begin with an empty memory."
+                )
+            state = {name: file.get_tensor(name) for name in ("counts", "items", "priority")}
+        self.load_state_dict(state | {"users": json.loads(metadata["users"])})

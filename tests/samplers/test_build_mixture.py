@@ -1,0 +1,62 @@
+import pytest
+
+from catalog import SOURCES
+from samplers import SAMPLERS, PolicySampler, RandomSampler, SamplerParts, build_mixture
+
+
+@pytest.fixture
+def parts(policy, teacher):
+    return SamplerParts(policy.trie, policy, teacher, lambda: 0.5, "catalogue")
+
+
+def test_every_source_has_a_sampler_of_its_name(parts):
+    assert set(SAMPLERS) == set(SOURCES)
+    mixture = build_mixture(dict.fromkeys(SAMPLERS, 1), parts, {})
+    assert {name: type(sampler) for name, sampler in mixture.samplers.items()} == SAMPLERS
+
+
+def test_numbers_are_counts_and_tables_hold_counts_and_settings(parts, prompts):
+    recipe = {
+        "target": 1,
+        "policy": {"count": 2, "beams": True},
+        "random": {"count": 0},
+        "curriculum": {"count": 3, "pool": 24, "until": 0.5},
+        "replay": {"count": 1, "size": 4, "prioritise": "error"},
+    }
+    mixture = build_mixture(recipe, parts, {})
+    assert mixture.counts == {"target": 1, "policy": 2, "curriculum": 3, "replay": 1}
+    drawn, replay = mixture.samplers["curriculum"], mixture.samplers["replay"]
+    assert mixture.samplers["policy"].beams and (drawn.pool, drawn.window, drawn.until) == (24, 0.25, 0.5)
+    assert (replay.size, replay.prioritise, replay.catalog_fingerprint) == (4, "error", "catalogue")
+    assert mixture.sample(prompts, seed=0).items.shape == (4, 7)
+
+
+def test_samplers_of_ones_own_replace_and_add(parts, policy):
+    own = {"random": PolicySampler(policy), "mine": RandomSampler(policy.trie)}
+    mixture = build_mixture({"target": 1, "random": 1, "mine": {"count": 2}}, parts, own)
+    assert mixture.samplers["random"] is own["random"] and mixture.samplers["mine"] is own["mine"]
+
+
+def test_without_a_collaborative_model_the_others_work(policy):
+    parts = SamplerParts(policy.trie, policy, None, lambda: 0.5, "catalogue")
+    assert build_mixture({"target": 1, "random": 2, "curriculum": 0}, parts, {}).count == 3
+    for name in ("curriculum", "confidence"):
+        with pytest.raises(ValueError, match=f"{name} asks a .* Set recommender to the folder of a fitted collab"):
+            build_mixture({"target": 1, name: 1}, parts, {})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"polcy": 1}, r"no sampler 'polcy'\. Use some of \['confidence', 'curriculum', .* 'mine', "),
+        ({"policy": {"beam": True, "count": 1}}, r"policy has no setting 'beam'\. It has \['count', 'beams'\]"),
+        ({"curriculum": {"count": 1, "teacher": "knn"}}, r"no setting 'teacher'. It has \['count', 'pool', 'window'"),
+        ({"mine": {"count": 1, "pool": 3}}, r"mine has no setting 'pool'\. It has \['count'\]"),
+        ({"policy": {"beams": True}}, "policy has no count. Add how many trajectories it gives, count: 1"),
+        ({"policy": -1}, "policy has the count -1"),
+        ({"target": 0}, "no trajectory is asked for"),
+    ],
+)
+def test_recipes_that_make_no_mixture_are_refused(recipe, message, parts, policy):
+    with pytest.raises(ValueError, match=message):
+        build_mixture(recipe, parts, {"mine": RandomSampler(policy.trie)})

@@ -126,8 +126,9 @@ def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows:
         *,
         model: dict | None = None,
         name: str = "run",
-        rewards: Any = None,
+        rewards: Any = None,  # a reward, or what a recipe says
         samplers_by_name: Any = None,
+        recommender_model: Any = None,
         rows: Dataset | None = None,
         **settings: Any,
     ) -> Any:
@@ -144,7 +145,9 @@ def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows:
             disable_tqdm=True,
             seed=7,
         )
-        extra = {} if kind is SFTTrainer else {"rewards": rewards, "samplers": samplers_by_name}
+        if isinstance(rewards, dict):
+            settings["rewards"], rewards = rewards, None
+        extra = {"rewards": rewards, "samplers": samplers_by_name, "recommender": recommender_model}
         return kind(
             make_model(**({"kind": "qwen3"} | (model or {}))),
             CONFIGS[kind](**(defaults | settings)),
@@ -152,7 +155,7 @@ def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows:
             eval_dataset=train_rows,
             processing_class=tokenizer,
             catalog=catalog,
-            **extra,
+            **({} if kind is SFTTrainer else extra),
         )
 
     return make

@@ -4,8 +4,9 @@ import logging
 from dataclasses import replace
 
 from datasets import Dataset
-from torch import nn
+from torch import Tensor, nn
 
+from catalog import Catalog, Trajectories
 from policy import CausalPolicy, check_shared_prefix
 from trainer.step import Step
 
@@ -54,3 +55,15 @@ def check_forward(policy: CausalPolicy, step: Step, exact: bool) -> float:
     first = replace(step.prompts, columns={}, **{name: getattr(step.prompts, name)[:1] for name in tensors})
     tolerance = FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
     return check_shared_prefix(policy, first, step.trajectories.items[:1], tolerance)
+
+
+def check_catalog_reward(reward: Tensor, everything: Tensor, trajectories: Trajectories, catalog: Catalog) -> None:
+    """Raise ValueError where a reward and its `catalog` disagree: [B, K] and [B, items]."""
+    gap = (reward - everything.gather(1, trajectories.items)).abs()  # [B, K]
+    if len(bad := (gap > 1e-4 * reward.abs().clamp(min=1)).nonzero()):
+        row, column = bad[0].tolist()
+        item = int(trajectories.items[row, column])
+        raise ValueError(
+            f"The reward of item {catalog.item_ids[item]!r} is {reward[row, column]:.4g} as a trajectory and "
+            f"{everything[row, item]:.4g} in catalog(batch). Make the two agree."
+        )

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from transformers import TrainingArguments
 
+from catalog import SOURCES
 from trainer.objectives import OBJECTIVES
 
 
@@ -69,44 +70,108 @@ class GFlowNetConfig(TrajectoryConfig):
     """Arguments of `GFlowNetTrainer`: L = L_SFT + flow_weight * mean_k L_GFN(tau_k)."""
 
     objective: str = field(
-        default="tb", metadata={"help": "Flow objective: 'tb' with a learned log Z(u), or 'vargrad' without one."}
+        default="tb",
+        metadata={
+            "help": "Flow objective. With learned flows: 'tb', 'db', 'subtb'; without: 'vargrad'; with the exact flows "
+            "of a reward that scores the whole catalogue: 'exact_tb', 'exact_db', 'flow_kl'."
+        },
     )
     flow_weight: float = field(
         default=1.0, metadata={"help": "Lambda, the weight of the flow loss against the SFT loss. The paper's is 1."}
     )
-    samplers: dict[str, int] | str | None = field(
+    subtb_lambda: float = field(
+        default=0.9, metadata={"help": "Of 'subtb': near 0 only single steps count, far above 1 only whole paths."}
+    )
+    residual_clip: float | None = field(
         default=None,
+        metadata={"help": "Beyond this a flow residual counts linearly (Huber), so that its gradient is bounded."},
+    )
+    reference_weight: float = field(
+        default=0.0,
         metadata={
-            "help": "Trajectories per prompt from each sampler, for instance {target: 1, policy: 3}. "
-            "Known are target, random and policy."
+            "help": "Relative trajectory balance: the target becomes R * P_ref ** reference_weight, P_ref the policy "
+            "that training starts from."
         },
     )
-    rewards: dict[str, float] | str | None = field(
+    samplers: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Rewards and their weights in the sum, for instance {hit: 1.0, similarity: 0.5}. "
-            "A reward of yours is named by its import path, my_module:my_reward."
+            "help": "Trajectories per prompt from each sampler, for instance {target: 1, curriculum: 2, policy: 1}; "
+            "with settings of its own {target: 1, policy: {count: 2, beams: true}}. Known are target, interactions, "
+            "random, curriculum, confidence, policy and replay."
         },
+    )
+    trajectories: int | None = field(
+        default=None, metadata={"help": "K: where given, the counts of the samplers must sum to it."}
+    )
+    source_weights: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": "How much a sampler's trajectories count in the flow loss, 1 if not named: {policy: 0.5}."},
+    )
+    rewards: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards and their weights in the sum, for instance {hit: 1.0, similarity: 0.5}; with settings of "
+            "its own {behaviour: {weight: 1.0, values: {like: 10, click: 1}}}. Known are hit, behaviour, "
+            "collaborative, likelihood, similarity and prefix; one of yours is named by its import path, "
+            "my_module:my_reward."
+        },
+    )
+    recommender: str | None = field(
+        default=None,
+        metadata={"help": "Folder of a fitted collaborative model: what collaborative, curriculum and confidence ask."},
     )
     reward_floor: float = field(default=1e-3, metadata={"help": "Smallest reward before the log; must be > 0."})
+    reward_floor_end: float | None = field(
+        default=None, metadata={"help": "The floor at the end of training, reached geometrically."}
+    )
     reward_temperature: float = field(
         default=1.0, metadata={"help": "Divides log R: below 1 sharpens the target distribution; must be > 0."}
     )
-    flow_learning_rate: float = field(
-        default=1e-2, metadata={"help": "Learning rate of log Z; far above the policy's, since it must follow it."}
+    reward_temperature_end: float | None = field(
+        default=None, metadata={"help": "The temperature at the end of training, reached geometrically."}
+    )
+    flow_lr_multiplier: float = field(
+        default=20.0,
+        metadata={"help": "Learning rate of the flow heads over the policy's; far above 1, since they must follow it."},
+    )
+    match_rows: int = field(
+        default=64,
+        metadata={
+            "help": "How many of eval_dataset's rows each evaluation compares exactly with R / Z, all items at once; 0 "
+            "for none. Needs a reward that scores the catalogue, of at most 50,000 items."
+        },
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.samplers = _table("samplers", self.samplers, {"target": 1, "policy": 3})
         self.rewards = _table("rewards", self.rewards, {"hit": 1.0, "similarity": 1.0})
+        self.source_weights = _table("source_weights", self.source_weights, {})
         if self.objective not in OBJECTIVES:
             raise ValueError(f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}.")
-        for name in ("reward_floor", "reward_temperature", "flow_learning_rate"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be > 0, for instance 1e-3.")
-        if not self.flow_weight >= 0:
-            raise ValueError(f"flow_weight={self.flow_weight}: it must be >= 0; 1 is the paper's.")
+        for name in ("reward_floor", "reward_temperature", "flow_lr_multiplier", "subtb_lambda"):
+            self._at_least(name, 0, strictly=True)
+        for name in ("reward_floor_end", "reward_temperature_end", "residual_clip"):
+            if getattr(self, name) is not None:
+                self._at_least(name, 0, strictly=True)
+        for name in ("flow_weight", "reference_weight", "match_rows"):
+            self._at_least(name, 0, strictly=False)
+        if self.residual_clip is not None and "clip" not in OBJECTIVES[self.objective].options:
+            raise ValueError(f"residual_clip={self.residual_clip}: {self.objective} has no residual. Leave it out.")
+        for name, weight in self.source_weights.items():
+            if name not in SOURCES or not isinstance(weight, int | float) or not weight >= 0:
+                raise ValueError(f"source_weights: {name}: {weight}. Give some of {list(SOURCES)} a number >= 0.")
+
+    def _at_least(self, name: str, bound: float, strictly: bool) -> None:
+        value = getattr(self, name)
+        if not (value > bound if strictly else value >= bound) or value == float("inf"):
+            raise ValueError(f"{name}={value}: it must be a finite number {'>' if strictly else '>='} {bound}.")
+
+    def at(self, name: str, progress: float) -> float:
+        """reward_floor or reward_temperature when `progress` in [0, 1] of the training is done."""
+        start, end = getattr(self, name), getattr(self, f"{name}_end")
+        return start if end is None else start * (end / start) ** progress
 
 
 def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any]) -> dict[str, Any]:
@@ -119,8 +184,6 @@ def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any
             ) from error
     if value is None:
         return default
-    if not isinstance(value, dict) or any(
-        not isinstance(v, int | float) or isinstance(v, bool) for v in value.values()
-    ):
-        raise ValueError(f"{name}={value!r} is not a table of names and numbers such as {default}.")
+    if not isinstance(value, dict):
+        raise ValueError(f"{name}={value!r} is not a table such as {default}.")
     return value

@@ -7,21 +7,29 @@ NAME = "flow_heads"
 """The attribute of the model under which its heads hang, so that optimiser, DDP and ZeRO find them."""
 
 
-class LogZHead(nn.Module):
-    """log Z(u) from the backbone's last hidden state at the end of the prompt: [B, D] -> [B].
+class FlowHead(nn.Module):
+    """log F(s) from the backbone's last hidden state at node s: [..., D] -> [...]. At the root it is log Z(u).
 
-    The state is detached: the head follows the policy at its own, much higher learning rate and never bends it.
+    detached: the head follows the policy at its own, much higher learning rate and never bends it, which serves log Z.
+    Flows of inner nodes need states that were trained to hold them: from detached ones `db` learns nothing.
     """
 
-    def __init__(self, hidden_size: int) -> None:
+    def __init__(self, hidden_size: int, *, detached: bool) -> None:
         super().__init__()
+        self.detached = detached
         self.hidden = nn.Sequential(nn.LayerNorm(hidden_size), nn.Linear(hidden_size, hidden_size), nn.GELU())
         self.output = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
     def forward(self, state: Tensor) -> Tensor:
-        return self.output(self.hidden(state.detach().float())).squeeze(-1)
+        state = state.detach() if self.detached else state
+        return self.output(self.hidden(state.float())).squeeze(-1)
+
+    @torch.no_grad()
+    def start_at(self, log_flow: float) -> None:
+        """Begin at a measured log Z: from 0 the first steps would push every trajectory's probability the same way."""
+        self.output.bias.fill_(log_flow)
 
 
 def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -29,9 +37,3 @@ def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     prefix = f"{NAME}."
     policy = {name: value for name, value in state.items() if not name.startswith(prefix)}
     return policy, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-@torch.no_grad()
-def start_at(head: LogZHead, log_z: float) -> None:
-    """Begin at a measured log Z: from 0 the first steps would push every trajectory's probability the same way."""
-    head.output.bias.fill_(log_z)

@@ -1,31 +1,37 @@
 """GFlowNet fine-tuning (GFlowGR, arXiv 2506.16114)."""
 
+import copy
 from collections.abc import Mapping
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
 
 from catalog import SOURCES, Catalog, Trajectories
+from collaborative import Recommender, Teacher, load_recommender
+from evaluation.match import MATCH_ITEMS, match_metrics
 from interactions.prompts import PromptBatch
-from policy import PathLogProbs, inference
-from rewards import Reward, WeightedSum, build_rewards, log_reward
-from samplers import Mixture, PolicySampler, RandomSampler, Sampler, TargetSampler
+from policy import CausalPolicy, PathLogProbs, inference
+from rewards import Reward, RewardParts, WeightedSum, build_rewards
+from samplers import Mixture, RandomSampler, ReplaySampler, Sampler, SamplerParts, TargetSampler, build_mixture
+from trainer.checks import check_catalog_reward
 from trainer.config import GFlowNetConfig
-from trainer.flow_heads import NAME, LogZHead, start_at
+from trainer.flow_heads import NAME, FlowHead
 from trainer.objectives import OBJECTIVES, FlowInputs
-from trainer.trajectory_trainer import Step, TrajectoryTrainer
-
-FLOOR_MASS_ITEMS = 50_000
-"""Catalogues up to this size are scored as a whole at every step, to log what share of the target is floor."""
+from trainer.step import Scores, Step
+from trainer.target import Target
+from trainer.trajectory_trainer import TrajectoryTrainer
 
 
 class GFlowNetTrainer(TrajectoryTrainer):
     """Teaches the policy to sample items in proportion to their reward: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
 
-    rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of
-    target, random and policy; `args.samplers` says how many trajectories each gives. The target comes first among the
-    trajectories, and `args.samplers` must ask for it.
+    rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of the
+    stock ones; `args.samplers` says how many trajectories each gives. The target comes first among the trajectories,
+    and `args.samplers` must ask for it. recommender: a collaborative model that replaces the one in `args.recommender`.
     """
 
     args: GFlowNetConfig
@@ -38,99 +44,192 @@ class GFlowNetTrainer(TrajectoryTrainer):
         catalog: Catalog,
         rewards: Reward | None = None,
         samplers: Mapping[str, Sampler] | None = None,
+        recommender: Recommender | None = None,
         **kwargs: Any,
     ) -> None:
         assert isinstance(args.samplers, dict) and isinstance(args.rewards, dict)  # by GFlowNetConfig
+        assert isinstance(args.source_weights, dict)
         if args.samplers.get("target") != 1:
             raise ValueError(
                 f"samplers={args.samplers}: target: 1 is missing, the trajectory that the SFT term learns."
             )
         args.samplers = {"target": 1} | args.samplers  # in front, whatever the order of the recipe
-        self._samplers = dict(samplers or {})
-        self._reward = WeightedSum({"reward": rewards}) if rewards else build_rewards(args.rewards, catalog)
+        self._own_samplers = dict(samplers or {})
+        if recommender is None and args.recommender:
+            recommender = load_recommender(args.recommender, catalog)
+        self._teacher = None if recommender is None else Teacher(recommender)
         self._objective = OBJECTIVES[args.objective]
-        if sum(args.samplers.values()) < self._objective.trajectories:
-            raise ValueError(
-                f"{args.objective} needs {self._objective.trajectories} trajectories per prompt; "
-                f"samplers={args.samplers} give fewer."
-            )
-        if self._objective.learns_log_z:
-            setattr(model, NAME, nn.ModuleDict({"log_z": LogZHead(model.config.hidden_size)}))
+        options = {"clip": args.residual_clip, "lambda_": args.subtb_lambda}
+        self._loss = partial(self._objective.loss, **{name: options[name] for name in self._objective.options})
+        self.reads_children = self._objective.children
+        self._source_weight = torch.tensor([args.source_weights.get(name, 1.0) for name in SOURCES])
+        reference = copy.deepcopy(model).eval().requires_grad_(False) if args.reference_weight else None
+        if self._objective.flow in ("prompt", "nodes"):
+            head = FlowHead(model.config.hidden_size, detached=self._objective.flow == "prompt")
+            setattr(model, NAME, nn.ModuleDict({"log_flow": head}))
         super().__init__(model, args, catalog=catalog, **kwargs)
+        parts = RewardParts(catalog, self._teacher, self.policy)
+        reward = WeightedSum({"reward": rewards}, catalog=catalog) if rewards else build_rewards(args.rewards, parts)
+        exact = self._objective.flow == "exact"
+        if exact and not reward.scores_catalog:
+            raise ValueError(
+                f"objective={args.objective} needs the reward of the whole catalogue, and of {sorted(reward.rewards)} "
+                "some score trajectories only. Give each a method catalog(batch) -> [B, items], or use tb or vargrad."
+            )
+        whole = reward.scores_catalog and (exact or catalog.trie.items <= MATCH_ITEMS)
+        self.target = Target(reward, self.trie, lambda name: args.at(name, self.progress), whole=whole, exact=exact)
+        if reference is not None:
+            self.target.reference = CausalPolicy(reference.to(args.device), self.trie, self.tokens)
+            self.target.reference_weight = args.reference_weight
         if self.train_dataset is not None:
             self._check_reward()
 
     def _check_reward(self) -> None:
         """Score a target and a random item of some rows, so that a reward that cannot work fails before training."""
-        batch = self.prompts(self.train_dataset.select(range(min(8, len(self.train_dataset)))).to_list())
-        batch = batch.to(self.args.device)
+        rows = self.train_dataset.select(range(min(8, len(self.train_dataset)))).to_list()
+        batch = self.prompts(self.rows(rows, seed=0)).to(self.args.device)
         samplers: dict[str, Sampler] = {"target": TargetSampler(self.trie), "random": RandomSampler(self.trie)}
-        self._reward(batch, Mixture(samplers, {"target": 1, "random": 1}).sample(batch, seed=0))
+        trajectories = Mixture(samplers, {"target": 1, "random": 1}).sample(batch, seed=0)
+        reward = self.target.reward(batch, trajectories)
+        if self.target.whole:
+            check_catalog_reward(reward, self.target.reward.catalog(batch), trajectories, self.catalog)
+
+    # rows, trajectories and what they are worth
+
+    @cached_property
+    def _own_items(self) -> dict[Any, list[int]]:
+        """Every training item of each user, so that a collaborative model can leave a user's own sequence out."""
+        own: dict[Any, set[int]] = {}
+        for row in self.train_dataset.select_columns(["user", "history", "target"]):
+            own.setdefault(row["user"], set()).update(row["history"], (row["target"],))
+        return {user: sorted(items) for user, items in own.items()}
+
+    def rows(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+        rows = super().rows(rows, seed)
+        if self._teacher is None or "user" not in rows[0]:
+            return rows
+        return [row | {"own": self._own_items[row["user"]]} for row in rows]
+
+    @cached_property
+    def _mixture(self) -> Mixture:
+        parts = SamplerParts(self.trie, self.policy, self._teacher, lambda: self.progress, self.catalog.fingerprint)
+        mixture = build_mixture(self.args.samplers, parts, self._own_samplers)  # type: ignore[arg-type]
+        if self.args.trajectories not in (None, mixture.count):
+            raise ValueError(
+                f"trajectories={self.args.trajectories}, but the counts of samplers={self.args.samplers} sum to "
+                f"{mixture.count}. Make them agree."
+            )
+        if mixture.count < self._objective.trajectories:
+            raise ValueError(
+                f"{self.args.objective} needs {self._objective.trajectories} trajectories per prompt; "
+                f"samplers={self.args.samplers} give fewer."
+            )
+        return mixture
 
     def mixture(self) -> Mixture:
-        stock: dict[str, Sampler] = {
-            "target": TargetSampler(self.trie),
-            "random": RandomSampler(self.trie),
-            "policy": PolicySampler(self.policy),
-        }
-        return Mixture(stock | self._samplers, self.args.samplers)  # type: ignore[arg-type]
+        return self._mixture
 
-    def rewards(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
-        reward = self._reward(batch, trajectories)
-        repeats = (trajectories.items.sort(-1).values.diff() == 0).float().sum() / trajectories.items.numel()
-        self._note(
-            {
-                "reward/mean": reward.mean(),
-                "reward/floor_share": (reward < self.args.reward_floor).float().mean(),
-                "sampler/valid_share": (self.trie.leaf(trajectories.codes) >= 0).float().mean(),
-                "sampler/distinct_share": 1 - repeats,
-            }
-        )
-        if self._reward.scores_catalog and self.trie.items <= FLOOR_MASS_ITEMS:
-            everything = self._reward.catalog(batch)  # [B, items]
-            mass = self._log_reward(everything).softmax(-1)
-            self._note({"reward/floor_mass": (mass * (everything < self.args.reward_floor)).sum(-1).mean()})
-        return reward
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1."""
+        return self.state.global_step / max(1, self.state.max_steps)
+
+    def score(self, batch: PromptBatch, trajectories: Trajectories) -> Scores:
+        scores, mass = self.target.score(batch, trajectories)
+        self._note(mass | self.target.trajectory_metrics(scores.reward, trajectories))
+        return scores
+
+    # the loss
 
     def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
         inputs = self._flow_inputs(step, output)
-        flow = self._objective.loss(inputs)
-        log_pf = inputs.log_pf.detach().sum(-1)  # [B, K]
-        pair = torch.stack([inputs.log_reward.flatten(), log_pf.flatten()])
+        flow = self._loss(inputs)
+        log_pf, real = inputs.log_pf.detach().sum(-1), inputs.source >= 0  # [B, K]
+        gap = log_pf - inputs.log_reward
+        pair = torch.stack([inputs.log_reward[real], log_pf[real]])
         # every process must log the same names, so a step whose rewards are all equal counts as 0
         correlation = pair.corrcoef()[0, 1].nan_to_num()
         self._note({**flow.metrics, "flow/loss": flow.loss.mean(), "flow/reward_correlation": correlation})
-        drawn = step.trajectories.source == SOURCES.index("policy")
+        drawn = inputs.source == SOURCES.index("policy")
         if drawn.any():
-            gap = (step.trajectories.log_pf.sum(-1) - log_pf).abs()[drawn]
-            self._note({"sampler/log_pf_gap": gap.mean()})
+            self._note({"sampler/log_pf_gap": (step.trajectories.log_pf.sum(-1) - log_pf).abs()[drawn].mean()})
+        for sampler in self._replays:
+            sampler.update(step.prompts, step.trajectories, step.scores.reward, gap - inputs.mean(gap).unsqueeze(-1))
         return self.args.flow_weight * (flow.loss * flow.weight).sum() / step.prompts_in_step
 
-    def _log_reward(self, reward: Tensor) -> Tensor:
-        return log_reward(reward, self.args.reward_floor, self.args.reward_temperature)
+    @property
+    def _replays(self) -> list[ReplaySampler]:
+        used = [self._mixture.samplers[name] for name in self._mixture.counts]
+        return [sampler for sampler in used if isinstance(sampler, ReplaySampler)]
+
+    def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
+        source, reward = step.trajectories.source, step.scores.log_reward
+        weight = self._source_weight.to(source.device)[source.clamp(min=0)]
+        if self._objective.flow is None:
+            return FlowInputs(output.log_pf, reward, source, weight=weight)
+        if self._objective.flow == "exact":
+            return self._exact_inputs(step, output, weight)
+        head = self.model.flow_heads["log_flow"]
+        if self._objective.flow == "prompt":
+            flow = head(output.states[:, 0, 0])[:, None, None].expand(*output.log_pf.shape)
+        else:
+            flow = head(output.states)
+        return FlowInputs(output.log_pf, reward, source, torch.cat([flow, reward.unsqueeze(-1)], -1), weight)
+
+    def _exact_inputs(self, step: Step, output: PathLogProbs, weight: Tensor) -> FlowInputs:
+        """With the exact flows; a leaf's is the total of its items, so it stands for the reward of the trajectory."""
+        assert step.scores.log_flow is not None
+        path = self.trie.path(step.trajectories.items)  # [B, K, L + 1]
+        flow = _at(step.scores.log_flow, path)
+        children = None
+        if self.reads_children:
+            child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
+            children = _at(step.scores.log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
+        return FlowInputs(
+            output.log_pf, flow[..., -1], step.trajectories.source, flow, weight, output.child_log_pf, children
+        )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
         steps, total = super().get_batch_samples(*args)
-        if steps and self._objective.learns_log_z and self.state.global_step == 0:
-            self._start_log_z(steps)
+        if steps and self._objective.flow in ("prompt", "nodes") and self.state.global_step == 0:
+            self._start_flows(steps)
         return steps, total
 
-    def _start_log_z(self, steps: list[Step]) -> None:
+    def _start_flows(self, steps: list[Step]) -> None:
         """Start the head at VarGrad's log Z, averaged over the whole first optimiser step."""
         total = torch.zeros((), device=self.args.device)
         with inference(self.model):
             for step in steps:
                 log_pf = self.policy.log_probs(step.prompts, step.trajectories.items).log_pf
-                total += (self._log_reward(step.reward) - log_pf.sum(-1)).mean(-1).sum() / steps[0].prompts_in_step
-        start_at(self.model.flow_heads["log_z"], self.accelerator.reduce(total).item())
+                real = step.trajectories.source >= 0
+                gap = (step.scores.log_reward - log_pf.sum(-1)).where(real, 0.0)
+                total += (gap.sum(-1) / real.sum(-1)).sum() / steps[0].prompts_in_step
+        self.model.flow_heads["log_flow"].start_at(self.accelerator.reduce(total).item())
 
-    def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
-        reward = self._log_reward(step.reward)
-        if not self._objective.learns_log_z:
-            return FlowInputs(output.log_pf, reward, step.trajectories.source)
-        log_flow = torch.zeros(*reward.shape, output.log_pf.shape[-1] + 1, device=reward.device)
-        log_flow[..., 0] = self.model.flow_heads["log_z"](output.state).unsqueeze(1)
-        return FlowInputs(output.log_pf, reward, step.trajectories.source, log_flow)
+    # how far the policy is from the reward, exactly
+
+    def held_out_metrics(self, rows: Dataset) -> dict[str, float]:
+        """Total variation, KL and more between P_F and R / Z over the whole catalogue, on the first match_rows rows."""
+        if not (self.target.whole and self.args.match_rows and self.trie.items <= MATCH_ITEMS):
+            return {}
+        table = rows.select(range(min(self.args.match_rows, len(rows)))).to_list()
+        parts = []
+        for start in range(0, len(table), self.args.per_device_eval_batch_size):
+            batch = self.prompts(table[start : start + self.args.per_device_eval_batch_size]).to(self.args.device)
+            parts.append(match_metrics(self.policy.distribution(batch), self.target.catalog(batch), self.trie))
+        return {name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]}
+
+    # what a checkpoint of this method holds beside the policy
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        for sampler in self._replays:
+            sampler.save(Path(output_dir) / f"replay_{self.args.process_index}.safetensors")
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        for sampler in self._replays if checkpoint else []:
+            sampler.load(Path(checkpoint) / f"replay_{self.args.process_index}.safetensors")  # type: ignore[arg-type]
 
     def get_optimizer_cls_and_kwargs(self, args: GFlowNetConfig, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
         """transformers' optimiser, with a group of its own for the flow heads."""
@@ -144,7 +243,12 @@ class GFlowNetTrainer(TrajectoryTrainer):
             {
                 "params": [p for n, p in named if n.startswith(f"{NAME}.")],
                 "weight_decay": 0.0,
-                "lr": args.flow_learning_rate,
+                "lr": args.learning_rate * args.flow_lr_multiplier,
             },
         ]
         return optimizer, kwargs | {"params": [group for group in groups if group["params"]]}
+
+
+def _at(values: Tensor, nodes: Tensor) -> Tensor:
+    """values [B, nodes] at nodes [B, ...]: [B, ...]."""
+    return values.gather(1, nodes.flatten(1)).view_as(nodes)

@@ -18,6 +18,7 @@ PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
 SHOWN = {
     "loss": "loss",
     "flow/residual_rms": "residual",
+    "eval_tv": "TV",
     "sampler/valid_share": "valid",
     "time/prompts_per_second": "prompts/s",
     "eval_recall@10": "recall@10",

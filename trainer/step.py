@@ -10,8 +10,20 @@ from interactions.prompts import PromptBatch
 
 
 @dataclass(frozen=True)
+class Scores:
+    """What trajectories are worth: reward [B, K] >= 0; log_reward [B, K], what a flow objective matches.
+
+    log_flow [B, nodes] is the exact log F of every trie node, None where the objective does not ask for it.
+    """
+
+    reward: Tensor
+    log_reward: Tensor
+    log_flow: Tensor | None = None
+
+
+@dataclass(frozen=True)
 class Step:
-    """One micro-batch: prompts, their trajectories and rewards [B, K].
+    """One micro-batch: prompts, their trajectories and what these are worth.
 
     targets, prompts_in_step: how many target items and prompts the whole optimiser step holds, over its micro-batches
     and processes; what a mean over the step divides by.
@@ -19,7 +31,7 @@ class Step:
 
     prompts: PromptBatch
     trajectories: Trajectories
-    reward: Tensor
+    scores: Scores
     targets: float
     prompts_in_step: float
 

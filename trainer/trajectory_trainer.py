@@ -1,8 +1,10 @@
 """The trainer under every method: rows -> trajectories -> rewards -> objective, once per optimiser step."""
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from catalog import Catalog, Trajectories
 from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
+from interactions.rows import cut
 from policy import CausalPolicy, PathLogProbs, check_backbone
 from samplers import Mixture, TargetSampler
 from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
@@ -34,7 +37,9 @@ from trainer.flow_heads import NAME, split_state
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
 from trainer.run_folder import Progress, RunFolder
-from trainer.step import Step, target_source
+from trainer.step import Scores, Step, target_source
+
+logger = logging.getLogger(__name__)
 
 HEADS = "flow_heads/flow_heads.safetensors"
 """Beside the policy, but in a folder of its own: vLLM reads every safetensors file next to a checkpoint's weights."""
@@ -51,6 +56,7 @@ class TrajectoryTrainer(Trainer):
     args: TrajectoryConfig
     model: PreTrainedModel
     control: TrainerControl
+    reads_children = False  # whether the method's loss reads the log-probabilities of all children on the paths
 
     def __init__(
         self,
@@ -101,13 +107,18 @@ class TrajectoryTrainer(Trainer):
         """Which trajectories each prompt gets; the target first."""
         return Mixture({"target": TargetSampler(self.trie)}, {"target": 1})
 
-    def rewards(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
-        """What they are worth: [B, K] >= 0."""
-        return torch.ones_like(trajectories.items, dtype=torch.float32)
+    def score(self, batch: PromptBatch, trajectories: Trajectories) -> Scores:
+        """What they are worth."""
+        reward = torch.ones_like(trajectories.items, dtype=torch.float32)
+        return Scores(reward, reward.log())
 
     def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
         """What the method adds to the SFT loss: summed over the micro-batch, divided by the step's totals."""
         return output.log_pf.new_zeros(())
+
+    def held_out_metrics(self, rows: Dataset) -> dict[str, float]:
+        """What an evaluation measures beside the ranking; every process gets the same rows."""
+        return {}
 
     # one optimiser step
 
@@ -122,7 +133,8 @@ class TrajectoryTrainer(Trainer):
         # from the place in the run alone, and no state: a resumed run draws what the uninterrupted one drew
         place = [self.args.seed, self.state.global_step, self.args.process_index]
         seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
-        prompts = [self.prompts(self._cut(rows, seed)).to(device) for rows, seed in zip(batches, seeds, strict=True)]
+        rows_of = [self.rows(rows, seed) for rows, seed in zip(batches, seeds, strict=True)]
+        prompts = [self.prompts(rows).to(device) for rows in rows_of]
         totals = torch.tensor(
             [
                 sum(float((target_source(p, self.args.sft_positions) >= 0).sum()) for p in prompts),
@@ -131,10 +143,11 @@ class TrajectoryTrainer(Trainer):
             device=device,
         )
         targets, total = self.accelerator.reduce(totals).tolist()
-        steps = []
-        for batch, seed in zip(prompts, seeds, strict=True):
-            trajectories = self.mixture().sample(batch, seed)
-            steps.append(Step(batch, trajectories, self.rewards(batch, trajectories), targets, total))
+        with self._resumable():
+            steps = []
+            for batch, seed in zip(prompts, seeds, strict=True):
+                trajectories = self.mixture().sample(batch, seed)
+                steps.append(Step(batch, trajectories, self.score(batch, trajectories), targets, total))
         if self.shared_prefix_gap is None:
             exact = next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
             self.shared_prefix_gap = check_forward(self.policy, steps[0], exact)
@@ -147,7 +160,9 @@ class TrajectoryTrainer(Trainer):
         """L_SFT + the method's flow loss, as this process's share of the mean over the optimiser step."""
         policy = CausalPolicy(model, self.trie, self.tokens)
         every = self.args.sft_positions == "all"
-        output = policy.log_probs(inputs.prompts, inputs.trajectories.items, history=every)
+        output = policy.log_probs(
+            inputs.prompts, inputs.trajectories.items, history=every, children=self.reads_children
+        )
         likelihood = sft(self._targets(inputs, output))
         loss = (likelihood.loss * likelihood.weight).sum() / inputs.targets
         self._note(likelihood.metrics)
@@ -168,17 +183,23 @@ class TrajectoryTrainer(Trainer):
         source = target_source(step.prompts, self.args.sft_positions)
         return FlowInputs(log_pf=log_pf, log_reward=torch.zeros_like(log_pf[..., 0]), source=source)
 
-    def _cut(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-        """With random_cut: each row ended at a random item after its first, without what was known of its target."""
+    def rows(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+        """The rows of a micro-batch as they are trained: with random_cut, ended at a random item after the first."""
         if not self.args.random_cut:
             return rows
         draw = np.random.default_rng(seed)
-        ends = [int(draw.integers(1, len(row["history"]) + 1)) for row in rows]
-        items = [[*row["history"], row["target"]] for row in rows]
-        return [
-            {"user": row.get("user"), "history": sequence[:end], "target": sequence[end]}
-            for row, sequence, end in zip(rows, items, ends, strict=True)
-        ]
+        return [cut(row, int(draw.integers(1, len(row["history"]) + 1))) for row in rows]
+
+    @contextmanager
+    def _resumable(self) -> Iterator[None]:
+        """Whatever fails inside, a user's reward say, ends a run of one process with a checkpoint of the steps done."""
+        try:
+            yield
+        except Exception:
+            if self.state.global_step and self.accelerator.num_processes == 1:
+                self._save_checkpoint(self.model, None)
+                logger.error("Stopped. %s/checkpoint-%d resumes.", self.args.output_dir, self.state.global_step)
+            raise
 
     def _check(self, vocabulary: int) -> None:
         """Refuse what cannot work before the first step."""
@@ -245,6 +266,7 @@ class TrajectoryTrainer(Trainer):
         values = torch.tensor(np.stack(list(per_user.values()), 1), device=self.args.device)  # [users, metrics]
         gathered = self.accelerator.gather(values)[: len(rows)].cpu().numpy()
         means = mean_metrics(dict(zip(per_user, gathered.T, strict=True)))
+        means |= self.held_out_metrics(rows)
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

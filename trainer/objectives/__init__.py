@@ -1,32 +1,60 @@
 """What a step minimises: one pure function a file, FlowInputs -> LossOutput, no model and no I/O.
 
-`sft` raises the likelihood of what users took; `tb` and `vargrad` match the policy's flow to the reward. A new
-objective is one file here and one line below.
+`sft` raises the likelihood of what users took; the flow objectives match the policy's flow to the reward. They differ
+in where log F(s) comes from: a learned head (`tb`, `db`, `subtb`), the trajectories at hand (`vargrad`), or the reward
+of the whole catalogue (`exact_tb`, `exact_db`, `flow_kl`). A new objective is one file here and one line below.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from trainer.objectives.base import FlowInputs, LossOutput
+from trainer.objectives.db import db
+from trainer.objectives.flow_kl import flow_kl
 from trainer.objectives.sft import sft
+from trainer.objectives.subtb import subtb
 from trainer.objectives.tb import tb
 from trainer.objectives.vargrad import vargrad
 
-Objective = Callable[[FlowInputs], LossOutput]
+Objective = Callable[..., LossOutput]
 
 
 class FlowObjective(NamedTuple):
-    """A flow objective and what it needs: a learned log Z(u) in log_flow[..., 0], and so many trajectories a prompt."""
+    """A flow objective and what it needs.
+
+    flow: where log_flow comes from; "prompt" is a learned log Z(u) in log_flow[..., 0], "nodes" a learned log F(s) of
+    every node, "exact" the reward of the whole catalogue. options: settings that are bound to its keyword arguments.
+    children: whether it reads all children of the visited nodes. trajectories: the fewest it works with.
+    """
 
     loss: Objective
-    learns_log_z: bool = False
+    flow: Literal["prompt", "nodes", "exact"] | None
+    options: tuple[str, ...] = ("clip",)
+    children: bool = False
     trajectories: int = 1
 
 
 OBJECTIVES = {
-    "tb": FlowObjective(tb, learns_log_z=True),
-    "vargrad": FlowObjective(vargrad, trajectories=2),
+    "tb": FlowObjective(tb, "prompt"),
+    "vargrad": FlowObjective(vargrad, None, trajectories=2),
+    "db": FlowObjective(db, "nodes"),
+    "subtb": FlowObjective(subtb, "nodes", options=("clip", "lambda_")),
+    "exact_tb": FlowObjective(tb, "exact"),
+    "exact_db": FlowObjective(db, "exact"),
+    "flow_kl": FlowObjective(flow_kl, "exact", options=(), children=True),
 }
 """The flow objectives by their recipe names."""
 
-__all__ = ["OBJECTIVES", "FlowInputs", "FlowObjective", "LossOutput", "Objective", "sft", "tb", "vargrad"]
+__all__ = [
+    "OBJECTIVES",
+    "FlowInputs",
+    "FlowObjective",
+    "LossOutput",
+    "Objective",
+    "db",
+    "flow_kl",
+    "sft",
+    "subtb",
+    "tb",
+    "vargrad",
+]

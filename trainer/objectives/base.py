@@ -11,8 +11,11 @@ class FlowInputs:
     """What is known about K trajectories of each of B prompts.
 
     log_pf [B, K, L] under the policy in training; log_reward [B, K] after floor and temperature; source [B, K]
-    positions in `catalog.SOURCES`, negative for an empty slot; log_flow [B, K, L + 1] the learned or exact log F(s) of
-    every node on the path, of which an objective may need only [..., 0], log Z(u).
+    positions in `catalog.SOURCES`, negative for an empty slot, which no objective counts. Each of the rest is there for
+    the objectives that ask for it: log_flow [B, K, L + 1], the learned or exact log F(s) of every node on the path, of
+    which [..., 0] is log Z(u) and [..., L] the reward of the leaf; weight [B, K] >= 0, how much a trajectory counts
+    among those of its prompt, all alike without it; child_log_pf and child_log_flow [B, K, L, C], of all children of
+    each node that a step leaves, -inf behind the last child.
 
     Raises ValueError where the shapes disagree.
     """
@@ -21,16 +24,34 @@ class FlowInputs:
     log_reward: Tensor
     source: Tensor
     log_flow: Tensor | None = None
+    weight: Tensor | None = None
+    child_log_pf: Tensor | None = None
+    child_log_flow: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, count, levels = self.log_pf.shape
-        wanted = {"log_reward": (batch, count), "source": (batch, count), "log_flow": (batch, count, levels + 1)}
-        for name, shape in wanted.items():
+        pair, children = (batch, count), (batch, count, levels)
+        wanted = {"log_reward": pair, "source": pair, "weight": pair, "log_flow": (batch, count, levels + 1)}
+        for name, shape in (wanted | {"child_log_pf": children, "child_log_flow": children}).items():
             value = getattr(self, name)
-            if value is not None and value.shape != shape:
+            if value is not None and value.shape[:3] != shape:
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)}; log_pf {tuple(self.log_pf.shape)} asks for {shape}."
                 )
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Weighted mean over the trajectories of each prompt: [B, K] -> [B], 0 for a prompt without any."""
+        weight = self._weight()
+        return torch.where(weight > 0, values * weight, 0.0).sum(-1) / weight.sum(-1).clamp(min=1e-12)
+
+    def batch_mean(self, values: Tensor) -> Tensor:
+        """Mean of [B, K] over all trajectories of the batch that count, detached."""
+        counted = self._weight() > 0
+        return torch.where(counted, values.detach(), 0.0).sum() / counted.sum().clamp(min=1)
+
+    def _weight(self) -> Tensor:
+        weight = torch.ones_like(self.log_reward) if self.weight is None else self.weight
+        return torch.where(self.source >= 0, weight, 0.0)
 
 
 @dataclass(frozen=True)
@@ -48,3 +69,20 @@ class LossOutput:
     def per_prompt(cls, loss: Tensor, metrics: dict[str, Tensor]) -> "LossOutput":
         """Every prompt counts once."""
         return cls(loss, torch.ones_like(loss), {name: value.detach() for name, value in metrics.items()})
+
+
+def penalty(residual: Tensor, clip: float | None) -> Tensor:
+    """residual ** 2; beyond +-clip its tangent (Huber), so that the gradient is that of a clipped residual.
+
+    Elementwise; None clips nothing.
+    """
+    if clip is None:
+        return residual.pow(2)
+    inside = residual.clamp(-clip, clip)
+    return inside * (2 * residual - inside)
+
+
+def with_reward(inputs: FlowInputs) -> Tensor:
+    """log_flow [B, K, L + 1] with the reward as the flow of the leaf."""
+    assert inputs.log_flow is not None
+    return torch.cat([inputs.log_flow[..., :-1], inputs.log_reward.unsqueeze(-1)], -1)

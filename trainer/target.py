@@ -1,0 +1,81 @@
+"""What the policy should be proportional to: a reward with its floor, its temperature and a reference policy."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from catalog import Trajectories, Trie, exact_log_flow
+from interactions.prompts import PromptBatch
+from policy import CausalPolicy, inference
+from rewards import WeightedSum, log_reward
+from trainer.step import Scores
+
+
+class Target:
+    """log target = log max(R, floor) / temperature + reference_weight * log P_ref; the last term is relative TB's.
+
+    at: the value of "reward_floor" or "reward_temperature" at this moment of the training. whole: whether the reward of
+    the whole catalogue is computed, and the trajectories' read off; exact: whether exact flows are, for which it must.
+    """
+
+    def __init__(
+        self, reward: WeightedSum, trie: Trie, at: Callable[[str], float], *, whole: bool, exact: bool
+    ) -> None:
+        self.reward, self.trie, self.at, self.whole, self.exact = reward, trie, at, whole, exact
+        self.reference: CausalPolicy | None = None
+        self.reference_weight = 0.0
+
+    def score(self, batch: PromptBatch, trajectories: Trajectories) -> tuple[Scores, dict[str, Tensor]]:
+        """What trajectories are worth, and how the reward's mass is spread where all of it is known."""
+        items = trajectories.items
+        if self.whole:
+            everything = self.reward.catalog(batch)  # [B, items]
+            log_target = self._log_target(everything, batch)
+            log_flow = exact_log_flow(log_target, self.trie) if self.exact else None
+            scores = Scores(everything.gather(1, items), log_target.gather(1, items), log_flow)
+            return scores, self._mass(everything, log_target, batch)
+        reward = self.reward(batch, trajectories)
+        log_target_of_items = self._log_reward(reward)
+        if self.reference is not None:
+            with inference(self.reference.model):
+                log_ref = self.reference.log_probs(batch, items).log_pf.sum(-1)
+            log_target_of_items = log_target_of_items + self.reference_weight * log_ref
+        return Scores(reward, log_target_of_items), {}
+
+    def catalog(self, batch: PromptBatch) -> Tensor:
+        """The log target of every item, up to a constant: [B, items]."""
+        return self._log_target(self.reward.catalog(batch), batch)
+
+    def _log_target(self, everything: Tensor, batch: PromptBatch) -> Tensor:
+        log_target = self._log_reward(everything)
+        if self.reference is not None:
+            log_target = log_target + self.reference_weight * self.reference.distribution(batch)
+        return log_target
+
+    def _log_reward(self, reward: Tensor) -> Tensor:
+        return log_reward(reward, self.at("reward_floor"), self.at("reward_temperature"))
+
+    def _mass(self, everything: Tensor, log_target: Tensor, batch: PromptBatch) -> dict[str, Tensor]:
+        """How the whole mass, after floor and temperature, divides among the target, the floor and the rest."""
+        mass = log_target.softmax(-1)
+        leaf = self.trie.leaf_of_item
+        target = leaf == leaf[batch.target].unsqueeze(1)  # [B, items]
+        floor = (everything < self.at("reward_floor")) & ~target
+        shares = {"target": target, "floor": floor, "rest": ~target & ~floor}
+        return {f"reward/{name}_mass": (mass * where).sum(-1).mean() for name, where in shares.items()}
+
+    def trajectory_metrics(self, reward: Tensor, trajectories: Trajectories) -> dict[str, Tensor]:
+        """Of the trajectories that count: reward [B, K], and how many are valid, distinct and missing."""
+        real = trajectories.source >= 0  # [B, K]
+        leaves = self.trie.leaf(trajectories.codes)
+        apart = -1 - torch.arange(real.shape[1], device=real.device)  # a number of its own for each empty slot
+        repeats = (leaves.where(real, apart).sort(-1).values.diff() == 0).sum()
+        count = real.sum()
+        return {
+            "reward/mean": reward.where(real, 0.0).sum() / count,
+            "reward/floor_share": ((reward < self.at("reward_floor")) & real).sum() / count,
+            "sampler/valid_share": ((leaves >= 0) & real).sum() / count,
+            "sampler/distinct_share": 1 - repeats / count,
+            "sampler/padding_share": 1 - real.float().mean(),
+        }

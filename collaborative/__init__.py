@@ -1,18 +1,43 @@
-"""Classical recommenders: baselines to print beside the policy, and teachers for the reward.
+"""Collaborative models: baselines to print beside the policy, and teachers for the reward and the samplers.
 
-- `base`: the `Recommender` protocol (histories -> `[B, items]` scores) and `rank`, scores -> ranked items
-- `item_knn`: item-to-item cosine, with older events counting less
+- `base`: the `Recommender` protocol (histories -> `[B, items]` scores or probabilities) and `rank`, scores -> items
 - `popularity`: training counts, the same for everybody
+- `item_knn`: item-to-item cosine, with older events counting less
+- `factors`: `ALS` and `BPR`, matrix factorisations that a history is folded into
+- `sasrec`: self-attention over the history
+- `mixture`: several of them as one
+- `store`: a recommender by its kind and settings, fitted once and kept in a folder
+- `teacher`: a recommender as the reward and the samplers ask for it, by batch of prompts
 
 - `item_vectors`: vectors to make semantic IDs from where items have no text
 
-All are fitted on the training part alone, a `[users, items]` sparse matrix. A new recommender is one file with a
-`score` method.
+All are fitted on the training part; the validation items say when to stop and how sharp a distribution is. A new
+recommender is one file with the methods of `Recommender`; with those that `RECOMMENDERS` names, and a line there, it is
+stored and mixed like the others.
 """
 
 from collaborative.base import Recommender, rank
+from collaborative.factors import ALS, BPR
 from collaborative.item_knn import ItemKNN
 from collaborative.item_vectors import cooccurrence_vectors
+from collaborative.mixture import Mixture
 from collaborative.popularity import Popularity
+from collaborative.sasrec import SASRec
+from collaborative.store import RECOMMENDERS, fit_recommender, load_recommender
+from collaborative.teacher import Teacher
 
-__all__ = ["ItemKNN", "Popularity", "Recommender", "cooccurrence_vectors", "rank"]
+__all__ = [
+    "ALS",
+    "BPR",
+    "RECOMMENDERS",
+    "ItemKNN",
+    "Mixture",
+    "Popularity",
+    "Recommender",
+    "SASRec",
+    "Teacher",
+    "cooccurrence_vectors",
+    "fit_recommender",
+    "load_recommender",
+    "rank",
+]

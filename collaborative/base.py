@@ -1,33 +1,75 @@
-"""What every classical recommender offers, and how its scores become a ranking."""
+"""What every classical recommender offers, and how its scores become a distribution or a ranking."""
 
+import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Protocol
 
 import numpy as np
 import torch
+from datasets import Dataset
+from scipy import sparse
+from scipy.optimize import minimize_scalar
 from torch import Tensor
+from torch.nn import functional as F
+
+Histories = Sequence[Sequence[int]]
+"""B lists of items, oldest first; a list may be empty."""
 
 
 class Recommender(Protocol):
-    """A fitted model that scores the whole catalogue for any history, also for users it never saw."""
+    """A fitted model that scores the whole catalogue for any history, also for users it never saw.
 
-    def score(self, histories: Sequence[Sequence[int]]) -> Tensor:
-        """Score of every item, `[B, items]` float32, higher is better; the scale is the model's own.
+    `without` names what a model that counts must not have counted: B lists, the whole training sequence of the user
+    behind each history, once. A count of who took what with what has seen the answer to every training history, and
+    without the user's own share it has not. Models that count nothing ignore it.
+    """
 
-        histories: B lists of items, oldest first; a list may be empty.
-        """
+    def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
+        """Score of every item, `[B, items]` float32, higher is better; the scale is the model's own."""
+        ...
+
+    def probabilities(self, histories: Histories, without: Histories | None = None) -> Tensor:
+        """Probability that an item is the next one, `[B, items]` float32; rows sum to 1."""
         ...
 
 
-def flatten(histories: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+def flatten(histories: Histories) -> tuple[np.ndarray, np.ndarray]:
     """All items of B lists in one array, and how many each list holds: `[events]`, `[B]`."""
     lengths = np.fromiter(map(len, histories), dtype=np.int64, count=len(histories))  # [B]
     items = np.fromiter(chain.from_iterable(histories), dtype=np.int64, count=lengths.sum())  # [events]
     return items, lengths
 
 
-def rank(scores: Tensor, exclude: Sequence[Sequence[int]], k: int, seed: int = 0) -> np.ndarray:
+def occurrences(histories: Histories, items: int, decay: float = 1.0) -> sparse.csr_matrix:
+    """How often each history holds each item, `[B, items]`; an event counts decay ** age, and the newest has age 0."""
+    flat, lengths = flatten(histories)
+    age = np.repeat(lengths.cumsum(), lengths) - 1 - np.arange(len(flat))  # [events]
+    rows = np.repeat(np.arange(len(histories)), lengths)  # [events]
+    return sparse.csr_matrix((decay**age, (rows, flat)), shape=(len(histories), items))
+
+
+def proportional(scores: Tensor) -> Tensor:
+    """Scores >= 0 as probabilities, `[B, items]`: each one's share of its row; all alike in a row of zeros."""
+    total = scores.sum(-1, keepdim=True)  # [B, 1]
+    return torch.where(total > 0, scores / total, 1 / scores.shape[-1])
+
+
+def fit_temperature(model: Recommender, held_out: Dataset, users: int = 2000) -> float:
+    """The T > 0 for which softmax(score / T) gives the held-out targets the highest likelihood.
+
+    held_out: rows of `history` and `target`; at most `users` of them are read, evenly spaced.
+    """
+    rows = held_out.select(np.linspace(0, len(held_out) - 1, min(users, len(held_out)), dtype=int))
+    scores, targets = model.score(rows["history"][:]).cpu(), torch.tensor(rows["target"][:])
+
+    def loss(log_temperature: float) -> float:
+        return F.cross_entropy(scores / math.exp(log_temperature), targets).item()
+
+    return math.exp(minimize_scalar(loss, bounds=(-10.0, 10.0), method="bounded").x)
+
+
+def rank(scores: Tensor, exclude: Histories, k: int, seed: int = 0) -> np.ndarray:
     """The k best items of every row from best to worst, `[B, k]` int64, -1 where candidates run out.
 
     Equal scores are ordered by one random permutation of the items, drawn from `seed` and the same for all rows:

@@ -1,0 +1,56 @@
+"""The recipe: several models by one command, each with its metrics."""
+
+import json
+
+import pytest
+
+from collaborative import load_recommender
+from recipes.recommenders import main
+
+MODELS = {
+    "popularity": {},
+    "near": {"kind": "item_knn", "neighbours": 5},
+    "both": {"kind": "mixture", "weights": {"popularity": 0.5, "near": 0.5}},
+}
+
+
+@pytest.fixture
+def argv(blocks, catalog, tmp_path):
+    catalog.save(tmp_path / "data")
+    blocks.save(tmp_path / "data" / "splits")
+    return ["--data", f"{tmp_path}/data", "--output_dir", f"{tmp_path}/out", "--models", json.dumps(MODELS)]
+
+
+def test_every_model_is_stored_and_measured(argv, catalog, tmp_path, capsys):
+    main(argv)
+    table = capsys.readouterr().out
+    for name in MODELS:
+        assert f"| {name} |" in table
+        load_recommender(tmp_path / "out" / name, catalog)
+        metrics = json.loads((tmp_path / "out" / name / "metrics.json").read_text())
+        assert metrics["test_protocol"] == {"exclude_history": True, "users": 60, "hit": "item"}
+        assert metrics["seconds"] > 0
+    assert metrics["test"]["recall@50"] == metrics["validation"]["recall@50"] == 1
+    near = json.loads((tmp_path / "out" / "near" / "metrics.json").read_text())
+    assert near["test"]["recall@10"] > 0.75  # 11 of the 20 items of the group are still unseen
+
+
+def test_some_models_alone(argv, tmp_path, capsys):
+    main([*argv, "--only", "near"])
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["near"]
+    assert "| near |" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--only", "far"], "error: only: 'far' is not one of the models"),
+        (["--only", "both"], "popularity holds no fitted recommender. Fit it first"),
+        (["--models", "near: {}"], "error: models='near: {}' is not JSON"),
+        (["--models", '{"knn": {}}'], "error: 'knn' is not a kind of recommender"),
+    ],
+)
+def test_a_slip_ends_in_one_sentence(argv, extra, message):
+    with pytest.raises(SystemExit) as stopped:
+        main([*argv, *extra])
+    assert message in str(stopped.value)

@@ -73,20 +73,32 @@ def learning_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
     return {name: panel for name, panel in LEARNING.items() if name in logged}
 
 
+MATCHING = {
+    "eval_tv": Panel("Total variation to R / Z, held out", "share", False),
+    "eval_kl": Panel("KL(R / Z || P_F), held out", "nats", False),
+    "eval_effective_items": Panel("Effective items of P_F, held out", "items", False),
+}
+SHARES = ("flow/", "reward/target_mass", "reward/floor_mass", "reward/rest_mass", "eval_entropy_")
+
+
 def flow_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
-    """A panel for each logged `flow/...` value: shares, correlations, and else logarithms or their squares, in nats."""
-    names = sorted(name for name in _logged_names(curves) if name.startswith("flow/"))
-    units = [next((unit for unit in ("share", "correlation") if name.endswith(f"_{unit}")), "nats") for name in names]
-    return {name: Panel(name, unit, False) for name, unit in zip(names, units, strict=True)}
+    """A panel for each distance to the reward, and for each logged `flow/...`, share of the reward and entropy."""
+    logged = _logged_names(curves)
+    names = sorted(name for name in logged if name.startswith(SHARES))
+    units = {"share": "share", "mass": "share", "correlation": "correlation"}
+    panels = {name: Panel(name, units.get(name.rsplit("_", 1)[-1], "nats"), False) for name in names}
+    return {name: panel for name, panel in MATCHING.items() if name in logged} | panels
 
 
-def curves_figure(curves: Mapping[str, Records], panels: Mapping[str, Panel], styles: Mapping[str, Style]) -> str:
-    """Panels in two columns, one line per method; a faint line is the log, a strong one its running mean."""
+def curves_figure(
+    curves: Mapping[str, Records], panels: Mapping[str, Panel], styles: Mapping[str, Style], columns: int = 2
+) -> str:
+    """Panels side by side, one line per method; a faint line is the log, a strong one its running mean."""
     label = f"{', '.join(panel.title for panel in panels.values())} over the optimiser steps"
-    rows = -(-len(panels) // 2)
+    rows = -(-len(panels) // columns)
     with rc_context(LOOK | {"svg.hashsalt": label}):
-        figure = Figure(figsize=(9.6, 0.5 + 2.9 * rows), layout="constrained")
-        axes = figure.subplots(rows, 2, squeeze=False).ravel()
+        figure = Figure(figsize=(9.6, 0.5 + 5.8 / columns * rows), layout="constrained")
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
         frames = {name: pd.DataFrame(list(records)) for name, records in curves.items()}
         for (key, panel), axis in zip(panels.items(), axes, strict=False):
             for name, frame in frames.items():

@@ -1,6 +1,5 @@
 """The comparison of methods: one HTML page that needs nothing else, and a Markdown table."""
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -19,12 +18,11 @@ from evaluation.figures import (
     learning_panels,
     method_styles,
 )
-from evaluation.metric_help import METRIC_HELP
+from evaluation.metric_help import MATCH, METRIC_HELP, Metric
 
 Rows = Mapping[str, Mapping[str, float]]
 
 MISSING = "–"
-UNTRAINED = ("itemknn", "popularity")  # beginnings of method names, in lower case and without punctuation
 
 
 class Cell(NamedTuple):
@@ -41,6 +39,7 @@ def write_report(
     rows: Rows,
     curves: Mapping[str, Records],
     calibration: Calibration,
+    sections: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
     """Writes one self-contained HTML page; `path` holds either the whole page or what it held before.
 
@@ -51,11 +50,12 @@ def write_report(
         rows: method -> metric -> value; a method may lack metrics. Names are those of `METRIC_HELP`.
         curves: method -> the records `transformers.Trainer` logs, each with its `step`.
         calibration: method -> `log_reward`, which is log (R / Z), and `log_prob`, log P_F(item); `[points]`, in nats.
+        sections: heading -> methods that stand below it at the end of the table, apart from the others.
 
     Raises:
         ValueError: a metric has no explanation.
     """
-    page = _render(title, notes, rows, curves, calibration)
+    page = _render(title, notes, rows, curves, calibration, sections or {})
     with complete(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
 
@@ -72,15 +72,40 @@ def markdown_table(rows: Rows) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+class Table(NamedTuple):
+    """Some columns of the rows: cells by section and method; the first section has no heading."""
+
+    columns: list[Metric]
+    sections: dict[str, dict[str, list[Cell]]]
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """How many columns stand under each group heading."""
+        groups = [metric.group for metric in self.columns]
+        return {group: groups.count(group) for group in groups}
+
+
+def _table(rows: Rows, names: Sequence[str], sections: Mapping[str, Sequence[str]]) -> Table:
+    shown = {method: {name: row[name] for name in names if name in row} for method, row in rows.items()}
+    cells = _cells({method: row for method, row in shown.items() if row})
+    apart = {method for methods in sections.values() for method in methods}
+    parts = {"": [method for method in rows if method not in apart], **sections}
+    found = {title: {method: cells[method] for method in part if method in cells} for title, part in parts.items()}
+    return Table([METRIC_HELP[name] for name in names], {title: part for title, part in found.items() if part})
+
+
 def _render(
-    title: str, notes: Sequence[str], rows: Rows, curves: Mapping[str, Records], calibration: Calibration
+    title: str,
+    notes: Sequence[str],
+    rows: Rows,
+    curves: Mapping[str, Records],
+    calibration: Calibration,
+    sections: Mapping[str, Sequence[str]],
 ) -> str:
     """The page as text."""
-    columns = [METRIC_HELP[name] for name in _columns(rows)]
-    groups = [metric.group for metric in columns]
-    cells = _cells(rows)
-    trained = {method: row for method, row in cells.items() if not _is_untrained(method)}
-    styles = method_styles(dict.fromkeys([*trained, *curves, *calibration]))
+    names = _columns(rows)
+    match = [name for name in names if METRIC_HELP[name].group == MATCH]
+    styles = method_styles(dict.fromkeys([*(name for name in rows if name in curves), *curves, *calibration]))
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -91,10 +116,8 @@ def _render(
     return environment.get_template("report.html.jinja").render(
         title=title,
         notes=notes,
-        columns=columns,
-        groups={group: groups.count(group) for group in groups},
-        trained=trained,
-        untrained={method: row for method, row in cells.items() if method not in trained},
+        ranking=_table(rows, [name for name in names if name not in match], sections),
+        match=_table(rows, match, sections) if match else None,
         styles=styles,
         figures=_figures(curves, calibration, styles),
     )
@@ -102,8 +125,8 @@ def _render(
 
 def _figures(curves: Mapping[str, Records], calibration: Calibration, styles: Mapping[str, Style]) -> dict[str, Markup]:
     """The figures that have something to show, by section."""
-    panels = {"learning": learning_panels(curves), "flow": flow_panels(curves)}
-    figures = {name: curves_figure(curves, shown, styles) for name, shown in panels.items() if shown}
+    panels = {"learning": (learning_panels(curves), 2), "flow": (flow_panels(curves), 3)}
+    figures = {name: curves_figure(curves, shown, styles, n) for name, (shown, n) in panels.items() if shown}
     if calibration:
         figures["calibration"] = calibration_figure(calibration, styles)
     return {name: Markup(svg) for name, svg in figures.items()}
@@ -131,7 +154,3 @@ def _cells(rows: Rows) -> dict[str, list[Cell]]:
 def _best(name: str, values: Iterable[float]) -> str | None:
     better = METRIC_HELP[name].better
     return None if better is None else f"{max(values) if better == 'higher' else min(values):.4f}"
-
-
-def _is_untrained(method: str) -> bool:
-    return re.sub(r"[^a-z]", "", method.lower()).startswith(UNTRAINED)

@@ -1,6 +1,7 @@
 """Recipe files and command lines into checked dataclasses, and what each entry point can be told."""
 
 import difflib
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,37 @@ class DataArguments:
 
 
 @dataclass
+class RecommenderArguments:
+    """What `recommenders.py` can be told."""
+
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    output_dir: str = field(metadata={"help": "Folder of folders: each model's is called like the model."})
+    models: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Name -> settings, in the order of fitting. The name is the kind of model too, unless the settings "
+            "have a `kind`; a mixture's `weights` name models before it."
+        },
+    )
+    data_recipe: str | None = field(
+        default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
+    )
+    only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.only or ()) - set(self.table):
+            raise ValueError(f"only: {sorted(unknown)[0]!r} is not one of the models {list(self.table)}.")
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """`models`, which a recipe gives as a table and the command line as JSON."""
+        try:
+            return json.loads(self.models) if isinstance(self.models, str) else self.models or {}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"models={self.models!r} is not JSON: {error}.") from error
+
+
+@dataclass
 class RunArguments:
     """What `train.py` can be told beside the method's own config."""
 
@@ -49,6 +81,12 @@ class RunArguments:
     data: str = field(metadata={"help": "Folder that prepare.py wrote."})
     data_recipe: str | None = field(
         default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
+    )
+    recommender_recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": "Recipe to fit the folder of `recommender`, and those beside it, where it does not exist yet."
+        },
     )
     model: str | None = field(
         default=None, metadata={"help": "Checkpoint to start from: a run's folder, a local path or a hub name."}
@@ -79,10 +117,30 @@ class EvaluateArguments:
     reward_of: str | None = field(
         default=None,
         metadata={
-            "help": "Run whose reward the calibration plot compares with, so that several runs share one; "
+            "help": "Run whose reward the policy's distribution is compared with, so that several runs share one; "
             "by default this run's own."
         },
     )
+    guide: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a fitted collaborative model for guided decoding: each step of the beam also counts "
+            "guide_weight * log of the share of the model's probability that lies below the node."
+        },
+    )
+    guide_weight: float = field(default=1.0, metadata={"help": "Weight of the guide against the policy, > 0."})
+    guide_floor: float = field(
+        default=1e-5, metadata={"help": "Smallest probability of an item that the guide gives, > 0."}
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided."},
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("guide_weight", "guide_floor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be > 0.")
 
 
 @dataclass
@@ -90,11 +148,12 @@ class CompareArguments:
     """What `compare.py` can be told."""
 
     runs: list[str] = field(metadata={"help": "Folders of evaluated runs; a row is called like its folder."})
-    data: str = field(metadata={"help": "Folder that prepare.py wrote; item-kNN and popularity are fitted on it."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json, table.md and report.html."})
+    references: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders of collaborative models that recommenders.py measured: rows for reference."},
+    )
     title: str = field(default="Comparison", metadata={"help": "Title of the report."})
-    neighbours: int = field(default=100, metadata={"help": "Neighbours of an item in item-kNN."})
-    decay: float = field(default=1.0, metadata={"help": "Weight an event loses per step into the past in item-kNN."})
 
 
 def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:

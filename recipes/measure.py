@@ -1,7 +1,6 @@
 """What `evaluate.py` and `compare.py` measure: one policy's ranking and calibration, and the classical baselines."""
 
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +9,114 @@ import torch
 import yaml
 from datasets import Dataset
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from catalog import Catalog
 from catalog.files import complete, read_json, write_json
-from collaborative import ItemKNN, Popularity, Recommender, rank
-from evaluation import diversity_metrics, markdown_table, mean_metrics, ranking_metrics, write_report
-from evaluation.ranker import rank_by_beam, rank_exactly
-from interactions import PromptBatch, PromptBuilder, Splits, training_counts, training_matrix
+from collaborative import Recommender, Teacher, fit_recommender, load_recommender, rank
+from evaluation import METRIC_HELP, diversity_metrics, markdown_table, mean_metrics, ranking_metrics, write_report
+from evaluation.match import MATCH_ITEMS, match_metrics
+from evaluation.ranker import guidance, rank_by_beam, rank_exactly
+from interactions import PromptBatch, PromptBuilder, Splits, training_counts
 from policy import CausalPolicy
-from recipes.cli import CompareArguments, EvaluateArguments
+from recipes.cli import CompareArguments, EvaluateArguments, RecommenderArguments
 from recipes.parts import load_data
-from rewards import WeightedSum, build_rewards, log_reward
+from rewards import RewardParts, build_rewards
 from trainer import GFlowNetConfig
 from trainer.run_folder import read_log
+from trainer.target import Target
 
-CALIBRATION_ITEMS = 50_000
-"""Catalogues up to this size get a plot of reward against exact probability."""
+MATCH_USERS = 200
+"""Of so many users the policy's exact distribution is compared with the reward."""
 
 
 def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
-    """Metrics of one run on one split; merged into the run's metrics.json, with ranked.npz and calibration.json."""
-    folder, (catalog, splits) = Path(args.run), load_data(args.data)
-    settings = _settings(folder)
+    """Metrics of one run on one split; merged into metrics.json, with ranked.npz and calibration.json beside it."""
+    run, (catalog, splits) = Path(args.run), load_data(args.data)
     rows = getattr(splits, args.split)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).to(device)
-    catalog.check_trained(model.config)
-    prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(folder), settings["max_history"])
-    policy = CausalPolicy(model, catalog.trie.to(device), prompts.tokens.to(device))
+    policy, prompts = load_policy(run, catalog)
+    guide = args.guide and _guide(args, catalog)
     ranked = rank_by_beam(
-        policy, rows, prompts, width=args.beam_width, exclude_history=args.exclude_history, batch_size=args.batch_size
+        policy,
+        rows,
+        prompts,
+        width=args.beam_width,
+        exclude_history=args.exclude_history,
+        batch_size=args.batch_size,
+        guide=guide or None,
     )
-    metrics = list_metrics(ranked, rows, catalog, splits)
-    table = read_json(folder / "metrics.json", "The run's metrics file")
+    folder = Path(args.output_dir or (f"{run}_guided" if guide else run))
+    table = read_json(folder / "metrics.json", "The metrics file") if (folder / "metrics.json").is_file() else {}
     if args.exact_users:
         some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
         exact = rank_exactly(policy, some, prompts, k=10, exclude_history=args.exclude_history)
         table["beam_equals_exact_top10"] = float((exact == ranked[: len(some), :10]).all(1).mean())
+    metrics = list_metrics(ranked, rows, catalog, splits)
     how = {
         "beam_width": args.beam_width,
         "exclude_history": args.exclude_history,
         "users": len(rows),
-        "hit": "item" if catalog.leaf_is_item else "semantic ID",
+        "hit": _hit(catalog),
     }
-    write_json(folder / "metrics.json", {**table, args.split: metrics, f"{args.split}_protocol": how})
+    table |= {args.split: metrics, f"{args.split}_protocol": how}
+    if guide:
+        table["guide"] = {"model": args.guide, "weight": args.guide_weight, "floor": args.guide_floor}
+    else:
+        table |= match_reward(Path(args.reward_of or run), policy, rows, prompts, catalog, folder)
+    write_json(folder / "metrics.json", table)
     with complete(folder / f"ranked_{args.split}.npz") as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, ranked=ranked, target=np.array(rows["target"]))
-    reward, floor, temperature = _reward(_settings(Path(args.reward_of or args.run)), catalog)
-    if reward.scores_catalog and catalog.leaf_is_item and len(catalog) <= CALIBRATION_ITEMS:
-        target = partial(log_reward, floor=floor, temperature=temperature)
-        write_json(
-            folder / "calibration.json", calibration(policy, rows, prompts, lambda batch: target(reward.catalog(batch)))
-        )
     return metrics
+
+
+def load_policy(run: Path, catalog: Catalog) -> tuple[CausalPolicy, PromptBuilder]:
+    """The policy that a run left, and what builds its prompts."""
+    settings = _settings(run)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoModelForCausalLM.from_pretrained(run, dtype=torch.float32).to(device)
+    catalog.check_trained(model.config)
+    prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(run), settings["max_history"])
+    return CausalPolicy(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
+
+
+def _guide(args: EvaluateArguments, catalog: Catalog) -> Callable[[PromptBatch], Tensor]:
+    """What the collaborative model adds to each step; it reads histories alone, so it cannot know the target."""
+    assert args.guide is not None
+    teacher, trie = Teacher(load_recommender(args.guide, catalog)), catalog.trie
+    floor, weight = args.guide_floor, args.guide_weight
+    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.target.device), weight)
+
+
+def match_reward(
+    source: Path, policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, catalog: Catalog, folder: Path
+) -> dict[str, Any]:
+    """How far the policy is from the reward of the run `source`; calibration.json goes into `folder`."""
+    target = load_target(source, policy, catalog)
+    if not (target.reward.scores_catalog and catalog.leaf_is_item and len(catalog) <= MATCH_ITEMS):
+        return {}
+    points, match = calibration(policy, rows, prompts, target.catalog)
+    write_json(folder / "calibration.json", points)
+    return {"match": match, "match_protocol": {"reward_of": str(source), "users": min(len(rows), MATCH_USERS)}}
+
+
+def load_target(run: Path, policy: CausalPolicy, catalog: Catalog) -> Target:
+    """What a run's policy should be proportional to at the end of its training; the defaults where it knows no reward.
+
+    A reference policy is left out: the run does not keep it.
+    """
+    settings = _settings(run)
+    known = {name: settings[name] for name in GFlowNetConfig.__dataclass_fields__ if name in settings}
+    names = (
+        "rewards",
+        "recommender",
+        *(f"reward_{n}" for n in ("floor", "floor_end", "temperature", "temperature_end")),
+    )
+    config = GFlowNetConfig(output_dir=".", use_cpu=True, **{name: known[name] for name in names if name in known})
+    teacher = Teacher(load_recommender(config.recommender, catalog)) if config.recommender else None
+    assert isinstance(config.rewards, dict)
+    reward = build_rewards(config.rewards, RewardParts(catalog, teacher, policy))
+    return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
 
 
 def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:
@@ -76,51 +129,58 @@ def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Sp
     return mean_metrics(per_user) | diversity_metrics(ranked, popularity, first_codes)
 
 
-def baseline_metrics(
-    catalog: Catalog, splits: Splits, split: str, *, neighbours: int, decay: float, exclude_history: bool
-) -> dict[str, dict[str, float]]:
-    """item_knn and popularity, fitted on the training interactions, ranked and measured as a policy is."""
-    rows = getattr(splits, split)
-    matrix = training_matrix(splits, len(catalog))
-    models: dict[str, Recommender] = {
-        "item_knn": ItemKNN.fit(matrix, neighbours, decay),
-        "popularity": Popularity.fit(matrix),
-    }
-    histories = [row["history"] for row in rows.to_list()]
-    seen = histories if exclude_history else [[]] * len(histories)
-    return {
-        name: list_metrics(rank(model.score(histories), seen, 50), rows, catalog, splits)
-        for name, model in models.items()
-    }
+def rank_recommender(model: Recommender, rows: Dataset) -> np.ndarray:
+    """The 50 items of a collaborative model that each row's history lacks, best first: [users, 50]."""
+    histories = rows["history"][:]
+    some = [histories[start : start + 1024] for start in range(0, len(histories), 1024)]
+    return np.concatenate([rank(model.score(part), part, 50) for part in some])
+
+
+def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
+    """Fit and measure collaborative models: writes each one's metrics.json and returns those of the test."""
+    catalog, splits = load_data(args.data)
+    measured = {}
+    for name in tqdm(args.only or list(args.table), desc="models", unit="model"):
+        folder, settings = Path(args.output_dir) / name, dict(args.table[name] or {})
+        model = fit_recommender(settings.pop("kind", name), settings, splits, catalog, folder)
+        metrics = {
+            split: list_metrics(rank_recommender(model, rows), rows, catalog, splits)
+            for split, rows in (("validation", splits.validation), ("test", splits.test))
+        }
+        seconds = read_json(folder / "recommender.json", "The recommender's record")["seconds"]
+        how = {"exclude_history": True, "users": len(splits.test), "hit": _hit(catalog)}
+        write_json(folder / "metrics.json", {**metrics, "test_protocol": how, "seconds": seconds})
+        measured[name] = metrics["test"]
+    return measured
 
 
 def calibration(
-    policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, log_rewards: Callable[[PromptBatch], Tensor]
-) -> dict[str, list[float]]:
-    """log(R / Z) and log P_F of 20,000 (user, item) pairs of the first 200 rows, from the exact distributions.
+    policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, log_target: Callable[[PromptBatch], Tensor]
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """log(R / Z) and log P_F of 20,000 (user, item) pairs of the first rows, and the mean distance of the two.
 
-    log_rewards: a batch -> log R of every item [B, items]. Three of four items are drawn evenly; the rest have the
-    highest rewards, since elsewhere most rewards are the floor.
+    log_target: a batch -> log R of every item [B, items]. Three of four items are drawn evenly; the rest have the
+    highest rewards, since elsewhere most rewards are the floor. Both are exact distributions over the catalogue.
     """
-    rng, table = np.random.default_rng(0), rows.to_list()[:200]
+    rng, table = np.random.default_rng(0), rows.to_list()[:MATCH_USERS]
     pairs: list[np.ndarray] = []
+    distances: list[dict[str, Tensor]] = []
     for start in range(0, len(table), 20):
         batch = prompts(table[start : start + 20]).to(policy.tokens.device)
-        scores = log_rewards(batch).log_softmax(-1)  # [B, items]
-        both = torch.stack([scores, policy.distribution(batch)], -1).cpu().numpy()  # [B, items, 2]
+        scores, log_prob = log_target(batch).log_softmax(-1), policy.distribution(batch)  # [B, items]
+        distances.append(match_metrics(log_prob, scores, policy.trie))
+        both = torch.stack([scores, log_prob], -1).cpu().numpy()  # [B, items, 2]
         best = scores.topk(25).indices.cpu().numpy()
         items = np.concatenate([rng.choice(policy.trie.items, (len(batch), 75)), best], 1)
         pairs.append(both[np.arange(len(batch))[:, None], items].reshape(-1, 2))
     points = np.concatenate(pairs).round(4)
-    return {"log_reward": points[:, 0].tolist(), "log_prob": points[:, 1].tolist()}
+    match = {name: torch.cat([d[name] for d in distances]).mean().item() for name in distances[0]}
+    shown = {name: value for name, value in match.items() if name in METRIC_HELP}
+    return {"log_reward": points[:, 0].tolist(), "log_prob": points[:, 1].tolist()}, shown
 
 
-def _reward(settings: dict[str, Any], catalog: Catalog) -> tuple[WeightedSum, float, float]:
-    """A run's reward, floor and temperature; those of GFlowNetConfig for methods that know none."""
-    default = GFlowNetConfig(output_dir=".", use_cpu=True)
-    names = ("rewards", "reward_floor", "reward_temperature")
-    weights, floor, temperature = (settings.get(name) or getattr(default, name) for name in names)
-    return build_rewards(weights, catalog), floor, temperature
+def _hit(catalog: Catalog) -> str:
+    return "item" if catalog.leaf_is_item else "semantic ID"
 
 
 def _settings(folder: Path) -> dict[str, Any]:
@@ -132,34 +192,52 @@ def _settings(folder: Path) -> dict[str, Any]:
 
 def compare_runs(args: CompareArguments) -> str:
     """Write metrics.json, table.md and report.html over evaluated runs; returns the table."""
-    catalog, splits = load_data(args.data)
-    tables = {Path(run).name: read_json(Path(run) / "metrics.json", "The run's metrics file") for run in args.runs}
+    runs = {Path(run).name: Path(run) for run in args.runs}
+    tables = {name: read_json(run / "metrics.json", "The run's metrics file") for name, run in runs.items()}
     if missing := [name for name, table in tables.items() if "test" not in table]:
         raise ValueError(f"Run {missing[0]} is not evaluated. Run python recipes/evaluate.py --run ... first.")
-    protocols = [table["test_protocol"] for table in tables.values()]
-    if any(protocol != protocols[0] for protocol in protocols):
-        raise ValueError(f"The runs were evaluated differently: {protocols}. Evaluate them alike.")
-    how = protocols[0]
-    rows = {name: table["test"] for name, table in tables.items()} | baseline_metrics(
-        catalog, splits, "test", neighbours=args.neighbours, decay=args.decay, exclude_history=how["exclude_history"]
-    )
+    how = _shared(tables, "test_protocol")
+    references = {Path(f).name: read_json(Path(f) / "metrics.json", "The metrics file") for f in args.references}
+    for name, table in references.items():
+        if any(how[key] != value for key, value in table["test_protocol"].items()):
+            raise ValueError(f"{name} was measured as {table['test_protocol']}, the runs as {how}. Measure them alike.")
+    matched = {name: table for name, table in tables.items() if "match" in table}
+    against = _shared(matched, "match_protocol") if matched else None
+    rows = {name: table["test"] | table.get("match", {}) for name, table in (tables | references).items()}
     notes = [
-        f"{how['users']:,} users, {len(catalog):,} items; test item: each user's last one. Models and baselines are "
-        "trained on all but the last two items of each user.",
+        f"{how['users']:,} users; the test item is each user's last one. Everything is trained on all but the last two "
+        "items of each user.",
         f"A hit is {'an' if how['hit'] == 'item' else 'a'} {how['hit']}. Trie-constrained beam of width "
         f"{how['beam_width']}; items the user already has are {'not ' if how['exclude_history'] else ''}ranked.",
-        f"item_knn: {args.neighbours} neighbours, decay {args.decay}.",
     ]
+    if against:
+        notes.append(f"R is the reward of {Path(against['reward_of']).name}, on the first {against['users']} users.")
+    guided = [name for name, table in tables.items() if "guide" in table]
+    notes += [
+        f"{name}: guided by {Path(tables[name]['guide']['model']).name}, weight {tables[name]['guide']['weight']}."
+        for name in guided
+    ]
+    sections = {"Guided decoding: the beam also follows a collaborative model": guided} if guided else {}
+    if references:
+        sections["For reference: collaborative models"] = list(references)
     folder = Path(args.output_dir)
-    curves = {Path(run).name: read_log(Path(run)) for run in args.runs}
+    curves = {name: records for name, run in runs.items() if (records := read_log(run))}
     plots = {
-        Path(run).name: read_json(path, "The calibration")
-        for run in args.runs
-        if (path := Path(run) / "calibration.json").is_file()
+        name: read_json(run / "calibration.json", "The calibration")
+        for name, run in runs.items()
+        if (run / "calibration.json").is_file()
     }
     table = markdown_table(rows)
     write_json(folder / "metrics.json", rows)
     with complete(folder / "table.md") as temporary:
         temporary.write_text(table + "\n")
-    write_report(folder / "report.html", args.title, notes, rows, curves, plots)
+    write_report(folder / "report.html", args.title, notes, rows, curves, plots, sections)
     return table
+
+
+def _shared(tables: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:
+    """The protocol that all runs were evaluated by."""
+    protocols = [table[key] for table in tables.values()]
+    if any(protocol != protocols[0] for protocol in protocols):
+        raise ValueError(f"The runs were evaluated differently ({key}): {protocols}. Evaluate them alike.")
+    return protocols[0]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.cli import DataArguments, RunArguments, fail, parse, read_recipe, setting
+from recipes.cli import DataArguments, RecommenderArguments, RunArguments, fail, parse, read_recipe, setting
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -25,14 +25,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     from accelerate import PartialState
 
+    from recipes.measure import fit_recommenders
     from recipes.parts import load_backbone, load_data, prepare
     from trainer.run_folder import RunFolder
 
     try:
         with PartialState().main_process_first():
-            # only the recipe's own folder: a mistyped --data must not be filled with another data set
-            if recipe.data_recipe and not Path(recipe.data).exists() and recipe.data == read_recipe(argv).get("data"):
-                prepare(*parse(["--config", recipe.data_recipe, "--output_dir", recipe.data], DataArguments))
+            # only the recipe's own folders: a mistyped name must not be filled with something else
+            if recipe.data_recipe and (data := _missing(argv, "data")):
+                prepare(*parse(["--config", recipe.data_recipe, "--output_dir", str(data)], DataArguments))
+            if recipe.recommender_recipe and (folder := _missing(argv, "recommender")):
+                where = ["--data", recipe.data, "--output_dir", str(folder.parent)]
+                fit_recommenders(*parse(["--config", recipe.recommender_recipe, *where], RecommenderArguments))
         catalog, splits = load_data(recipe.data)
         model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
         trainer = trainer_class(
@@ -53,6 +57,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not recipe.dry_run:
         trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
         trainer.save_model()
+
+
+def _missing(argv: Sequence[str], name: str) -> Path | None:
+    """The folder that the recipe names, and the command line does not change, if it is still to be made."""
+    folder = read_recipe(argv).get(name)
+    return Path(folder) if folder and setting(argv, name) == folder and not Path(folder).exists() else None
 
 
 if __name__ == "__main__":

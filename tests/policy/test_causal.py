@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from catalog import node_tokens
+from evaluation.ranker import guidance
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, check_backbone, check_shared_prefix, naive_log_probs
 
@@ -145,3 +146,31 @@ def test_backbones_that_would_be_silently_wrong_are_refused(kind, overrides, pro
         setattr(config, name, value)
     with pytest.raises(ValueError, match=message):
         check_backbone(config, prompt, branches=2, length=3)
+
+
+def test_children_are_all_of_each_node_and_states_those_of_the_nodes(policy, prompts):
+    items = torch.randint(48, (4, 6), generator=torch.Generator().manual_seed(2))
+    output = policy.log_probs(prompts, items, children=True)
+    path = policy.trie.path(items)
+    assert output.states.shape[:3] == output.log_pf.shape
+    torch.testing.assert_close(output.child_log_pf.exp().sum(-1), torch.ones(4, 6, policy.trie.levels))
+    slot = path[..., 1:] - policy.trie.first_child[path[..., :-1]]
+    torch.testing.assert_close(output.child_log_pf.gather(-1, slot.unsqueeze(-1)).squeeze(-1), output.log_pf)
+    for left in range(6):  # equal nodes, equal states
+        for right in range(6):
+            same = path[:, left, :-1] == path[:, right, :-1]  # [B, L]
+            torch.testing.assert_close(
+                output.states[:, left][same], output.states[:, right][same], atol=1e-5, rtol=1e-5
+            )
+
+
+def test_a_guided_beam_ranks_by_the_policy_times_a_power_of_the_reward(policy, prompts, exact):
+    log_reward = torch.randn(4, 48, generator=torch.Generator().manual_seed(5))
+    guide = guidance(log_reward, policy.trie, weight=0.7)
+    items, score = policy.beam(prompts, 48, guide=guide)  # as wide as the catalogue, so that nothing is passed over
+    product = exact + 0.7 * log_reward.log_softmax(-1)
+    torch.testing.assert_close(score, product.sort(descending=True).values, atol=1e-4, rtol=1e-4)
+    assert (items == product.argsort(descending=True)).float().mean() > 0.95
+    unguided, plain = policy.beam(prompts, 48)
+    torch.testing.assert_close(plain, exact.sort(descending=True).values, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(items, unguided)

@@ -6,7 +6,15 @@ import pytest
 import yaml
 
 import recipes
-from recipes.cli import CompareArguments, DataArguments, EvaluateArguments, RunArguments, parse, setting
+from recipes.cli import (
+    CompareArguments,
+    DataArguments,
+    EvaluateArguments,
+    RecommenderArguments,
+    RunArguments,
+    parse,
+    setting,
+)
 from trainer import METHODS, GFlowNetConfig, SFTConfig
 
 FOLDER = Path(recipes.__file__).parent
@@ -14,7 +22,8 @@ RECIPES = sorted(FOLDER.rglob("*.yaml"))
 
 
 def types_of(path):
-    if path.name in (known := {"data.yaml": DataArguments, "compare.yaml": CompareArguments}):
+    known = {"data.yaml": DataArguments, "compare.yaml": CompareArguments, "collaborative.yaml": RecommenderArguments}
+    if path.name in known:
         return (known[path.name],)
     return RunArguments, METHODS[yaml.safe_load(path.read_text())["method"]][1]
 
@@ -40,8 +49,9 @@ def test_every_recipe_is_read_in_full(path):
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: str(path.relative_to(FOLDER)))
 def test_recipes_lead_to_recipes_that_exist(path):
-    data = yaml.safe_load(path.read_text()).get("data_recipe")
-    assert data is None or (FOLDER.parent / data) in RECIPES
+    recipe = yaml.safe_load(path.read_text())
+    for other in {"data_recipe", "recommender_recipe"} & set(recipe):
+        assert (FOLDER.parent / recipe[other]) in RECIPES
 
 
 DATA = "output_dir: out\nlog: log.csv\n"

@@ -1,0 +1,29 @@
+"""Classical recommenders, fitted and measured: baselines, and teachers for a reward.
+
+python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml
+python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml --only sasrec
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes.cli import DataArguments, RecommenderArguments, fail, parse
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = parse(argv, RecommenderArguments)
+    from evaluation import markdown_table
+    from recipes.measure import fit_recommenders
+    from recipes.parts import prepare
+
+    try:
+        if args.data_recipe and not Path(args.data).exists():
+            prepare(*parse(["--config", args.data_recipe, "--output_dir", args.data], DataArguments))
+        rows = fit_recommenders(args)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    print(markdown_table(rows))
+
+
+if __name__ == "__main__":
+    main()

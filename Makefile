@@ -27,11 +27,16 @@ demo: install
 	$(BIN)/python recipes/prepare.py --config recipes/ml-100k/data.yaml --output_dir $(RUN)/data
 	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft.yaml --data $(RUN)/data --output_dir $(RUN)/sft
 	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft_continued.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/sft_continued
-	$(BIN)/python recipes/train.py --config recipes/ml-100k/gflownet.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/gflownet
+	$(BIN)/python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml --data $(RUN)/data \
+	  --output_dir $(RUN)/collaborative --only popularity item_knn als sasrec mixture
+	$(BIN)/python recipes/train.py --config recipes/ml-100k/gflownet.yaml --data $(RUN)/data --model $(RUN)/sft \
+	  --recommender $(RUN)/collaborative/mixture --output_dir $(RUN)/gflownet
 	for run in sft sft_continued gflownet; do \
 	  $(BIN)/python recipes/evaluate.py --run $(RUN)/$$run --data $(RUN)/data --reward_of $(RUN)/gflownet || exit 1; done
-	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml --data $(RUN)/data --output_dir $(RUN) \
-	  --runs $(RUN)/sft $(RUN)/sft_continued $(RUN)/gflownet
+	$(BIN)/python recipes/evaluate.py --run $(RUN)/gflownet --data $(RUN)/data --guide $(RUN)/collaborative/mixture
+	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml --output_dir $(RUN) \
+	  --runs $(RUN)/sft $(RUN)/sft_continued $(RUN)/gflownet $(RUN)/gflownet_guided \
+	  --references $(addprefix $(RUN)/collaborative/,mixture sasrec als item_knn popularity)
 
 test: install-all
 	$(BIN)/python -m pytest
@@ -43,7 +48,7 @@ check: install-all
 	$(BIN)/lint-imports
 
 bench: install
-	for program in trie shared_prefix sampler; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in trie shared_prefix sampler step_cost; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -34,7 +34,7 @@ def match_metrics(log_prob: Tensor, log_target: Tensor, trie: Trie) -> dict[str,
 
 
 def _entropy(log_p: Tensor) -> Tensor:
-    return -(log_p.exp() * log_p).sum(-1)
+    return torch.special.entr(log_p.exp()).sum(-1)
 
 
 def _correlation(left: Tensor, right: Tensor) -> Tensor:
@@ -46,11 +46,11 @@ def _correlation(left: Tensor, right: Tensor) -> Tensor:
 
 def _level_entropies(policy: Tensor, trie: Trie) -> list[Tensor]:
     """Mean entropy [B] of the next code at each level: that of the nodes of a level less that of the level above."""
-    edges, below = [], policy
+    edges, below = [], policy.exp()  # probabilities of the nodes of a level
     for level in range(trie.levels, 0, -1):
-        edges.append(_entropy(below))
+        edges.append(torch.special.entr(below).sum(-1))
         nodes = torch.arange(*trie.level_start[level : level + 2], device=policy.device)
         above = torch.zeros(len(policy), trie.level_start[level] - trie.level_start[level - 1], device=policy.device)
-        below = above.index_add_(1, trie.parent(nodes) - trie.level_start[level - 1], below.exp()).log()
+        below = above.index_add_(1, trie.parent(nodes) - trie.level_start[level - 1], below)
     totals = [torch.zeros_like(edges[0]), *edges[::-1]]
     return [after - before for before, after in zip(totals, totals[1:], strict=False)]

@@ -1,7 +1,7 @@
 """Evaluated runs side by side, with item-kNN and popularity: a table, metrics.json and report.html.
 
 python recipes/compare.py --config recipes/ml-100k/compare.yaml
-python recipes/compare.py --runs runs/mine/* --data runs/mine/data --output_dir runs/mine --title "Mine"
+python recipes/compare.py --runs runs/mine/* --output_dir runs/mine --title "Mine"
 """
 
 from collections.abc import Sequence

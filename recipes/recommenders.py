@@ -4,10 +4,11 @@ python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml
 python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml --only sasrec
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.cli import DataArguments, RecommenderArguments, fail, parse
+from recipes.cli import DataArguments, RecommenderArguments, fail, parse, read_recipe
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -17,7 +18,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from recipes.parts import prepare
 
     try:
-        if args.data_recipe and not Path(args.data).exists():
+        # only the recipe's own folder: a mistyped --data must not be filled with another data set
+        named = read_recipe(list(sys.argv[1:] if argv is None else argv)).get("data")
+        if args.data_recipe and args.data == named and not Path(args.data).exists():
             prepare(*parse(["--config", args.data_recipe, "--output_dir", args.data], DataArguments))
         rows = fit_recommenders(args)
     except (ValueError, OSError) as error:

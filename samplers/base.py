@@ -15,8 +15,7 @@ from interactions.prompts import PromptBatch
 class Sampler(Protocol):
     """Draws `count` trajectories per prompt; the same (batch, count, seed) gives the same draw.
 
-    Where a prompt has fewer to give, the remaining slots have the source PADDING and hold any item. A sampler that
-    holds a copy of the policy also has `sync(weights)`, which is called before each step.
+    Where a prompt has fewer to give, the remaining slots have the source PADDING and hold any item.
     """
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories: ...

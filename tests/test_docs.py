@@ -11,14 +11,27 @@ import torch
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
-from recipes.cli import CompareArguments, DataArguments, EvaluateArguments, RunArguments, parse, setting
+from recipes.cli import (
+    CompareArguments,
+    DataArguments,
+    EvaluateArguments,
+    RecommenderArguments,
+    RunArguments,
+    parse,
+    setting,
+)
 from rewards import RewardParts, WeightedSum, load_reward
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix in (".py", ".yaml")]
-TYPES = {"prepare": DataArguments, "evaluate": EvaluateArguments, "compare": CompareArguments}
+TYPES = {
+    "prepare": DataArguments,
+    "recommenders": RecommenderArguments,
+    "evaluate": EvaluateArguments,
+    "compare": CompareArguments,
+}
 COMMAND = re.compile(r"\b(?:python|accelerate launch) recipes/(\w+)\.py((?: [^\n`]*)?)")
 
 
@@ -60,7 +73,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_there_are_commands_to_check():
-    assert {program for _, program, _ in commands()} == {"prepare", "train", "evaluate", "compare"}
+    assert {program for _, program, _ in commands()} == {*TYPES, "train"}
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,10 @@ class SFTConfig(TrajectoryConfig):
 
 @dataclass
 class GFlowNetConfig(TrajectoryConfig):
-    """Arguments of `GFlowNetTrainer`: L = L_SFT + flow_weight * mean_k L_GFN(tau_k)."""
+    """Arguments of `GFlowNetTrainer`: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
+
+    The paper sums over k, so that its lambda of 1 with N = 3 is a flow_weight of 3.
+    """
 
     objective: str = field(
         default="tb",
@@ -77,7 +80,8 @@ class GFlowNetConfig(TrajectoryConfig):
         },
     )
     flow_weight: float = field(
-        default=1.0, metadata={"help": "Lambda, the weight of the flow loss against the SFT loss. The paper's is 1."}
+        default=1.0,
+        metadata={"help": "Lambda, the weight of the flow loss, a mean over the K trajectories, against the SFT loss."},
     )
     subtb_lambda: float = field(
         default=0.9, metadata={"help": "Of 'subtb': near 0 only single steps count, far above 1 only whole paths."}

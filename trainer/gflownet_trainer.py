@@ -16,7 +16,7 @@ from evaluation.match import MATCH_ITEMS, match_metrics
 from interactions.prompts import PromptBatch
 from policy import CausalPolicy, PathLogProbs, inference
 from rewards import Reward, RewardParts, WeightedSum, build_rewards
-from samplers import Mixture, RandomSampler, ReplaySampler, Sampler, SamplerParts, TargetSampler, build_mixture
+from samplers import Mixture, ReplaySampler, Sampler, SamplerParts, build_mixture
 from trainer.checks import check_catalog_reward
 from trainer.config import GFlowNetConfig
 from trainer.flow_heads import NAME, FlowHead
@@ -85,11 +85,11 @@ class GFlowNetTrainer(TrajectoryTrainer):
             self._check_reward()
 
     def _check_reward(self) -> None:
-        """Score a target and a random item of some rows, so that a reward that cannot work fails before training."""
+        """Score a target and another item of some rows, so that a reward that cannot work fails before training."""
         rows = self.train_dataset.select(range(min(8, len(self.train_dataset)))).to_list()
         batch = self.prompts(self.rows(rows, seed=0)).to(self.args.device)
-        samplers: dict[str, Sampler] = {"target": TargetSampler(self.trie), "random": RandomSampler(self.trie)}
-        trajectories = Mixture(samplers, {"target": 1, "random": 1}).sample(batch, seed=0)
+        items = torch.stack([batch.target, (batch.target + 1) % self.trie.items], 1)
+        trajectories = Trajectories.of_items(items, self.trie.codes(items), "random")
         reward = self.target.reward(batch, trajectories)
         if self.target.whole:
             check_catalog_reward(reward, self.target.reward.catalog(batch), trajectories, self.catalog)
@@ -177,7 +177,7 @@ class GFlowNetTrainer(TrajectoryTrainer):
         return FlowInputs(output.log_pf, reward, source, torch.cat([flow, reward.unsqueeze(-1)], -1), weight)
 
     def _exact_inputs(self, step: Step, output: PathLogProbs, weight: Tensor) -> FlowInputs:
-        """With the exact flows; a leaf's is the total of its items, so it stands for the reward of the trajectory."""
+        """With the exact flows of the nodes on the paths and, where they are read, of all children of these."""
         assert step.scores.log_flow is not None
         path = self.trie.path(step.trajectories.items)  # [B, K, L + 1]
         flow = _at(step.scores.log_flow, path)
@@ -186,7 +186,7 @@ class GFlowNetTrainer(TrajectoryTrainer):
             child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
             children = _at(step.scores.log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
         return FlowInputs(
-            output.log_pf, flow[..., -1], step.trajectories.source, flow, weight, output.child_log_pf, children
+            output.log_pf, step.scores.log_reward, step.trajectories.source, flow, weight, output.child_log_pf, children
         )
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:

@@ -13,6 +13,8 @@ from interactions.prompts import PromptBatch
 class Scores:
     """What trajectories are worth: reward [B, K] >= 0; log_reward [B, K], what a flow objective matches.
 
+    Where items share a leaf and the reward scores the catalogue, log_reward is that of the leaf, the sum of its items.
+
     log_flow [B, nodes] is the exact log F of every trie node, None where the objective does not ask for it.
     """
 

@@ -32,9 +32,11 @@ class Target:
         if self.whole:
             everything = self.reward.catalog(batch)  # [B, items]
             log_target = self._log_target(everything, batch)
-            log_flow = exact_log_flow(log_target, self.trie) if self.exact else None
-            scores = Scores(everything.gather(1, items), log_target.gather(1, items), log_flow)
-            return scores, self._mass(everything, log_target, batch)
+            of_items, log_flow = log_target.gather(1, items), None
+            if self.exact or self.trie.leaves < self.trie.items:  # a leaf is worth the sum of its items
+                log_flow = exact_log_flow(log_target, self.trie)
+                of_items = log_flow.gather(1, self.trie.leaf_of_item[items].long())
+            return Scores(everything.gather(1, items), of_items, log_flow), self._mass(everything, log_target, batch)
         reward = self.reward(batch, trajectories)
         log_target_of_items = self._log_reward(reward)
         if self.reference is not None:

@@ -49,6 +49,14 @@ def test_entropies_of_the_levels_sum_to_that_of_the_item_and_are_those_of_the_st
     torch.testing.assert_close(levels[0], torch.distributions.Categorical(probs=p_first).entropy())
 
 
+def test_probabilities_that_vanish_are_no_trouble(catalog, log_target):
+    sure = torch.full((3, 48), -300.0)
+    sure[:, 5] = 0.0
+    found = match_metrics(sure, log_target, catalog.trie)
+    assert all(value.isfinite().all() for value in found.values())
+    assert found["effective_items"].max() < 1.001 and found["entropy_1"].abs().max() < 1e-6
+
+
 def test_items_that_share_a_semantic_id_count_as_one():
     codes = np.array([[0, 0], [0, 0], [1, 0]])
     trie = Catalog.from_codes(["a", "b", "c"], codes, on_collision="keep").trie

@@ -2,8 +2,8 @@
 
 python benchmarks/step_cost.py
 
-A step is everything: trajectories (the target and a collaborative model's curriculum), three rewards, forward, backward.
-SFT trains every position of the histories, and so does the SFT term of the GFlowNet step.
+A step is everything: trajectories (the target and a collaborative model's curriculum), three rewards, forward and
+backward. SFT trains every position of the histories, and so does the SFT term of the GFlowNet step.
 """
 
 import json
@@ -61,6 +61,7 @@ def make_trainer(method: str, count: int, catalog: Catalog, rows: Dataset, args:
 def step(trainer: TrajectoryTrainer, rows: list[dict]) -> None:
     """One optimiser step without the optimiser: trajectories, rewards, loss and gradients."""
     trainer.model.train()
+    trainer.state.global_step = 1  # the first step of a run also checks the forward and starts the flow head
     (micro_batch,), total = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)
     trainer.training_step(trainer.model, micro_batch, total)
     trainer.model.zero_grad()

@@ -76,8 +76,9 @@ class WeightedSum:
             _check_shape(name, value, trajectories.items.shape, "trajectories")
         elif self._catalog is not None:
             _check_shape(name, value, torch.Size([len(batch), len(self._catalog)]), "items")
-        if len(bad := (~(value.isfinite() & (value >= 0))).nonzero()):
-            row, column = bad[0].tolist()
+        lowest, highest = value.aminmax()  # one pass, and NaN where any value is
+        if not (lowest >= 0 and highest < math.inf):
+            row, column = (~(value.isfinite() & (value >= 0))).nonzero()[0].tolist()
             item = column if trajectories is None else int(trajectories.items[row, column])
             place = "" if trajectories is None else f"trajectory {column} of "
             raise ValueError(

@@ -81,7 +81,7 @@ class GFlowNetConfig(TrajectoryConfig):
     )
     flow_weight: float = field(
         default=1.0,
-        metadata={"help": "Lambda, the weight of the flow loss, a mean over the K trajectories, against the SFT loss."},
+        metadata={"help": "Lambda: weight of the flow loss, a mean over K trajectories, against L_SFT."},
     )
     subtb_lambda: float = field(
         default=0.9, metadata={"help": "Of 'subtb': near 0 only single steps count, far above 1 only whole paths."}

@@ -62,10 +62,10 @@ class Target:
         """How the whole mass, after floor and temperature, divides among the target, the floor and the rest."""
         mass = log_target.softmax(-1)
         leaf = self.trie.leaf_of_item
-        target = leaf == leaf[batch.target].unsqueeze(1)  # [B, items]
-        floor = (everything < self.at("reward_floor")) & ~target
-        shares = {"target": target, "floor": floor, "rest": ~target & ~floor}
-        return {f"reward/{name}_mass": (mass * where).sum(-1).mean() for name, where in shares.items()}
+        target = (leaf == leaf[batch.target].unsqueeze(1)) * mass  # [B, items]
+        floor = (everything < self.at("reward_floor")) * (mass - target)
+        shares = {"target": target.sum(-1).mean(), "floor": floor.sum(-1).mean()}
+        return {f"reward/{n}_mass": v for n, v in (shares | {"rest": 1 - shares["target"] - shares["floor"]}).items()}
 
     def trajectory_metrics(self, reward: Tensor, trajectories: Trajectories) -> dict[str, Tensor]:
         """Of the trajectories that count: reward [B, K], and how many are valid, distinct and missing."""

@@ -24,7 +24,8 @@ class FlowObjective(NamedTuple):
 
     flow: where log_flow comes from; "prompt" is a learned log Z(u) in log_flow[..., 0], "nodes" a learned log F(s) of
     every node, "exact" the reward of the whole catalogue. options: settings that are bound to its keyword arguments.
-    children: whether it reads all children of the visited nodes, for which flow must be "exact". trajectories: the fewest it works with.
+    children: whether it reads all children of the visited nodes, for which flow must be "exact". trajectories: the
+    fewest it works with.
     """
 
     loss: Objective

@@ -182,7 +182,8 @@ def train(policy: str, name: str, drawn: str) -> Curve:
     curve, every = [], steps // 50
     for step in range(steps):
         with torch.no_grad():
-            log_prob = model.distribution() if drawn == "policy" or step % every == 0 else None
+            if drawn == "policy" or step % every == 0:
+                log_prob = model.distribution()
             if step % every == 0:
                 curve.append((step, problem.distance(log_prob)))
             if name == "sft":

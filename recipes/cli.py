@@ -72,6 +72,10 @@ class RecommenderArguments:
         except json.JSONDecodeError as error:
             raise ValueError(f"models={self.models!r} is not JSON: {error}.") from error
 
+    def needed(self, name: str) -> list[str]:
+        """The models to fit for `name`: the parts of a mixture before it."""
+        return [*dict(self.table.get(name) or {}).get("weights", {}), name]
+
 
 @dataclass
 class RunArguments:

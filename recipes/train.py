@@ -6,6 +6,7 @@ accelerate launch recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from recipes.cli import DataArguments, RecommenderArguments, RunArguments, fail, parse, read_recipe, setting
@@ -36,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 prepare(*parse(["--config", recipe.data_recipe, "--output_dir", str(data)], DataArguments))
             if recipe.recommender_recipe and (folder := _missing(argv, "recommender")):
                 where = ["--data", recipe.data, "--output_dir", str(folder.parent)]
-                fit_recommenders(*parse(["--config", recipe.recommender_recipe, *where], RecommenderArguments))
+                (models,) = parse(["--config", recipe.recommender_recipe, *where], RecommenderArguments)
+                fit_recommenders(replace(models, only=models.needed(folder.name)))
         catalog, splits = load_data(recipe.data)
         model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
         trainer = trainer_class(

@@ -25,6 +25,9 @@ class Short:
 
     def __call__(self, batch, trajectories):
         return 1.0 - trajectories.items / self.items
+
+    def catalog(self, batch):
+        return (1.0 - torch.arange(self.items) / self.items).expand(len(batch), -1)
 '''
 
 pytestmark = pytest.mark.slow
@@ -41,12 +44,25 @@ def run(*command: object, **environment: object) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Prepared data, and three steps of SFT."""
+    """Prepared data, item-kNN, and three steps of SFT."""
     folder = tmp_path_factory.mktemp("ml-100k")
     out = run(
         sys.executable, "recipes/prepare.py", "--config", "recipes/ml-100k/data.yaml", "--output_dir", folder / "data"
     )
     assert "users 943, items 1349, interactions 99287" in out
+    run(
+        sys.executable,
+        "recipes/recommenders.py",
+        "--config",
+        "recipes/ml-100k/collaborative.yaml",
+        "--data",
+        folder / "data",
+        "--output_dir",
+        folder,
+        "--only",
+        "item_knn",
+        "popularity",
+    )
     run(
         sys.executable,
         "recipes/train.py",
@@ -77,6 +93,8 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         folder / "data",
         "--model",
         folder / "sft",
+        "--recommender",
+        folder / "item_knn",
         "--output_dir",
         folder / "gflownet",
         "--max_steps",
@@ -84,22 +102,26 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         "--logging_steps",
         1,
         "--rewards",
-        '{"hit": 1.0, "my_rewards:Short": 0.5}',
+        '{"behaviour": 1.0, "collaborative": 1.0, "my_rewards:Short": 0.5}',
         PYTHONPATH=tmp_path,
     )
     records = [json.loads(line) for line in (folder / "gflownet" / "metrics.jsonl").read_text().splitlines()]
     trained = [record for record in records if "loss" in record]
     assert len(trained) == 5 and all(record["sampler/valid_share"] == 1.0 for record in trained)
-    assert 0.1 < trained[-1]["reward/mean"] < 1.5  # hit and similarity alone stay below 0.5 here
+    assert all(record["sampler/distinct_share"] == 1.0 for record in trained)  # target and curriculum never meet
+    assert 0.3 < trained[-1]["reward/mean"] < 2.5
 
-    for name in ("sft", "gflownet"):
+    guide = ["--guide", folder / "item_knn"]
+    for settings in ([folder / "sft"], [folder / "gflownet"], [folder / "gflownet", *guide]):
         run(
             sys.executable,
             "recipes/evaluate.py",
-            "--run",
-            folder / name,
             "--data",
             folder / "data",
+            "--reward_of",
+            folder / "gflownet",
+            "--run",
+            *settings,
             PYTHONPATH=tmp_path,
         )
     out = run(
@@ -107,33 +129,45 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         "recipes/compare.py",
         "--config",
         "recipes/ml-100k/compare.yaml",
-        "--data",
-        folder / "data",
         "--runs",
-        folder / "sft",
-        folder / "gflownet",
+        *(folder / name for name in ("sft", "gflownet", "gflownet_guided")),
+        "--references",
+        *(folder / name for name in ("item_knn", "popularity")),
         "--output_dir",
         folder,
     )
     assert out.strip().endswith("report.html")
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert set(metrics) == {"sft", "gflownet", "item_knn", "popularity"}
-    for row in metrics.values():
+    assert set(metrics) == {"sft", "gflownet", "gflownet_guided", "item_knn", "popularity"}
+    for name, row in metrics.items():
         assert {"recall@10", "ndcg@10", "recall@50", "coverage@10"} <= set(row)
         assert 0 < row["recall@10"] <= row["recall@50"] < 1
+        assert ("tv" in row) == (name in ("sft", "gflownet"))
     assert metrics["item_knn"]["recall@10"] > metrics["popularity"]["recall@10"]
+    # three steps of SFT know little, and the guide knows more
+    assert metrics["gflownet_guided"]["recall@10"] > metrics["gflownet"]["recall@10"]
     page = (folder / "report.html").read_text()
     assert all(name in page for name in metrics) and "<svg" in page
 
 
 def test_the_gflownet_recipe_works_alone(tmp_path):
     recipe = yaml.safe_load((ROOT / "recipes" / "ml-100k" / "gflownet.yaml").read_text())
-    recipe |= {"data": str(tmp_path / "data"), "output_dir": str(tmp_path / "run")}
+    (tmp_path / "models.yaml").write_text(
+        f"data: {tmp_path}\noutput_dir: {tmp_path}\nmodels:\n  item_knn: {{}}\n  sasrec: {{}}\n"
+        "  mixture: {weights: {item_knn: 1.0}}\n"
+    )
+    recipe |= {
+        "data": str(tmp_path / "data"),
+        "output_dir": str(tmp_path / "run"),
+        "recommender": str(tmp_path / "models" / "mixture"),
+        "recommender_recipe": str(tmp_path / "models.yaml"),
+    }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     run(sys.executable, "recipes/train.py", "--config", tmp_path / "recipe.yaml", "--max_steps", 2)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train"]["eval_recall@50"] > 0
     resolved = yaml.safe_load((tmp_path / "run" / "resolved.yaml").read_text())
     assert resolved["backbone"] == recipe["backbone"] and resolved["flow_weight"] == recipe["flow_weight"]
+    assert {path.name for path in (tmp_path / "models").iterdir()} == {"item_knn", "mixture"}  # what is needed
 
 
 @pytest.mark.parametrize(
@@ -145,6 +179,8 @@ def test_the_gflownet_recipe_works_alone(tmp_path):
         (("--samplers", '{"target": 1, "beam": 2}'), "no sampler 'beam'"),
         (("--rewards", '{"hits": 1}'), "no reward 'hits'"),
         (("--rewards", '{"nothing:here": 1}'), "no module named 'nothing'"),
+        (("--recommender", "nowhere"), "nowhere"),
+        (("--trajectories", "9"), "sum to 5"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_before_training(change, message, folder):
@@ -157,6 +193,8 @@ def test_bad_input_ends_with_one_sentence_before_training(change, message, folde
         folder / "data",
         "--output_dir",
         folder / "refused",
+        "--recommender",
+        folder / "item_knn",
         *change,
     ]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, timeout=120)

@@ -80,9 +80,11 @@ class ItemKNN:
         """
         weights = occurrences(histories, len(self.users), self.decay)  # [B, items]
         own = np.zeros(weights.shape)
+        scale = np.tile(_inverse_root(self.users), (len(histories), 1))  # [B, items]
         if without is not None:
-            own[occurrences(without, len(self.users)).nonzero()] = 1
-        scale = _inverse_root(self.users - own)  # [B, items]
+            taken = occurrences(without, len(self.users)).nonzero()
+            own[taken] = 1
+            scale[taken] = _inverse_root(self.users[taken[1]] - 1)
         weights = weights.multiply(scale).tocsr()
         pairs = (self.together != 0).astype(np.float64)
         shared = weights @ self.together - (weights.multiply(own).tocsr() @ pairs).multiply(own)

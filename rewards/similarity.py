@@ -1,5 +1,7 @@
 """Partial match: how much of the target's semantic ID does a trajectory have?"""
 
+from functools import reduce
+
 import torch
 from torch import Tensor
 
@@ -19,7 +21,8 @@ class MatchedCodes:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self.trie = trie = catalog.trie
+        trie = catalog.trie
+        self.codes = trie.codes(torch.arange(trie.items))  # [items, L]
         leaves = torch.arange(*trie.level_start[-2:], device=trie.key.device)
         first_sibling = trie.first_child[trie.parent(leaves)]
         self.numbered = bool((trie.code(leaves) == leaves - first_sibling).all())
@@ -29,14 +32,15 @@ class MatchedCodes:
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
-        return self._matched(batch, torch.arange(self.trie.items, device=batch.target.device).unsqueeze(0))
+        return self._matched(batch, torch.arange(len(self.codes), device=batch.target.device).unsqueeze(0))
 
     def _matched(self, batch: PromptBatch, items: Tensor) -> Tensor:
-        trie = self.trie.to(items.device)
-        same = trie.codes(items) == trie.codes(batch.target).unsqueeze(1)  # [B, K, L]
+        codes = self.codes.to(items.device)
+        theirs, target = codes[items].unbind(-1), codes[batch.target].unsqueeze(1).unbind(-1)  # L of [B, K], [B, 1]
+        same = [code == wanted for code, wanted in zip(theirs, target, strict=True)]  # a level at a time: [B, K]
         if self.numbered:
-            same[..., -1] &= same[..., :-1].all(-1)
-        return same.float().mean(-1)
+            same[-1] = reduce(torch.logical_and, same)
+        return reduce(torch.add, (level.float() for level in same)) / len(same)
 
 
 class SharedPrefix:

@@ -41,8 +41,6 @@ ABLATIONS: dict[str, dict[str, object]] = {
     "no r_a": {"rewards": without("behaviour")},
     "no r_y": {"rewards": without("collaborative")},
     "no r_sim": {"rewards": without("similarity")},
-    "vargrad": {"objective": "vargrad"},
-    "exact_db": {"objective": "exact_db"},
     "flow_kl": {"objective": "flow_kl"},
 }
 """Changes to recipes/ml-100k/gflownet.yaml, whose N is 5 and whose lambda is 0.1."""

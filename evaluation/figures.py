@@ -76,7 +76,7 @@ def learning_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
 MATCHING = {
     "eval_tv": Panel("Total variation to R / Z, held out", "share", False),
     "eval_kl": Panel("KL(R / Z || P_F), held out", "nats", False),
-    "eval_effective_items": Panel("Effective items of P_F, held out", "items", False),
+    "eval_effective_items": Panel("Effective items of P_F", "items", False),
 }
 SHARES = ("flow/", "reward/target_mass", "reward/floor_mass", "reward/rest_mass", "eval_entropy_")
 

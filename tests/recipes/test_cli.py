@@ -82,7 +82,7 @@ def test_a_missing_recipe_is_named(tmp_path):
 
 def test_a_value_that_a_config_refuses_ends_in_its_sentence(recipe, tmp_path):
     argv = recipe(f"method: gflownet\ndata: d\noutput_dir: {tmp_path}\nreward_floor: 0\n")
-    with pytest.raises(SystemExit, match="error: reward_floor=0.*must be > 0"):
+    with pytest.raises(SystemExit, match="error: reward_floor=0.*must be a finite number > 0"):
         parse(argv, RunArguments, GFlowNetConfig)
 
 
@@ -115,7 +115,7 @@ def test_tables_come_from_the_recipe_or_as_json_from_the_command_line(recipe, tm
     assert (config.samplers, config.rewards) == ({"target": 1, "policy": 4}, {"my_module:mine": 2.0})
 
 
-@pytest.mark.parametrize("value", ["target: 1", "[1, 2]", '{"target": "one"}'])
+@pytest.mark.parametrize("value", ["target: 1", "[1, 2]"])
 def test_a_table_that_is_none_ends_in_one_sentence(value, tmp_path):
     argv = ["--method", "gflownet", "--data", "d", "--output_dir", str(tmp_path), "--samplers", value]
     with pytest.raises(SystemExit, match="error: samplers="):

@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     try:
         metrics = evaluate_run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # a reward that fails is a RuntimeError
         fail(str(error))
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 

@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             catalog=catalog,
             callbacks=[RunFolder(vars(recipe))],
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RuntimeError) as error:  # a reward that fails is a RuntimeError
         fail(str(error))
     print(
         f"{method}: {model.num_parameters():,} parameters, {len(splits.train):,} rows, {len(catalog):,} items, "

@@ -26,8 +26,8 @@ class TrajectoryConfig(TrainingArguments):
         default=False,
         metadata={
             "help": "End each prompt at a random item of its row, anew in every epoch, so that every position of a "
-            "history comes to be the place where trajectories start. What the rows tell of their target (behaviour, "
-            "rating) belongs to another item then and is dropped."
+            "history comes to be the place where trajectories start. Behaviour and rating follow their items; other "
+            "columns but user belong to the old target and are dropped."
         },
     )
     beam_width: int = field(default=50, metadata={"help": "Width of the trie-constrained beam that evaluates."})

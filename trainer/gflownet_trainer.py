@@ -77,11 +77,18 @@ class GFlowNetTrainer(TrajectoryTrainer):
                 "some score trajectories only. Give each a method catalog(batch) -> [B, items], or use tb or vargrad."
             )
         whole = reward.scores_catalog and (exact or catalog.trie.items <= MATCH_ITEMS)
-        self.target = Target(reward, self.trie, lambda name: args.at(name, self.progress), whole=whole, exact=exact)
-        if reference is not None:
-            self.target.reference = CausalPolicy(reference.to(args.device), self.trie, self.tokens)
-            self.target.reference_weight = args.reference_weight
+        self.target = Target(
+            reward,
+            self.trie,
+            lambda name: args.at(name, self.progress),
+            whole=whole,
+            exact=exact,
+            reference=reference and CausalPolicy(reference.to(args.device), self.trie, self.tokens),
+            reference_weight=args.reference_weight,
+        )
         if self.train_dataset is not None:
+            if self._replays and "user" not in self.train_dataset.column_names:
+                raise ValueError("samplers: replay remembers by user, and train_dataset has no column user. Add one.")
             self._check_reward()
 
     def _check_reward(self) -> None:

@@ -20,11 +20,18 @@ class Target:
     """
 
     def __init__(
-        self, reward: WeightedSum, trie: Trie, at: Callable[[str], float], *, whole: bool, exact: bool
+        self,
+        reward: WeightedSum,
+        trie: Trie,
+        at: Callable[[str], float],
+        *,
+        whole: bool,
+        exact: bool,
+        reference: CausalPolicy | None = None,
+        reference_weight: float = 0.0,
     ) -> None:
         self.reward, self.trie, self.at, self.whole, self.exact = reward, trie, at, whole, exact
-        self.reference: CausalPolicy | None = None
-        self.reference_weight = 0.0
+        self.reference, self.reference_weight = reference, reference_weight
 
     def score(self, batch: PromptBatch, trajectories: Trajectories) -> tuple[Scores, dict[str, Tensor]]:
         """What trajectories are worth, and how the reward's mass is spread where all of it is known."""

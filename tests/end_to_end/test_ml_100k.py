@@ -181,6 +181,7 @@ def test_the_gflownet_recipe_works_alone(tmp_path):
         (("--rewards", '{"nothing:here": 1}'), "no module named 'nothing'"),
         (("--recommender", "nowhere"), "nowhere"),
         (("--trajectories", "9"), "sum to 5"),
+        (("--rewards", '{"behaviour": {"values": {"like": 1}}}'), "no column 'history_behaviour'"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_before_training(change, message, folder):

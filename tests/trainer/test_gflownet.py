@@ -240,6 +240,11 @@ def test_a_reward_that_fails_in_the_middle_leaves_a_run_that_resumes(make_traine
         assert torch.equal(ours, theirs)
 
 
+def test_a_replay_memory_of_nobody_is_refused(make_trainer, train_rows):
+    with pytest.raises(ValueError, match="no column user"):
+        make_trainer(samplers={"target": 1, "replay": 2}, rows=train_rows.remove_columns("user"))
+
+
 def test_what_an_exact_objective_cannot_do_without_is_named(make_trainer):
     with pytest.raises(ValueError, match="exact_tb needs the reward of the whole catalogue"):
         make_trainer(rewards=ItemValue().__call__, objective="exact_tb")

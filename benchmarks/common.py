@@ -28,7 +28,9 @@ def make_catalog(items: int, levels: int, width: int) -> Catalog:
     return Catalog.from_codes([str(i) for i in range(items)], codes, sizes=(width,) * levels)
 
 
-def make_policy(catalog: Catalog, hidden: int, layers: int, history: int) -> tuple[CausalPolicy, PromptBuilder]:
+def make_policy(
+    catalog: Catalog, hidden: int, layers: int, history: int, heads: int = 8
+) -> tuple[CausalPolicy, PromptBuilder]:
     tokenizer: PreTrainedTokenizerFast = word_tokenizer(catalog.trie.sizes)
     torch.manual_seed(0)
     model: PreTrainedModel = Qwen3ForCausalLM(
@@ -37,9 +39,9 @@ def make_policy(catalog: Catalog, hidden: int, layers: int, history: int) -> tup
             hidden_size=hidden,
             intermediate_size=4 * hidden,
             num_hidden_layers=layers,
-            num_attention_heads=8,
+            num_attention_heads=heads,
             num_key_value_heads=2,
-            head_dim=hidden // 8,
+            head_dim=hidden // heads,
             max_position_embeddings=4096,
             pad_token_id=tokenizer.pad_token_id,
             bos_token_id=tokenizer.bos_token_id,

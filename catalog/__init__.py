@@ -10,7 +10,7 @@ from catalog.catalog import Catalog, Collisions
 from catalog.flows import exact_log_flow
 from catalog.index import read_index, write_index
 from catalog.quantiser import residual_kmeans
-from catalog.tokens import extend_tokenizer, node_tokens, word_tokenizer
+from catalog.tokens import code_of_token, extend_tokenizer, node_tokens, word_tokenizer
 from catalog.trajectories import PADDING, SOURCES, Trajectories
 from catalog.trie import Trie
 
@@ -21,6 +21,7 @@ __all__ = [
     "Collisions",
     "Trajectories",
     "Trie",
+    "code_of_token",
     "exact_log_flow",
     "extend_tokenizer",
     "node_tokens",

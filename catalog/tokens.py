@@ -53,3 +53,13 @@ def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
     nodes = torch.arange(1, trie.nodes, device=token.device)
     level = torch.bucketize(nodes, torch.tensor(trie.level_start[1:], device=token.device), right=True) - 1
     return torch.cat([token.new_zeros(1), token[first[level] + trie.code(nodes)]])
+
+
+def code_of_token(tokens: Tensor, trie: Trie, vocabulary: int) -> Tensor:
+    """The code that each token of a vocabulary writes: tokens [nodes] of `node_tokens` -> [vocabulary], -1 for none.
+
+    A token belongs to one level, so the code alone says all.
+    """
+    code = torch.full((vocabulary,), -1, device=tokens.device)
+    code[tokens[1:]] = trie.code(torch.arange(1, trie.nodes, device=tokens.device))
+    return code

@@ -18,13 +18,19 @@ class Trajectories:
     """K root-to-leaf paths of the trie for each of B prompts.
 
     items [B, K] catalogue numbers; codes [B, K, L]; source [B, K] positions in `SOURCES`, `PADDING` for an empty slot;
-    log_pf [B, K, L] log-probabilities under the policy that drew them, NaN where no policy did.
+    log_pf [B, K, L] log-probabilities under the policy that drew them, NaN where no policy did; age [B, K] how many
+    optimiser steps ago that policy's weights were the current ones, 0 if not given.
     """
 
     items: Tensor
     codes: Tensor
     source: Tensor
     log_pf: Tensor
+    age: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.age is None:
+            object.__setattr__(self, "age", torch.zeros_like(self.items))
 
     @classmethod
     def of_items(cls, items: Tensor, codes: Tensor, source: str) -> "Trajectories":

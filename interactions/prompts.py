@@ -54,6 +54,11 @@ class PromptBuilder:
         if self.start is None or self.pad is None:
             raise ValueError("The tokenizer needs a bos_token and a pad_token. Set both before training.")
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt."""
+        return 1 + self.max_history * self.trie.levels
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> PromptBatch:
         """The prompts of B rows. Raises ValueError naming the user whose history is empty."""
         if empty := [row for row in rows if not len(row["history"])]:

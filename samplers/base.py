@@ -41,10 +41,20 @@ class Mixture:
 
     def sample(self, batch: PromptBatch, seed: int) -> Trajectories:
         """K trajectories per prompt, sources in the order of the counts."""
-        # a source's stream depends on its name alone, so that adding one does not change another's draws
         return Trajectories.join(
-            [self.samplers[name].sample(batch, n, seed * 31 + crc32(name.encode())) for name, n in self.counts.items()]
+            [self.samplers[name].sample(batch, n, _stream(seed, name)) for name, n in self.counts.items()]
         )
+
+    def start(self, batch: PromptBatch, seed: int) -> None:
+        """Let those samplers begin that can draw in the background; `sample` with the same seed takes it up."""
+        for name, n in self.counts.items():
+            if start := getattr(self.samplers[name], "start", None):
+                start(batch, n, _stream(seed, name))
+
+
+def _stream(seed: int, name: str) -> int:
+    """The seed of one source: of its name alone, so that adding another does not change its draws."""
+    return seed * 31 + crc32(name.encode())
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:

@@ -17,12 +17,21 @@ from samplers.interactions import InteractionsSampler
 from samplers.policy import PolicySampler
 from samplers.random import RandomSampler
 from samplers.replay import ReplaySampler
+from samplers.rollout import RolloutEngine, RolloutSampler
 from samplers.target import TargetSampler
+
+
+def policy_sampler(
+    policy: CausalPolicy, engine: RolloutEngine | None, beams: bool = False
+) -> PolicySampler | RolloutSampler:
+    """The rollout worker: the engine where the run has one, else the policy itself."""
+    return PolicySampler(policy, beams) if engine is None else RolloutSampler(engine, policy, beams)
+
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "target": TargetSampler,
     "random": RandomSampler,
-    "policy": PolicySampler,
+    "policy": policy_sampler,
     "interactions": InteractionsSampler,
     "curriculum": CurriculumSampler,
     "confidence": ConfidenceSampler,
@@ -36,7 +45,7 @@ class SamplerParts:
     """What a run has to make samplers of.
 
     teacher: the collaborative model, prompts -> probabilities [B, items], None where the run has none; progress: the
-    share of training that is done, 0..1.
+    share of training that is done, 0..1; engine: what draws from the policy in its stead, None for transformers.
     """
 
     trie: Trie
@@ -44,6 +53,7 @@ class SamplerParts:
     teacher: Callable[[PromptBatch], Tensor] | None
     progress: Callable[[], float]
     catalog_fingerprint: str
+    engine: RolloutEngine | None = None
 
 
 def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -> Sampler:
@@ -51,7 +61,7 @@ def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -
     arguments = inspect.signature(SAMPLERS[name]).parameters
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in arguments}
     check_settings(name, settings, [argument for argument in arguments if argument not in needed])
-    if any(part is None for part in needed.values()):
+    if "teacher" in needed and parts.teacher is None:
         raise ValueError(
             f"samplers: {name} asks a collaborative model. "
             "Set recommender to the folder of a fitted collaborative model."

@@ -61,7 +61,7 @@ def tokenizer(catalog: Catalog) -> PreTrainedTokenizerFast:
 def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[..., PreTrainedModel]:
     def make(kind: str = "qwen3", **overrides: object) -> PreTrainedModel:
         torch.manual_seed(0)
-        config = AutoConfig.for_model(kind, vocab_size=len(tokenizer), **(SMALL[kind] | overrides))
+        config = AutoConfig.for_model(kind, **({"vocab_size": len(tokenizer)} | SMALL[kind] | overrides))
         model = AutoModelForCausalLM.from_config(config)
         for parameter in model.parameters():  # the usual 0.02 gives a nearly uniform policy, which hides errors
             if parameter.dim() > 1:

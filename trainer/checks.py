@@ -3,11 +3,14 @@
 import logging
 from dataclasses import replace
 
+import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
 from catalog import Catalog, Trajectories
-from policy import CausalPolicy, check_shared_prefix
+from interactions.prompts import PromptBatch
+from policy import CausalPolicy, check_shared_prefix, inference
+from samplers import RolloutSampler
 from trainer.step import Step
 
 logger = logging.getLogger(__name__)
@@ -51,10 +54,33 @@ def check_forward(policy: CausalPolicy, step: Step, exact: bool) -> float:
 
     exact: whether the model computes in float32.
     """
-    tensors = ("input_ids", "attention_mask", "history", "target")
-    first = replace(step.prompts, columns={}, **{name: getattr(step.prompts, name)[:1] for name in tensors})
     tolerance = FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
-    return check_shared_prefix(policy, first, step.trajectories.items[:1], tolerance)
+    return check_shared_prefix(policy, _first(step.prompts, 1), step.trajectories.items[:1], tolerance)
+
+
+def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptBatch) -> float:
+    """Let the engine draw for the first prompts and compare its log-probabilities with the policy's.
+
+    Returns the largest difference of a step; raises ValueError where it is more than rounding, since the engine then
+    has other weights, or another vocabulary, than the policy.
+    """
+    first = _first(batch, 4)
+    drawn = sampler.sample(first, 2, seed=0)
+    with inference(policy.model):
+        log_pf = policy.log_probs(first, drawn.items).log_pf
+    gap = (log_pf - drawn.log_pf).abs().max().item()
+    exact = sampler.engine.exact and next(policy.model.parameters()).dtype == torch.float32
+    if not gap <= (FLOAT32_TOLERANCE if exact else HALF_TOLERANCE):
+        raise ValueError(
+            f"The rollout engine's log-probabilities differ from the policy's by up to {gap:.2g}: it computes another "
+            "model. Use a backbone that vLLM supports, or sample with transformers (use_vllm: false)."
+        )
+    return gap
+
+
+def _first(batch: PromptBatch, count: int) -> PromptBatch:
+    tensors = ("input_ids", "attention_mask", "history", "target")
+    return replace(batch, columns={}, **{name: getattr(batch, name)[:count] for name in tensors})
 
 
 def check_catalog_reward(reward: Tensor, everything: Tensor, trajectories: Trajectories, catalog: Catalog) -> None:

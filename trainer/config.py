@@ -66,7 +66,78 @@ class SFTConfig(TrajectoryConfig):
 
 
 @dataclass
-class GFlowNetConfig(TrajectoryConfig):
+class RolloutConfig(TrajectoryConfig):
+    """Arguments of the methods that draw trajectories: which samplers, and what draws from the policy.
+
+    The names with vllm in them are TRL's where TRL has the setting.
+    """
+
+    samplers: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Trajectories per prompt from each sampler, for instance {target: 1, curriculum: 2, policy: 1}; "
+            "with settings of its own {target: 1, policy: {count: 2, beams: true}}. Known are target, interactions, "
+            "random, curriculum, confidence, policy and replay."
+        },
+    )
+    trajectories: int | None = field(
+        default=None, metadata={"help": "K: where given, the counts of the samplers must sum to it."}
+    )
+    recommender: str | None = field(
+        default=None,
+        metadata={"help": "Folder of a fitted collaborative model: what collaborative, curriculum and confidence ask."},
+    )
+    use_vllm: bool = field(
+        default=False, metadata={"help": "Draw what the sampler `policy` gives with vLLM instead of transformers."}
+    )
+    vllm_mode: Literal["colocate", "server"] = field(
+        default="colocate",
+        metadata={"help": "'colocate': in the trainer's process and on its device; 'server': by recipes/serve.py."},
+    )
+    vllm_server_base_url: list[str] = field(
+        default_factory=lambda: ["http://127.0.0.1:8000"],
+        metadata={"help": "Of each server. Their key is read from the environment variable GFLOWGR_API_KEY."},
+    )
+    vllm_server_timeout: float = field(
+        default=120.0, metadata={"help": "Seconds after which a server that does not answer is left out."}
+    )
+    vllm_enable_sleep_mode: bool = field(
+        default=False,
+        metadata={"help": "Of 'colocate' on a GPU: hand the engine's memory to the trainer between rollouts."},
+    )
+    vllm_engine: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Of 'colocate': further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.3, "
+            "tensor_parallel_size: 2, dtype: bfloat16}. The dtype is that of training unless it is given here."
+        },
+    )
+    rollout_staleness: int = field(
+        default=0,
+        metadata={
+            "help": "How many optimiser steps before it is trained on a trajectory of the policy is drawn. 0 is "
+            "on-policy; with 1 the engine draws for the next step while this one is trained."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.samplers = _table("samplers", self.samplers, {"target": 1, "policy": 3})
+        self.vllm_engine = _table("vllm_engine", self.vllm_engine, {})
+        if self.rollout_staleness < 0:
+            raise ValueError(f"rollout_staleness={self.rollout_staleness}: it must be 0 or more.")
+        if self.rollout_staleness and not self.use_vllm:
+            raise ValueError("rollout_staleness: only vLLM draws ahead. Set use_vllm: true, or leave it out.")
+        if self.rollout_staleness and self.vllm_enable_sleep_mode:
+            raise ValueError("rollout_staleness: an engine that sleeps draws nothing. Set one of the two.")
+        if self.vllm_enable_sleep_mode and self.use_cpu:
+            raise ValueError("vllm_enable_sleep_mode: vLLM sleeps on GPUs only. Leave it out.")
+        if not self.vllm_server_timeout > 0:
+            raise ValueError(f"vllm_server_timeout={self.vllm_server_timeout}: give a number of seconds above 0.")
+
+
+@dataclass
+class GFlowNetConfig(RolloutConfig):
     """Arguments of `GFlowNetTrainer`: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
 
     The paper sums over k, so that its lambda of 1 with N = 3 is a flow_weight of 3.
@@ -97,17 +168,6 @@ class GFlowNetConfig(TrajectoryConfig):
             "that training starts from."
         },
     )
-    samplers: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Trajectories per prompt from each sampler, for instance {target: 1, curriculum: 2, policy: 1}; "
-            "with settings of its own {target: 1, policy: {count: 2, beams: true}}. Known are target, interactions, "
-            "random, curriculum, confidence, policy and replay."
-        },
-    )
-    trajectories: int | None = field(
-        default=None, metadata={"help": "K: where given, the counts of the samplers must sum to it."}
-    )
     source_weights: dict[str, float] | str | None = field(
         default=None,
         metadata={"help": "How much a sampler's trajectories count in the flow loss, 1 if not named: {policy: 0.5}."},
@@ -120,10 +180,6 @@ class GFlowNetConfig(TrajectoryConfig):
             "collaborative, likelihood, similarity and prefix; one of yours is named by its import path, "
             "my_module:my_reward."
         },
-    )
-    recommender: str | None = field(
-        default=None,
-        metadata={"help": "Folder of a fitted collaborative model: what collaborative, curriculum and confidence ask."},
     )
     reward_floor: float = field(default=1e-3, metadata={"help": "Smallest reward before the log; must be > 0."})
     reward_floor_end: float | None = field(
@@ -149,7 +205,6 @@ class GFlowNetConfig(TrajectoryConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.samplers = _table("samplers", self.samplers, {"target": 1, "policy": 3})
         self.rewards = _table("rewards", self.rewards, {"hit": 1.0, "similarity": 1.0})
         self.source_weights = _table("source_weights", self.source_weights, {})
         if self.objective not in OBJECTIVES:

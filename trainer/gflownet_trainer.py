@@ -1,9 +1,7 @@
 """GFlowNet fine-tuning (GFlowGR, arXiv 2506.16114)."""
 
 import copy
-from collections.abc import Mapping
-from functools import cached_property, partial
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,22 +9,21 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from catalog import SOURCES, Catalog, Trajectories
-from collaborative import Recommender, Teacher, load_recommender
 from evaluation.match import MATCH_ITEMS, match_metrics
 from interactions.prompts import PromptBatch
 from policy import CausalPolicy, PathLogProbs, inference
 from rewards import Reward, RewardParts, WeightedSum, build_rewards
-from samplers import Mixture, ReplaySampler, Sampler, SamplerParts, build_mixture
+from samplers import ReplaySampler
 from trainer.checks import check_catalog_reward
 from trainer.config import GFlowNetConfig
 from trainer.flow_heads import NAME, FlowHead
 from trainer.objectives import OBJECTIVES, FlowInputs
+from trainer.rollout_trainer import RolloutTrainer
 from trainer.step import Scores, Step
 from trainer.target import Target
-from trainer.trajectory_trainer import TrajectoryTrainer
 
 
-class GFlowNetTrainer(TrajectoryTrainer):
+class GFlowNetTrainer(RolloutTrainer):
     """Teaches the policy to sample items in proportion to their reward: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
 
     rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of the
@@ -43,21 +40,9 @@ class GFlowNetTrainer(TrajectoryTrainer):
         *,
         catalog: Catalog,
         rewards: Reward | None = None,
-        samplers: Mapping[str, Sampler] | None = None,
-        recommender: Recommender | None = None,
         **kwargs: Any,
     ) -> None:
-        assert isinstance(args.samplers, dict) and isinstance(args.rewards, dict)  # by GFlowNetConfig
-        assert isinstance(args.source_weights, dict)
-        if args.samplers.get("target") != 1:
-            raise ValueError(
-                f"samplers={args.samplers}: target: 1 is missing, the trajectory that the SFT term learns."
-            )
-        args.samplers = {"target": 1} | args.samplers  # in front, whatever the order of the recipe
-        self._own_samplers = dict(samplers or {})
-        if recommender is None and args.recommender:
-            recommender = load_recommender(args.recommender, catalog)
-        self._teacher = None if recommender is None else Teacher(recommender)
+        assert isinstance(args.rewards, dict) and isinstance(args.source_weights, dict)  # by GFlowNetConfig
         self._objective = OBJECTIVES[args.objective]
         options = {"clip": args.residual_clip, "lambda_": args.subtb_lambda}
         self._loss = partial(self._objective.loss, **{name: options[name] for name in self._objective.options})
@@ -68,6 +53,11 @@ class GFlowNetTrainer(TrajectoryTrainer):
             head = FlowHead(model.config.hidden_size, detached=self._objective.flow == "prompt")
             setattr(model, NAME, nn.ModuleDict({"log_flow": head}))
         super().__init__(model, args, catalog=catalog, **kwargs)
+        if self._mixture.count < self._objective.trajectories:
+            raise ValueError(
+                f"{args.objective} needs {self._objective.trajectories} trajectories per prompt; "
+                f"samplers={args.samplers} give fewer."
+            )
         parts = RewardParts(catalog, self._teacher, self.policy)
         reward = WeightedSum({"reward": rewards}, catalog=catalog) if rewards else build_rewards(args.rewards, parts)
         exact = self._objective.flow == "exact"
@@ -87,8 +77,6 @@ class GFlowNetTrainer(TrajectoryTrainer):
             reference_weight=args.reference_weight,
         )
         if self.train_dataset is not None:
-            if self._replays and "user" not in self.train_dataset.column_names:
-                raise ValueError("samplers: replay remembers by user, and train_dataset has no column user. Add one.")
             self._check_reward()
 
     def _check_reward(self) -> None:
@@ -102,44 +90,6 @@ class GFlowNetTrainer(TrajectoryTrainer):
             check_catalog_reward(reward, self.target.reward.catalog(batch), trajectories, self.catalog)
 
     # rows, trajectories and what they are worth
-
-    @cached_property
-    def _own_items(self) -> dict[Any, list[int]]:
-        """Every training item of each user, so that a collaborative model can leave a user's own sequence out."""
-        own: dict[Any, set[int]] = {}
-        for row in self.train_dataset.select_columns(["user", "history", "target"]):
-            own.setdefault(row["user"], set()).update(row["history"], (row["target"],))
-        return {user: sorted(items) for user, items in own.items()}
-
-    def rows(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-        rows = super().rows(rows, seed)
-        if self._teacher is None or "user" not in rows[0]:
-            return rows
-        return [row | {"own": self._own_items[row["user"]]} for row in rows]
-
-    @cached_property
-    def _mixture(self) -> Mixture:
-        parts = SamplerParts(self.trie, self.policy, self._teacher, lambda: self.progress, self.catalog.fingerprint)
-        mixture = build_mixture(self.args.samplers, parts, self._own_samplers)  # type: ignore[arg-type]
-        if self.args.trajectories not in (None, mixture.count):
-            raise ValueError(
-                f"trajectories={self.args.trajectories}, but the counts of samplers={self.args.samplers} sum to "
-                f"{mixture.count}. Make them agree."
-            )
-        if mixture.count < self._objective.trajectories:
-            raise ValueError(
-                f"{self.args.objective} needs {self._objective.trajectories} trajectories per prompt; "
-                f"samplers={self.args.samplers} give fewer."
-            )
-        return mixture
-
-    def mixture(self) -> Mixture:
-        return self._mixture
-
-    @property
-    def progress(self) -> float:
-        """Share of the training that is done, 0 to 1."""
-        return self.state.global_step / max(1, self.state.max_steps)
 
     def score(self, batch: PromptBatch, trajectories: Trajectories) -> Scores:
         scores, mass = self.target.score(batch, trajectories)
@@ -157,17 +107,10 @@ class GFlowNetTrainer(TrajectoryTrainer):
         # every process must log the same names, so a step whose rewards are all equal counts as 0
         correlation = pair.corrcoef()[0, 1].nan_to_num()
         self._note({**flow.metrics, "flow/loss": flow.loss.mean(), "flow/reward_correlation": correlation})
-        drawn = inputs.source == SOURCES.index("policy")
-        if drawn.any():
-            self._note({"sampler/log_pf_gap": (step.trajectories.log_pf.sum(-1) - log_pf).abs()[drawn].mean()})
-        for sampler in self._replays:
+        self._note_rollouts(step, log_pf)
+        for sampler in self._of(ReplaySampler).values():
             sampler.update(step.prompts, step.trajectories, step.scores.reward, gap - inputs.mean(gap).unsqueeze(-1))
         return self.args.flow_weight * (flow.loss * flow.weight).sum() / step.prompts_in_step
-
-    @property
-    def _replays(self) -> list[ReplaySampler]:
-        used = [self._mixture.samplers[name] for name in self._mixture.counts]
-        return [sampler for sampler in used if isinstance(sampler, ReplaySampler)]
 
     def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
         source, reward = step.trajectories.source, step.scores.log_reward
@@ -225,18 +168,6 @@ class GFlowNetTrainer(TrajectoryTrainer):
             batch = self.prompts(table[start : start + self.args.per_device_eval_batch_size]).to(self.args.device)
             parts.append(match_metrics(self.policy.distribution(batch), self.target.catalog(batch), self.trie))
         return {name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]}
-
-    # what a checkpoint of this method holds beside the policy
-
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        for sampler in self._replays:
-            sampler.save(Path(output_dir) / f"replay_{self.args.process_index}.safetensors")
-
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        for sampler in self._replays if checkpoint else []:
-            sampler.load(Path(checkpoint) / f"replay_{self.args.process_index}.safetensors")  # type: ignore[arg-type]
 
     def get_optimizer_cls_and_kwargs(self, args: GFlowNetConfig, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
         """transformers' optimiser, with a group of its own for the flow heads."""

@@ -17,7 +17,12 @@ METRICS = {
     "sampler/valid_share": "share of trajectories that are a semantic ID of the catalogue",
     "sampler/distinct_share": "share of a prompt's trajectories that are distinct items",
     "sampler/padding_share": "share of slots without a trajectory: an empty replay buffer, a short log",
-    "sampler/log_pf_gap": "mean |log P_F of sampler - of trainer| of policy trajectories; rounding, and dropout if any",
+    "sampler/log_pf_gap": "mean |log P_F of sampler - of trainer| of policy trajectories; rounding, dropout, and age",
+    "sampler/log_pf_gap_max": "the largest of these differences",
+    "sampler/log_pf_gap_share": "share of them above 0.01",
+    "sampler/age": "optimiser steps since the weights that drew the policy's trajectories, see rollout_staleness",
+    "time/sync_ms": "milliseconds to hand the policy's weights to the rollout engine (use_vllm)",
+    "time/wait_ms": "milliseconds that the trainer waited for rollouts begun earlier (rollout_staleness)",
     "time/rollout_share": "share of the step's seconds spent on sampling and rewards",
     "time/prompts_per_second": "prompts trained on per second on this process, sampling included",
 }

@@ -24,6 +24,14 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """The micro-batches of one optimiser step, read and seeded before anything is drawn for them."""
+
+    prompts: list[PromptBatch]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
 class Step:
     """One micro-batch: prompts, their trajectories and what these are worth.
 

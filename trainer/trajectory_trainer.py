@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,7 +37,7 @@ from trainer.flow_heads import NAME, split_state
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
 from trainer.run_folder import Progress, RunFolder
-from trainer.step import Scores, Step, target_source
+from trainer.step import Plan, Scores, Step, target_source
 
 logger = logging.getLogger(__name__)
 
@@ -56,6 +56,7 @@ class TrajectoryTrainer(Trainer):
     args: TrajectoryConfig
     model: PreTrainedModel
     control: TrainerControl
+    ahead = 0  # how many optimiser steps are read before the one that is trained
     reads_children = False  # whether the method's loss reads the log-probabilities of all children on the paths
 
     def __init__(
@@ -99,6 +100,8 @@ class TrajectoryTrainer(Trainer):
         self.shared_prefix_gap: float | None = None  # set by the check on the first step
         self._logged: defaultdict[str, list[Tensor | float]] = defaultdict(list)
         self._step_started: float | None = None
+        self._plans: deque[Plan] = deque()
+        self._read_from: Iterator | None = None
         self._check(len(processing_class))
 
     # what a method adds
@@ -111,6 +114,9 @@ class TrajectoryTrainer(Trainer):
         """What they are worth."""
         reward = torch.ones_like(trajectories.items, dtype=torch.float32)
         return Scores(reward, reward.log())
+
+    def prepare(self, plans: list[Plan]) -> None:
+        """What must happen before trajectories are drawn; plans: the steps that were read for the first time."""
 
     def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
         """What the method adds to the SFT loss: summed over the micro-batch, divided by the step's totals."""
@@ -127,25 +133,23 @@ class TrajectoryTrainer(Trainer):
     ) -> tuple[list[Step], Tensor | None]:
         """All micro-batches of one optimiser step, with the trajectories and rewards that the current weights give."""
         started = time.perf_counter()
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        if not batches:
+        if epoch_iterator is not self._read_from:
+            self._plans, self._read_from = deque(), epoch_iterator
+        known = len(self._plans)
+        while len(self._plans) <= self.ahead and (plan := self._read(epoch_iterator, device)):
+            self._plans.append(plan)
+        if not self._plans:
             return [], None
-        # from the place in the run alone, and no state: a resumed run draws what the uninterrupted one drew
-        place = [self.args.seed, self.state.global_step, self.args.process_index]
-        seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
-        rows_of = [self.rows(rows, seed) for rows, seed in zip(batches, seeds, strict=True)]
-        prompts = [self.prompts(rows).to(device) for rows in rows_of]
-        totals = torch.tensor(
-            [
-                sum(float((target_source(p, self.args.sft_positions) >= 0).sum()) for p in prompts),
-                float(sum(map(len, prompts))),
-            ],
-            device=device,
-        )
-        targets, total = self.accelerator.reduce(totals).tolist()
         with self._resumable():
+            self.prepare(list(self._plans)[known:])
+            plan = self._plans.popleft()
+            totals = [
+                sum(float((self._target_source(p) >= 0).sum()) for p in plan.prompts),
+                sum(map(len, plan.prompts)),
+            ]
+            targets, total = self.accelerator.reduce(torch.tensor(totals, device=device)).tolist()
             steps = []
-            for batch, seed in zip(prompts, seeds, strict=True):
+            for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
                 trajectories = self.mixture().sample(batch, seed)
                 steps.append(Step(batch, trajectories, self.score(batch, trajectories), targets, total))
         if self.shared_prefix_gap is None:
@@ -153,6 +157,17 @@ class TrajectoryTrainer(Trainer):
             self.shared_prefix_gap = check_forward(self.policy, steps[0], exact)
         self._record_rollout(steps, time.perf_counter() - started)
         return steps, torch.tensor(total, device=device)
+
+    def _read(self, epoch_iterator: Iterator, device: torch.device) -> Plan | None:
+        """The prompts of the next optimiser step that was not read yet, None at the end of the epoch."""
+        batches, _ = super().get_batch_samples(epoch_iterator, self.args.gradient_accumulation_steps, device)
+        if not batches:
+            return None
+        # from the place in the run alone, and no state: a resumed run draws what the uninterrupted one drew
+        place = [self.args.seed, self.state.global_step + len(self._plans), self.args.process_index]
+        seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
+        rows_of = [self.rows(rows, seed) for rows, seed in zip(batches, seeds, strict=True)]
+        return Plan([self.prompts(rows).to(device) for rows in rows_of], seeds)
 
     def compute_loss(
         self, model: nn.Module, inputs: Step, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
@@ -180,8 +195,11 @@ class TrajectoryTrainer(Trainer):
         log_pf = output.log_pf[:, :1]
         if output.log_pf_history is not None:
             log_pf = torch.cat([output.log_pf_history, log_pf], 1)  # [B, N + 1, L]
-        source = target_source(step.prompts, self.args.sft_positions)
+        source = self._target_source(step.prompts)
         return FlowInputs(log_pf=log_pf, log_reward=torch.zeros_like(log_pf[..., 0]), source=source)
+
+    def _target_source(self, prompts: PromptBatch) -> Tensor:
+        return target_source(prompts, self.args.sft_positions)
 
     def rows(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
         """The rows of a micro-batch as they are trained: with random_cut, ended at a random item after the first."""
@@ -228,15 +246,15 @@ class TrajectoryTrainer(Trainer):
         self._step_started = now
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of our metrics since the last log, over all processes."""
+        """Add the means of our metrics since the last log, over all processes; of those in _max the largest."""
         if "loss" in logs and self._logged:
             names = sorted(self._logged)
             check_names(names)
-            means = torch.tensor(
-                [float(np.mean([float(value) for value in self._logged[name]])) for name in names],
-                device=self.args.device,
-            )
-            logs |= dict(zip(names, self.accelerator.reduce(means, "mean").tolist(), strict=True))
+            largest = torch.tensor([name.endswith("_max") for name in names], device=self.args.device)
+            values = [torch.tensor([float(value) for value in self._logged[name]]) for name in names]
+            own = torch.stack([v.max() if top else v.mean() for v, top in zip(values, largest, strict=True)])
+            every = self.accelerator.gather(own.to(self.args.device).unsqueeze(0))  # [processes, names]
+            logs |= dict(zip(names, every.mean(0).where(~largest, every.amax(0)).tolist(), strict=True))
             self._logged.clear()
         super().log(logs, start_time)
 

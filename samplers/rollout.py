@@ -1,0 +1,169 @@
+"""Trajectories of the policy from an engine that holds a copy of its weights: vLLM in this process, or servers."""
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save
+from torch import Tensor
+from torch.nn.functional import pad
+
+from catalog import Trajectories, code_of_token
+from catalog.files import complete
+from interactions.prompts import PromptBatch
+from policy import CausalPolicy
+from samplers.base import with_padding
+
+Weights = Iterable[tuple[str, Tensor]]
+
+
+class RolloutEngine(Protocol):
+    """Draws codes after prompts. `version` is the optimiser step whose weights it holds, -1 before the first `load`.
+
+    `load` gives it weights under the names of a transformers checkpoint; every process calls it, with all weights, at
+    a time when nothing is drawn.
+    """
+
+    version: int
+    exact: bool
+    """Whether it computes in float32."""
+
+    def load(self, weights: Weights, version: int) -> None: ...
+
+    def join(self) -> None:
+        """Every process has come back from `load`: find out what may draw now."""
+        ...
+
+    def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`count` draws from P_F after each prompt: tokens [B, count, L], log_pf [B, count, L] float32, on the CPU."""
+        ...
+
+    def extend(self, prompts: Sequence[list[int]], prefix: int, width: int) -> tuple[Tensor, Tensor]:
+        """The likeliest next codes where each prompt ends with `prefix` codes of an item: tokens and log_pf [B, width].
+
+        -inf where a node has fewer children.
+        """
+        ...
+
+    def rest(self) -> None:
+        """Nothing is drawn until the next `load`: free what it can."""
+        ...
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """items [B, K], their log_pf [B, K, L], and the version of the weights that drew them."""
+
+    items: Tensor
+    log_pf: Tensor
+    version: int
+
+
+class RolloutSampler:
+    """Independent draws from P_F by an engine, or with `beams` the best items of a beam: `PolicySampler` on vLLM.
+
+    `start` draws in the background what a later `sample` with the same seed returns; `Trajectories.age` says how many
+    versions of the weights ago that was. Everything that was started and not yet taken is in `save` and `load`.
+    """
+
+    def __init__(self, engine: RolloutEngine, policy: CausalPolicy, beams: bool = False) -> None:
+        self.engine, self.policy, self.beams = engine, policy, beams
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="rollout")
+        self._started: dict[int, Future[Drawn]] = {}
+        self._trie, self._device = policy.trie, policy.tokens.device
+        self._code = code_of_token(policy.tokens, policy.trie, int(policy.tokens.max()) + 1)
+
+    def start(self, batch: PromptBatch, count: int, seed: int) -> None:
+        """Begin to draw; what was drawn for this seed before, in a run that is resumed, is kept."""
+        if seed not in self._started:
+            self._started[seed] = self._background.submit(self._draw, _token_lists(batch), count, seed)
+
+    def wait(self) -> None:
+        """Return when the engine is idle, since weights must not change while it draws."""
+        for future in self._started.values():
+            future.result()
+
+    def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
+        """Raises RuntimeError where the engine drew what is no item of the catalogue."""
+        started = self._started.pop(seed, None)
+        drawn = started.result() if started else self._draw(_token_lists(batch), count, seed)
+        found = with_padding(drawn.items, batch, self._trie, "policy")
+        age = torch.full_like(drawn.items, self.engine.version - drawn.version).masked_fill(drawn.items < 0, 0)
+        return replace(found, log_pf=drawn.log_pf, age=age)
+
+    def _draw(self, prompts: list[list[int]], count: int, seed: int) -> Drawn:
+        if self.beams:
+            items, log_pf = self._best(prompts, count)
+        else:
+            # children k of a prompt's request are seeded with its seed + k: far apart, so that none meet
+            seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64) >> np.uint64(2)
+            tokens, log_pf = self.engine.sample(prompts, count, seeds.tolist())
+            items = self._items(tokens)
+        return Drawn(items.to(self._device), log_pf.to(self._device), self.engine.version)
+
+    def _items(self, tokens: Tensor) -> Tensor:
+        """The items of token sequences [..., L]: [...]."""
+        known = tokens.clamp(max=len(self._code) - 1).to(self._device)
+        leaf = self._trie.leaf(self._code[known])
+        if (leaf < 0).any():
+            raise RuntimeError(
+                f"The rollout engine drew the tokens {tokens[leaf.cpu() < 0][0].tolist()}, which are no item of the "
+                "catalogue. Start it with this run's catalogue and vocabulary."
+            )
+        return self._trie.item(leaf)
+
+    def _best(self, prompts: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
+        """The best items of a beam: items [B, width], -1 behind the last, and log_pf [B, width, L]."""
+        score = torch.zeros(len(prompts), 1)
+        tokens, log_pf = torch.zeros(len(prompts), 1, 0, dtype=torch.long), torch.zeros(len(prompts), 1, 0)
+        for level in range(self._trie.levels):
+            row, slot = (score > -torch.inf).nonzero(as_tuple=True)
+            begun = [prompts[r] + tokens[r, s].tolist() for r, s in zip(row.tolist(), slot.tolist(), strict=True)]
+            step = torch.full((*score.shape, width), -torch.inf)  # [B, W, width]
+            token = torch.zeros_like(step, dtype=torch.long)
+            token[row, slot], step[row, slot] = self.engine.extend(begun, level, width)
+            total, best = (score.unsqueeze(-1) + step).flatten(1).topk(min(width, step[0].numel()))
+            score, parent = total, (best // width).unsqueeze(-1)
+            tokens = _grown(tokens, parent, token.flatten(1).gather(1, best))
+            log_pf = _grown(log_pf, parent, step.flatten(1).gather(1, best))
+        found = score > -torch.inf
+        items = torch.full(score.shape, -1)
+        items[found] = self._items(tokens[found]).cpu()
+        missing = width - items.shape[1]
+        items, log_pf = pad(items, (0, missing), value=-1), pad(log_pf, (0, 0, 0, missing))
+        return items, log_pf.masked_fill((items < 0).unsqueeze(-1), torch.nan)
+
+    def save(self, path: Path) -> None:
+        """Wait for what was started and write it to `path`, complete or not at all."""
+        drawn = {seed: future.result() for seed, future in self._started.items()}
+        tensors = {f"{seed}.items": one.items.cpu() for seed, one in drawn.items()}
+        tensors |= {f"{seed}.log_pf": one.log_pf.cpu() for seed, one in drawn.items()}
+        with complete(path) as temporary:
+            temporary.write_bytes(save(tensors, {str(seed): str(d.version) for seed, d in drawn.items()}))
+
+    def load(self, path: Path) -> None:
+        """Hold ready what `save` wrote; without such a file, of a run that drew nothing ahead, all is drawn anew."""
+        if not path.exists():
+            return
+        with safe_open(path, "pt") as file:
+            for seed, version in (file.metadata() or {}).items():
+                items, log_pf = (file.get_tensor(f"{seed}.{name}").to(self._device) for name in ("items", "log_pf"))
+                ready: Future[Drawn] = Future()
+                self._started[int(seed)] = ready
+                ready.set_result(Drawn(items, log_pf, int(version)))
+
+
+def _grown(paths: Tensor, parent: Tensor, last: Tensor) -> Tensor:
+    """The paths [B, W, n] of the parents [B, W', 1], each one step longer by last [B, W']: [B, W', n + 1]."""
+    return torch.cat([paths.gather(1, parent.expand(-1, -1, paths.shape[-1])), last.unsqueeze(-1)], -1)
+
+
+def _token_lists(batch: PromptBatch) -> list[list[int]]:
+    """The prompts without their padding."""
+    rows = zip(batch.input_ids.cpu(), batch.attention_mask.cpu().bool(), strict=True)
+    return [ids[real].tolist() for ids, real in rows]

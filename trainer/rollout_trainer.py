@@ -1,0 +1,163 @@
+"""The trainer under every method that draws trajectories: the mixture of samplers, and the engine behind `policy`."""
+
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from catalog import SOURCES, Catalog
+from collaborative import Recommender, Teacher, load_recommender
+from samplers import Mixture, ReplaySampler, RolloutEngine, RolloutSampler, Sampler, SamplerParts, build_mixture
+from samplers.weights import policy_weights
+from trainer.checks import check_rollouts
+from trainer.config import RolloutConfig
+from trainer.engine import make_engine
+from trainer.flow_heads import NAME
+from trainer.step import Plan, Step
+from trainer.trajectory_trainer import TrajectoryTrainer
+
+
+class RolloutTrainer(TrajectoryTrainer):
+    """Draws K trajectories per prompt from the samplers that `args.samplers` counts, the target first.
+
+    samplers: samplers by name, beside or instead of the stock ones. recommender: a collaborative model that replaces
+    the one in `args.recommender`.
+    """
+
+    args: RolloutConfig
+
+    def __init__(
+        self,
+        model: Any,
+        args: RolloutConfig,
+        *,
+        catalog: Catalog,
+        samplers: Mapping[str, Sampler] | None = None,
+        recommender: Recommender | None = None,
+        **kwargs: Any,
+    ) -> None:
+        assert isinstance(args.samplers, dict)  # by RolloutConfig
+        if args.samplers.get("target") != 1:
+            raise ValueError(
+                f"samplers={args.samplers}: target: 1 is missing, the trajectory that the SFT term learns."
+            )
+        args.samplers = {"target": 1} | args.samplers  # in front, whatever the order of the recipe
+        if args.use_vllm and not args.samplers.get("policy"):
+            raise ValueError(f"use_vllm: none of samplers={args.samplers} is policy, which vLLM draws. Leave it out.")
+        if recommender is None and args.recommender:
+            recommender = load_recommender(args.recommender, catalog)
+        self.ahead = args.rollout_staleness
+        self._own_samplers = dict(samplers or {})
+        self._teacher = None if recommender is None else Teacher(recommender)
+        self.rollout_gap: float | None = None  # set by the check of the first weights that the engine is given
+        super().__init__(model, args, catalog=catalog, **kwargs)
+        if self.train_dataset is not None and "user" not in self.train_dataset.column_names and self._of(ReplaySampler):
+            raise ValueError("samplers: replay remembers by user, and train_dataset has no column user. Add one.")
+
+    @cached_property
+    def engine(self) -> RolloutEngine | None:
+        """What draws from the policy, None for the policy itself."""
+        return make_engine(self.args, self.accelerator, self.model, self.prompts, self.processing_class, self.catalog)
+
+    @cached_property
+    def _mixture(self) -> Mixture:
+        parts = SamplerParts(
+            self.trie, self.policy, self._teacher, lambda: self.progress, self.catalog.fingerprint, self.engine
+        )
+        mixture = build_mixture(self.args.samplers, parts, self._own_samplers)  # type: ignore[arg-type]
+        if self.args.trajectories not in (None, mixture.count):
+            raise ValueError(
+                f"trajectories={self.args.trajectories}, but the counts of samplers={self.args.samplers} sum to "
+                f"{mixture.count}. Make them agree."
+            )
+        return mixture
+
+    def mixture(self) -> Mixture:
+        return self._mixture
+
+    def _of(self, kind: type) -> dict[str, Any]:
+        """The samplers of one kind that the mixture uses, by name."""
+        return {name: s for name, s in self._mixture.samplers.items() if isinstance(s, kind)}
+
+    @property
+    def progress(self) -> float:
+        """Share of the training that is done, 0 to 1."""
+        return self.state.global_step / max(1, self.state.max_steps)
+
+    @cached_property
+    def _own_items(self) -> dict[Any, list[int]]:
+        """Every training item of each user, so that a collaborative model can leave a user's own sequence out."""
+        own: dict[Any, set[int]] = {}
+        for row in self.train_dataset.select_columns(["user", "history", "target"]):
+            own.setdefault(row["user"], set()).update(row["history"], (row["target"],))
+        return {user: sorted(items) for user, items in own.items()}
+
+    def rows(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+        rows = super().rows(rows, seed)
+        if self._teacher is None or "user" not in rows[0]:
+            return rows
+        return [row | {"own": self._own_items[row["user"]]} for row in rows]
+
+    # the engine and its weights
+
+    def prepare(self, plans: list[Plan]) -> None:
+        """Hand the engine the current weights, and with `rollout_staleness` let it begin what was read just now."""
+        if self.engine is None:
+            return
+        started = time.perf_counter()
+        for sampler in self._of(RolloutSampler).values():
+            sampler.wait()
+        self.accelerator.wait_for_everyone()  # a server must not change while another process still draws
+        self._note({"time/wait_ms": 1000 * (time.perf_counter() - started)})
+        started = time.perf_counter()
+        self.engine.load(policy_weights(self.model, skip=(NAME,)), self.state.global_step)
+        self.accelerator.wait_for_everyone()
+        self.engine.join()
+        self._note({"time/sync_ms": 1000 * (time.perf_counter() - started)})
+        if self.rollout_gap is None:
+            self.rollout_gap = check_rollouts(
+                self.policy, RolloutSampler(self.engine, self.policy), plans[0].prompts[0]
+            )
+        if self.ahead:
+            for plan in plans:
+                for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
+                    self._mixture.start(batch, seed)
+
+    def get_batch_samples(self, *args: Any) -> tuple[list[Step], torch.Tensor | None]:
+        steps, total = super().get_batch_samples(*args)
+        if self.engine is not None and not self.ahead:
+            self.engine.rest()
+        return steps, total
+
+    def _note_rollouts(self, step: Step, log_pf: torch.Tensor) -> None:
+        """How the policy's trajectories fit the policy: log_pf [B, K] as it gives them now."""
+        drawn = step.trajectories.source == SOURCES.index("policy")
+        if drawn.any():
+            gap = (step.trajectories.log_pf.sum(-1) - log_pf).abs()[drawn]
+            self._note(
+                {
+                    "sampler/log_pf_gap": gap.mean(),
+                    "sampler/log_pf_gap_max": gap.max(),
+                    "sampler/log_pf_gap_share": (gap > 0.01).float().mean(),
+                    "sampler/age": step.trajectories.age[drawn].float().mean(),
+                }
+            )
+
+    # what a checkpoint holds of the samplers
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        for name, sampler in self._stateful.items():
+            sampler.save(Path(output_dir) / f"{name}_{self.args.process_index}.safetensors")
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)  # the random streams come later, after the first rollouts
+        for name, sampler in self._stateful.items() if checkpoint else ():
+            sampler.load(Path(checkpoint) / f"{name}_{self.args.process_index}.safetensors")  # type: ignore[arg-type]
+
+    @property
+    def _stateful(self) -> dict[str, Any]:
+        return self._of(ReplaySampler) | (self._of(RolloutSampler) if self.ahead else {})

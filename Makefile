@@ -2,6 +2,13 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := runs/demo
+# make demo SAMPLER=vllm: the policy's trajectories from vLLM, whose attention on a CPU wants heads of 32, not of 48
+ifeq ($(SAMPLER),vllm)
+GFLOWNET := recipes/ml-100k/gflownet-vllm.yaml
+BACKBONE := --backbone '{"model_type": "gpt2", "n_embd": 96, "n_layer": 2, "n_head": 3, "n_positions": 256, "resid_pdrop": 0.2, "embd_pdrop": 0.2, "attn_pdrop": 0.0, "activation_function": "gelu_pytorch_tanh"}'
+else
+GFLOWNET := recipes/ml-100k/gflownet.yaml
+endif
 export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
@@ -22,14 +29,14 @@ install-all: .venv/.installed-all
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
 
-demo: install
+demo: $(if $(BACKBONE),install-all,install)
 	rm -rf $(RUN)
 	$(BIN)/python recipes/prepare.py --config recipes/ml-100k/data.yaml --output_dir $(RUN)/data
-	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft.yaml --data $(RUN)/data --output_dir $(RUN)/sft
+	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft.yaml --data $(RUN)/data --output_dir $(RUN)/sft $(BACKBONE)
 	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft_continued.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/sft_continued
 	$(BIN)/python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml --data $(RUN)/data \
 	  --output_dir $(RUN)/collaborative --only popularity item_knn als sasrec mixture
-	$(BIN)/python recipes/train.py --config recipes/ml-100k/gflownet.yaml --data $(RUN)/data --model $(RUN)/sft \
+	$(BIN)/python recipes/train.py --config $(GFLOWNET) --data $(RUN)/data --model $(RUN)/sft \
 	  --recommender $(RUN)/collaborative/mixture --output_dir $(RUN)/gflownet
 	for run in sft sft_continued gflownet; do \
 	  $(BIN)/python recipes/evaluate.py --run $(RUN)/$$run --data $(RUN)/data --reward_of $(RUN)/gflownet || exit 1; done

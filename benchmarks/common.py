@@ -29,7 +29,7 @@ def make_catalog(items: int, levels: int, width: int) -> Catalog:
 
 
 def make_policy(
-    catalog: Catalog, hidden: int, layers: int, history: int, heads: int = 8
+    catalog: Catalog, hidden: int, layers: int, history: int, heads: int = 8, widening: int = 4
 ) -> tuple[CausalPolicy, PromptBuilder]:
     tokenizer: PreTrainedTokenizerFast = word_tokenizer(catalog.trie.sizes)
     torch.manual_seed(0)
@@ -37,7 +37,7 @@ def make_policy(
         Qwen3Config(
             vocab_size=len(tokenizer),
             hidden_size=hidden,
-            intermediate_size=4 * hidden,
+            intermediate_size=widening * hidden,
             num_hidden_layers=layers,
             num_attention_heads=heads,
             num_key_value_heads=2,

@@ -56,10 +56,7 @@ def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
 
 
 def code_of_token(tokens: Tensor, trie: Trie, vocabulary: int) -> Tensor:
-    """The code that each token of a vocabulary writes: tokens [nodes] of `node_tokens` -> [vocabulary], -1 for none.
-
-    A token belongs to one level, so the code alone says all.
-    """
+    """The code that each token of a vocabulary writes: tokens [nodes] of `node_tokens` -> [vocabulary], -1 for none."""
     code = torch.full((vocabulary,), -1, device=tokens.device)
     code[tokens[1:]] = trie.code(torch.arange(1, trie.nodes, device=tokens.device))
     return code

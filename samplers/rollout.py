@@ -110,12 +110,14 @@ class RolloutSampler:
         """The items of token sequences [..., L]: [...]."""
         known = tokens.clamp(max=len(self._code) - 1).to(self._device)
         leaf = self._trie.leaf(self._code[known])
-        if (leaf < 0).any():
+        item = self._trie.item(leaf.clamp(min=self._trie.level_start[-2]))  # any, for what leads nowhere
+        right = (self.policy.tokens[self._trie.path(item)[..., 1:]].cpu() == tokens).all(-1)
+        if not right.all():
             raise RuntimeError(
-                f"The rollout engine drew the tokens {tokens[leaf.cpu() < 0][0].tolist()}, which are no item of the "
-                "catalogue. Start it with this run's catalogue and vocabulary."
+                f"The rollout engine drew the tokens {tokens[~right][0].tolist()}, which are no item of the catalogue. "
+                "Start it with this run's catalogue and vocabulary."
             )
-        return self._trie.item(leaf)
+        return item
 
     def _best(self, prompts: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
         """The best items of a beam: items [B, width], -1 behind the last, and log_pf [B, width, L]."""
@@ -139,8 +141,8 @@ class RolloutSampler:
         return items, log_pf.masked_fill((items < 0).unsqueeze(-1), torch.nan)
 
     def save(self, path: Path) -> None:
-        """Wait for what was started and write it to `path`, complete or not at all."""
-        drawn = {seed: future.result() for seed, future in self._started.items()}
+        """Wait for what was started and write it to `path`, complete or not at all; what failed is left out."""
+        drawn = {seed: future.result() for seed, future in self._started.items() if not future.exception()}
         tensors = {f"{seed}.items": one.items.cpu() for seed, one in drawn.items()}
         tensors |= {f"{seed}.log_pf": one.log_pf.cpu() for seed, one in drawn.items()}
         with complete(path) as temporary:

@@ -66,13 +66,19 @@ class VLLMEngine:
             arguments["distributed_executor_backend"] = "external_launcher"  # the processes that there are
         arguments |= settings or {}
         processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
+        self.group: Any = None
         try:
             self.llm = LLM(**arguments, logits_processors=[processor])
+            self.sample([[0]], 1, [0])  # what a kernel does not support shows only now
         except (ValueError, RuntimeError) as error:
             raise RuntimeError(
                 f"vLLM did not start: {error}. Where it lacks memory, lower gpu_memory_utilization or max_num_seqs, on "
                 "a CPU kv_cache_memory_bytes; where it does not support the backbone, sample with transformers."
             ) from error
+        if arguments.get("tensor_parallel_size", 1) > 1 and arguments.get("distributed_executor_backend"):
+            from vllm.distributed import get_tp_group
+
+            self.group = get_tp_group()
         self.rest()
 
     def load(self, weights: Weights, version: int) -> None:
@@ -97,14 +103,15 @@ class VLLMEngine:
     def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw, see `RolloutEngine`. Raises ValueError for a prompt that is longer than `longest`."""
         shared = {"n": count, "max_tokens": self.levels, "logprobs": 0}
-        outputs = [output for row in self._generate(prompts, 0, shared, seeds) for output in row]
+        outputs = [output for row in self.generate(prompts, 0, shared, seeds) for output in row]
         tokens = torch.tensor([output.token_ids for output in outputs]).view(len(prompts), count, self.levels)
         log_pf = torch.tensor([output.logprobs.logprobs for output in outputs])
         return tokens, log_pf.view(len(prompts), count, self.levels)
 
     def extend(self, prompts: Sequence[list[int]], prefix: int, width: int) -> tuple[Tensor, Tensor]:
         """The likeliest next codes, see `RolloutEngine`."""
-        rows = self._generate(prompts, prefix, {"max_tokens": 1, "logprobs": width}, range(len(prompts)))
+        asked = min(width, self.llm.model_config.get_vocab_size())
+        rows = self.generate(prompts, prefix, {"max_tokens": 1, "logprobs": asked}, range(len(prompts)))
         tokens, log_pf = (
             torch.zeros(len(prompts), width, dtype=torch.long),
             torch.full((len(prompts), width), -torch.inf),
@@ -117,15 +124,16 @@ class VLLMEngine:
             tokens[row, : len(legal)] = torch.tensor([token for _, token in legal])
         return tokens, log_pf
 
-    def _generate(
-        self, prompts: Sequence[list[int]], prefix: int, shared: dict[str, Any], seeds: Sequence[int]
+    def generate(
+        self, prompts: Sequence[list[int]], prefix: int | None, shared: dict[str, Any], seeds: Sequence[int]
     ) -> list[list[Any]]:
+        """vLLM's completions of each prompt, constrained unless prefix is None; shared: of all `SamplingParams`."""
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
         from samplers.vllm_constraint import ARGUMENT
 
-        if (length := max(map(len, prompts))) > self.longest + prefix:
+        if (length := max(map(len, prompts))) > self.longest + (prefix or 0):
             raise ValueError(
                 f"A prompt has {length} tokens and the rollout engine was started for {self.longest}. "
                 "Lower max_history, or start it for longer prompts."
@@ -135,12 +143,19 @@ class VLLMEngine:
             ignore_eos=True,
             flat_logprobs=True,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            extra_args={ARGUMENT: prefix},
+            extra_args=None if prefix is None else {ARGUMENT: prefix},
             **shared,
         )
+        own = slice(None)
+        if self.group is not None:  # the processes that share an engine ask it for the same
+            every: list[Any] = [None] * self.group.world_size
+            torch.distributed.all_gather_object(every, (list(prompts), list(seeds)), group=self.group.cpu_group)
+            begin = sum(len(asked) for asked, _ in every[: self.group.rank_in_group])
+            own = slice(begin, begin + len(prompts))
+            prompts, seeds = (sum(parts, []) for parts in zip(*every, strict=True))
         params = [SamplingParams(seed=seed, **common) for seed in seeds]
         done = self.llm.generate([TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False)
-        return [request.outputs for request in done]
+        return [request.outputs for request in done[own]]
 
 
 def save_skeleton(
@@ -197,7 +212,7 @@ def _cpu_arguments() -> dict[str, Any]:
     # stock vLLM packs the weights and drops them; a later load then fails, or leaves a tied lm_head as it was
     utils.dispatch_cpu_unquantized_gemm = keep
     # stock vLLM also draws from the process's random stream, which the trainer's dropout reads
-    TopKTopPSampler.forward_cpu = TopKTopPSampler.forward_native
+    TopKTopPSampler.forward_cpu = TopKTopPSampler.forward_native  # type: ignore[method-assign]
     return {
         "block_size": 32,  # the smallest that there is, so that short prompts find their prefix in the cache
         "enable_chunked_prefill": False,  # cutting the prompt of a seeded request fails without a GPU's generator

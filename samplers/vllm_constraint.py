@@ -47,7 +47,9 @@ class TrieConstraint:
         """The tokens that may follow: taken [rows, <= L] token ids, -1 behind the last -> [rows, C], with repeats."""
         node = torch.zeros(len(taken), dtype=torch.long, device=taken.device)
         for token in taken.unbind(1):
-            node = torch.where(token < 0, node, self.trie.descend(node, self.code[token]))
+            child = self.trie.descend(node, self.code[token])
+            child = child.where(self.tokens[child] == token, -1)  # the code, but of another level
+            node = node.where(token < 0, child)
         first, stop = self.trie.first_child[node].long(), self.trie.first_child[node + 1].long()
         slot = first.unsqueeze(1) + torch.arange(self.width, device=taken.device)
         child = torch.minimum(slot, stop.unsqueeze(1) - 1)  # the last child again, where there are fewer

@@ -132,6 +132,8 @@ class RolloutConfig(TrajectoryConfig):
             raise ValueError("rollout_staleness: an engine that sleeps draws nothing. Set one of the two.")
         if self.vllm_enable_sleep_mode and self.use_cpu:
             raise ValueError("vllm_enable_sleep_mode: vLLM sleeps on GPUs only. Leave it out.")
+        if not self.vllm_server_base_url:
+            raise ValueError("vllm_server_base_url is empty. Give the address of a server, or leave it out.")
         if not self.vllm_server_timeout > 0:
             raise ValueError(f"vllm_server_timeout={self.vllm_server_timeout}: give a number of seconds above 0.")
 

@@ -40,7 +40,7 @@ def bits(model):
 @pytest.fixture
 def with_lora(make_model):
     """A small model with adapters that are not zero."""
-    peft = pytest.importorskip("peft")
+    import peft
 
     def make(kind="qwen3", tied=False, adapters=("default",), **settings):
         model = make_model(kind, tie_word_embeddings=tied)
@@ -185,7 +185,8 @@ def test_what_is_not_base_plus_delta_is_refused_by_its_kind(with_lora, settings,
 
 @pytest.mark.parametrize(("config", "kind"), [("IA3Config", "IA3"), ("PromptTuningConfig", "PROMPT_TUNING")])
 def test_adapters_other_than_lora_are_refused(make_model, config, kind):
-    peft = pytest.importorskip("peft")
+    import peft
+
     settings = {"num_virtual_tokens": 2} if kind == "PROMPT_TUNING" else {"target_modules": LINEAR}
     if kind == "IA3":
         settings["feedforward_modules"] = ["down_proj"]

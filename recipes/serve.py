@@ -1,0 +1,145 @@
+"""A rollout server: one vLLM engine that draws for training processes elsewhere, with the weights that they send.
+
+export GFLOWGR_API_KEY=$(python -c 'import secrets; print(secrets.token_hex(16))')
+python recipes/serve.py --model runs/ml-100k/sft --data runs/ml-100k/data
+python recipes/serve.py --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.9}'
+"""
+
+import contextlib
+import json
+import os
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from recipes.cli import fail, parse
+
+KEY = "GFLOWGR_API_KEY"
+
+
+@dataclass
+class ServeArguments:
+    """What `serve.py` can be told."""
+
+    model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "Address to listen at; others than this machine's own are not encrypted."},
+    )
+    port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
+    max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
+    )
+    engine: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port={self.port}: it must be 1 to 65535.")
+        if self.max_history < 1:
+            raise ValueError(f"max_history={self.max_history}: it must be at least 1.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`engine`, which a recipe gives as a table and the command line as JSON."""
+        try:
+            return json.loads(self.engine) if isinstance(self.engine, str) else self.engine or {}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"engine={self.engine!r} is not JSON: {error}.") from error
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = parse(argv, ServeArguments)
+    key = read_key()
+    listener = bind(args.host, args.port)  # before the engine, which takes long
+    try:
+        app, what = build(args, key)
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(str(error))
+    import uvicorn
+
+    try:
+        listener.listen()
+    except OSError as error:  # another server has begun to listen while the engine was loaded
+        fail(f"{args.host}:{args.port} cannot be served: {error.strerror}. Give another --port.")
+    if not listener.getsockname()[0].startswith(("127.", "::1")):
+        print(f"warning: what is sent to {args.host} is not encrypted, the key included", file=sys.stderr)
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    print(f"serving {args.model}: {what}, http://{host}:{args.port}", flush=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+
+
+def read_key() -> str:
+    """The key that requests must carry; it comes from the environment, since everyone can read command lines."""
+    key = os.environ.get(KEY, "")
+    if len(key) < 16 or not key.isascii():
+        fail(
+            f"{KEY} must hold at least 16 ASCII characters and has {len(key)}. Make a key with "
+            "python -c 'import secrets; print(secrets.token_hex(16))' and export it here and where training runs."
+        )
+    return key
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket that holds the port and does not listen yet, so that clients are refused until the engine is there."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a killed server linger
+        listener.bind(address)
+    except OSError as error:
+        fail(
+            f"{host}:{port} cannot be served: {error.strerror}. Stop what runs there, or give another --host or --port."
+        )
+    return listener
+
+
+def build(args: ServeArguments, key: str) -> tuple[Any, str]:
+    """The app around a started engine, and what it serves in words.
+
+    Raises ValueError, OSError or RuntimeError where the checkpoint, the data and vLLM do not fit together.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    from catalog import Catalog, node_tokens
+    from samplers.vllm import VLLMEngine
+    from samplers.vllm_server import make_app
+
+    if not any(Path(args.model).glob("*.safetensors")):
+        raise FileNotFoundError(f"{args.model} holds no *.safetensors. Give the folder of a finished run as --model.")
+    catalog = Catalog.load(args.data)
+    config, tokenizer = AutoConfig.from_pretrained(args.model), AutoTokenizer.from_pretrained(args.model)
+    catalog.check_trained(config)
+    node_tokens(tokenizer, catalog.trie)  # raises where a code is no token
+    if len(tokenizer) > config.vocab_size:
+        raise ValueError(
+            f"The tokenizer in {args.model} has {len(tokenizer)} tokens and the model {config.vocab_size}. "
+            "Give a folder in which both were saved together."
+        )
+    longest = 1 + args.max_history * catalog.trie.levels
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and longest + catalog.trie.levels > positions:
+        raise ValueError(
+            f"max_history={args.max_history}: prompts of {longest} tokens and {catalog.trie.levels} codes do not fit the "
+            f"{positions} positions of {args.model}. Lower --max_history."
+        )
+    engine = VLLMEngine(args.model, args.data, longest=longest, dtype=args.dtype, settings=args.settings)
+    app = make_app(
+        engine,
+        key=key,
+        catalog_fingerprint=catalog.fingerprint,
+        vocabulary=config.vocab_size,
+        longest=longest,
+    )
+    return app, f"{len(catalog)} items, vocabulary {config.vocab_size}, prompts of up to {longest} tokens"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""Rollout servers as they are run: recipes/serve.py in processes of their own, with vLLM."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from samplers.vllm_client import ServerEngine
+
+ROOT = Path(__file__).parents[2]
+KEY = "a key of more than 16 characters"
+SHAPE = dict(
+    hidden_size=64,
+    intermediate_size=64,
+    num_hidden_layers=2,
+    max_position_embeddings=128,
+    num_attention_heads=2,
+    num_key_value_heads=1,
+    head_dim=32,
+    tie_word_embeddings=True,
+)
+"""A small Qwen3: vLLM's attention on a CPU has heads of 32 and 64, not of 8."""
+LONGEST = 1 + 20 * 4
+
+
+class Servers:
+    """Two rollout servers from one checkpoint; url a and url b."""
+
+    def __init__(self, model, catalog, tokenizer, folder):
+        self.model, self.catalog, self.folder = model, catalog, folder
+        model.save_pretrained(folder / "model")
+        tokenizer.save_pretrained(folder / "model")
+        (folder / "model/flow_heads").mkdir()  # as a run has it, and no business of the engine
+        save_file({"log_flow.weight": torch.ones(3)}, folder / "model/flow_heads/flow_heads.safetensors")
+        catalog.save(folder / "data")
+        self.ports = free_ports(2)
+        self.urls = [f"http://127.0.0.1:{port}" for port in self.ports]
+        self.processes = [self.process(port) for port in self.ports]
+
+    def process(self, port, **environment):
+        command = [sys.executable, "recipes/serve.py", "--port", str(port), "--max_history", "20"]
+        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GFLOWGR_API_KEY": KEY} | environment
+        with open(self.folder / f"{port}.log", "ab") as log:
+            return subprocess.Popen(
+                [*command, "--model", self.folder / "model", "--data", self.folder / "data"],
+                cwd=ROOT,
+                env=os.environ | settings,
+                stdout=log,
+                stderr=log,
+            )
+
+    def log(self, port):
+        return (self.folder / f"{port}.log").read_text()
+
+    def wait(self):
+        """Return when both answer."""
+        end = time.monotonic() + 180
+        for process, port in zip(self.processes, self.ports, strict=True):
+            while f"http://127.0.0.1:{port}" not in self.log(port):
+                assert process.poll() is None and time.monotonic() < end, self.log(port)[-3000:]
+                time.sleep(0.2)
+
+    def revive(self):
+        """Start again what was killed."""
+        for number, process in enumerate(self.processes):
+            if process.poll() is not None:
+                (self.folder / f"{self.ports[number]}.log").unlink()
+                self.processes[number] = self.process(self.ports[number])
+        self.wait()
+
+    def kill(self, number):
+        self.processes[number].kill()
+        self.processes[number].wait()
+
+    def engine(self, urls=None, **settings):
+        known = dict(catalog_fingerprint=self.catalog.fingerprint, vocabulary=self.model.config.vocab_size)
+        other = dict(key=KEY, run="run", longest=LONGEST, timeout=60, bucket_bytes=40_000)
+        return ServerEngine(urls or self.urls, **(known | other | settings))
+
+    def loaded(self, urls=None, version=0, **settings):
+        """An engine whose servers have the model's weights."""
+        engine = self.engine(urls, **settings)
+        engine.load(self.model.named_parameters(), version)
+        engine.join()
+        return engine
+
+
+def free_ports(count):
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports

@@ -1,6 +1,7 @@
 """Recipe files and command lines into checked dataclasses, and what each entry point can be told."""
 
 import difflib
+import importlib.util
 import json
 import sys
 from collections.abc import Sequence
@@ -148,6 +149,40 @@ class EvaluateArguments:
 
 
 @dataclass
+class ServeArguments:
+    """What `serve.py` can be told."""
+
+    model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "Address to listen at; others than this machine's own are not encrypted."},
+    )
+    port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
+    max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
+    )
+    engine: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
+    )
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"port={self.port}: it must be 1 to 65535.")
+        if self.max_history < 1:
+            raise ValueError(f"max_history={self.max_history}: it must be at least 1.")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`engine`, which a recipe gives as a table and the command line as JSON."""
+        try:
+            return json.loads(self.engine) if isinstance(self.engine, str) else self.engine or {}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"engine={self.engine!r} is not JSON: {error}.") from error
+
+
+@dataclass
 class CompareArguments:
     """What `compare.py` can be told."""
 
@@ -165,6 +200,7 @@ def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
 
     A name that no dataclass has ends the program with the nearest one that exists; so does a value that is refused.
     """
+    check_torchvision()
     from trl import TrlParser
 
     argv = list(sys.argv[1:] if argv is None else argv)
@@ -179,6 +215,18 @@ def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
     except (ValueError, FileNotFoundError) as error:
         fail(str(error))
     return parsed
+
+
+def check_torchvision() -> None:
+    """End the program where torchvision is broken: transformers then fails to import, and does not say why."""
+    if importlib.util.find_spec("torchvision"):
+        try:
+            importlib.import_module("torchvision")
+        except RuntimeError:  # "operator torchvision::nms does not exist"
+            fail(
+                "torchvision was built for another torch; the CPU build of vLLM brings such a one. "
+                "Run pip uninstall -y torchvision torchaudio torchcodec: nothing here needs them."
+            )
 
 
 def read_recipe(argv: Sequence[str]) -> dict[str, Any]:

@@ -6,52 +6,16 @@ python recipes/serve.py --model runs/mine/sft --data runs/mine/data --engine '{"
 """
 
 import contextlib
-import json
 import os
 import socket
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from recipes.cli import fail, parse
+from recipes.cli import ServeArguments, fail, parse
 
 KEY = "GFLOWGR_API_KEY"
-
-
-@dataclass
-class ServeArguments:
-    """What `serve.py` can be told."""
-
-    model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    host: str = field(
-        default="127.0.0.1",
-        metadata={"help": "Address to listen at; others than this machine's own are not encrypted."},
-    )
-    port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
-    max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
-    )
-    engine: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
-    )
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port={self.port}: it must be 1 to 65535.")
-        if self.max_history < 1:
-            raise ValueError(f"max_history={self.max_history}: it must be at least 1.")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`engine`, which a recipe gives as a table and the command line as JSON."""
-        try:
-            return json.loads(self.engine) if isinstance(self.engine, str) else self.engine or {}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"engine={self.engine!r} is not JSON: {error}.") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -127,8 +91,8 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and longest + catalog.trie.levels > positions:
         raise ValueError(
-            f"max_history={args.max_history}: prompts of {longest} tokens and {catalog.trie.levels} codes do not fit the "
-            f"{positions} positions of {args.model}. Lower --max_history."
+            f"max_history={args.max_history}: prompts of {longest} tokens and {catalog.trie.levels} codes do not fit "
+            f"the {positions} positions of {args.model}. Lower --max_history."
         )
     engine = VLLMEngine(args.model, args.data, longest=longest, dtype=args.dtype, settings=args.settings)
     app = make_app(

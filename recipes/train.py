@@ -9,13 +9,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from recipes.cli import DataArguments, RecommenderArguments, RunArguments, fail, parse, read_recipe, setting
+from recipes.cli import (
+    DataArguments,
+    RecommenderArguments,
+    RunArguments,
+    check_torchvision,
+    fail,
+    parse,
+    read_recipe,
+    setting,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(argv) and "--config" not in argv:
         argv += ["--method", "gflownet"]
+    check_torchvision()
     from trainer import METHODS
 
     method = setting(argv, "method") or ""

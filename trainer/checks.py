@@ -1,7 +1,6 @@
 """What is refused before the first step, in one sentence with the remedy."""
 
 import logging
-from dataclasses import replace
 
 import torch
 from datasets import Dataset
@@ -55,7 +54,7 @@ def check_forward(policy: CausalPolicy, step: Step, exact: bool) -> float:
     exact: whether the model computes in float32.
     """
     tolerance = FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
-    return check_shared_prefix(policy, _first(step.prompts, 1), step.trajectories.items[:1], tolerance)
+    return check_shared_prefix(policy, step.prompts.rows(0, 1), step.trajectories.items[:1], tolerance)
 
 
 def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptBatch) -> float:
@@ -64,7 +63,7 @@ def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptB
     Returns the largest difference of a step; raises ValueError where it is more than rounding, since the engine then
     has other weights, or another vocabulary, than the policy.
     """
-    first = _first(batch, 4)
+    first = batch.rows(0, 4)
     drawn = sampler.sample(first, 2, seed=0)
     with inference(policy.model):
         log_pf = policy.log_probs(first, drawn.items).log_pf
@@ -76,11 +75,6 @@ def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptB
             "model. Use a backbone that vLLM supports, or sample with transformers (use_vllm: false)."
         )
     return gap
-
-
-def _first(batch: PromptBatch, count: int) -> PromptBatch:
-    tensors = ("input_ids", "attention_mask", "history", "target")
-    return replace(batch, columns={}, **{name: getattr(batch, name)[:count] for name in tensors})
 
 
 def check_catalog_reward(reward: Tensor, everything: Tensor, trajectories: Trajectories, catalog: Catalog) -> None:

@@ -107,7 +107,6 @@ class GFlowNetTrainer(RolloutTrainer):
         # every process must log the same names, so a step whose rewards are all equal counts as 0
         correlation = pair.corrcoef()[0, 1].nan_to_num()
         self._note({**flow.metrics, "flow/loss": flow.loss.mean(), "flow/reward_correlation": correlation})
-        self._note_rollouts(step, log_pf)
         for sampler in self._of(ReplaySampler).values():
             sampler.update(step.prompts, step.trajectories, step.scores.reward, gap - inputs.mean(gap).unsqueeze(-1))
         return self.args.flow_weight * (flow.loss * flow.weight).sum() / step.prompts_in_step

@@ -17,7 +17,7 @@ METRICS = {
     "sampler/valid_share": "share of trajectories that are a semantic ID of the catalogue",
     "sampler/distinct_share": "share of a prompt's trajectories that are distinct items",
     "sampler/padding_share": "share of slots without a trajectory: an empty replay buffer, a short log",
-    "sampler/log_pf_gap": "mean |log P_F of sampler - of trainer| of policy trajectories; rounding, dropout, and age",
+    "sampler/log_pf_gap": "mean |log P_F of sampler - of trainer| of four prompts' policy trajectories; rounding, age",
     "sampler/log_pf_gap_max": "the largest of these differences",
     "sampler/log_pf_gap_share": "share of them above 0.01",
     "sampler/age": "optimiser steps since the weights that drew the policy's trajectories, see rollout_staleness",

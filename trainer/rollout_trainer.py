@@ -10,6 +10,7 @@ import torch
 
 from catalog import SOURCES, Catalog
 from collaborative import Recommender, Teacher, load_recommender
+from policy import inference
 from samplers import Mixture, ReplaySampler, RolloutEngine, RolloutSampler, Sampler, SamplerParts, build_mixture
 from samplers.weights import policy_weights
 from trainer.checks import check_rollouts
@@ -18,6 +19,9 @@ from trainer.engine import make_engine
 from trainer.flow_heads import NAME
 from trainer.step import Plan, Step
 from trainer.trajectory_trainer import TrajectoryTrainer
+
+GAP_PROMPTS = 4
+"""Of how many prompts a step compares the log-probabilities of sampler and trainer."""
 
 
 class RolloutTrainer(TrajectoryTrainer):
@@ -130,19 +134,24 @@ class RolloutTrainer(TrajectoryTrainer):
         steps, total = super().get_batch_samples(*args)
         if self.engine is not None and not self.ahead:
             self.engine.rest()
+        if steps:
+            self._note_gap(steps[0])
         return steps, total
 
-    def _note_rollouts(self, step: Step, log_pf: torch.Tensor) -> None:
-        """How the policy's trajectories fit the policy: log_pf [B, K] as it gives them now."""
-        drawn = step.trajectories.source == SOURCES.index("policy")
+    def _note_gap(self, step: Step) -> None:
+        """How far the sampler's log-probabilities are from the policy's; of few prompts, since it is a forward more."""
+        prompts, trajectories = step.prompts.rows(0, GAP_PROMPTS), step.trajectories.rows(0, GAP_PROMPTS)
+        drawn = trajectories.source == SOURCES.index("policy")  # [B, K]
         if drawn.any():
-            gap = (step.trajectories.log_pf.sum(-1) - log_pf).abs()[drawn]
+            with inference(self.model):  # the losses' own forward has dropout, which would hide everything else
+                log_pf = self.policy.log_probs(prompts, trajectories.items).log_pf.sum(-1)
+            gap = (trajectories.log_pf.sum(-1) - log_pf).abs()[drawn]
             self._note(
                 {
                     "sampler/log_pf_gap": gap.mean(),
                     "sampler/log_pf_gap_max": gap.max(),
                     "sampler/log_pf_gap_share": (gap > 0.01).float().mean(),
-                    "sampler/age": step.trajectories.age[drawn].float().mean(),
+                    "sampler/age": trajectories.age[drawn].float().mean(),
                 }
             )
 

@@ -1,7 +1,7 @@
 """Trajectories of the policy from an engine that holds a copy of its weights: vLLM in this process, or servers."""
 
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -139,6 +139,11 @@ class RolloutSampler:
         missing = width - items.shape[1]
         items, log_pf = pad(items, (0, missing), value=-1), pad(log_pf, (0, 0, 0, missing))
         return items, log_pf.masked_fill((items < 0).unsqueeze(-1), torch.nan)
+
+    def forget(self) -> None:
+        """Drop what was started, for a run that does not go on."""
+        wait(self._started.values())
+        self._started.clear()
 
     def save(self, path: Path) -> None:
         """Wait for what was started and write it to `path`, complete or not at all; what failed is left out."""

@@ -45,7 +45,7 @@ class VLLMEngine:
         from samplers.vllm_constraint import ARGUMENT, TrieLogitsProcessor, TrieLogitsProcessorV2
 
         self.levels = Catalog.load(catalog).trie.levels
-        self.longest, self.exact, self.sleep = longest, dtype == "float32", sleep
+        self.longest, self.sleep = longest, sleep
         self.version = 0 if weights else -1
         arguments: dict[str, Any] = dict(
             model=str(folder),
@@ -64,6 +64,7 @@ class VLLMEngine:
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"  # the processes that there are
         arguments |= settings or {}
+        self.exact = arguments["dtype"] == "float32"
         processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
         self.group: Any = None
         try:
@@ -111,10 +112,8 @@ class VLLMEngine:
         """The likeliest next codes, see `RolloutEngine`."""
         asked = min(width, self.llm.model_config.get_vocab_size())
         rows = self.generate(prompts, prefix, {"max_tokens": 1, "logprobs": asked}, range(len(prompts)))
-        tokens, log_pf = (
-            torch.zeros(len(prompts), width, dtype=torch.long),
-            torch.full((len(prompts), width), -torch.inf),
-        )
+        log_pf = torch.full((len(prompts), width), -torch.inf)
+        tokens = torch.zeros_like(log_pf, dtype=torch.long)
         for row, (output,) in enumerate(rows):
             # the drawn token comes first and again in its place among the best
             best = dict(zip(output.logprobs.token_ids, output.logprobs.logprobs, strict=True))

@@ -107,6 +107,11 @@ class RolloutTrainer(TrajectoryTrainer):
 
     # the engine and its weights
 
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        for sampler in self._of(RolloutSampler).values():
+            sampler.forget()  # what an earlier call had drawn ahead of its last step
+        return super().train(*args, **kwargs)
+
     def prepare(self, plans: list[Plan]) -> None:
         """Hand the engine the current weights, and with `rollout_staleness` let it begin what was read just now."""
         if self.engine is None:

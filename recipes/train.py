@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not recipe.dry_run:
         trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
         trainer.save_model()
+    trainer.accelerator.end_training()  # a process that leaves its group open may abort at its end
 
 
 def _missing(argv: Sequence[str], name: str) -> Path | None:

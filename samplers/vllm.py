@@ -1,10 +1,10 @@
 """vLLM inside the trainer's process, on the trainer's device: the colocated rollout engine."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -25,8 +25,13 @@ class VLLMEngine:
     prompt. dtype: of its copy of the weights, "float32" or "bfloat16". sleep: give the GPU's memory back in between
     (vLLM's sleep mode). settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
 
+    A process has one engine: a new one ends the one before, which otherwise would take their common process groups
+    with it whenever it is collected.
+
     Raises ValueError where vLLM is missing or another version, RuntimeError where it does not start.
     """
+
+    _end: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -67,8 +72,10 @@ class VLLMEngine:
         self.exact = arguments["dtype"] == "float32"
         processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
         self.group: Any = None
+        VLLMEngine._end()
         try:
             self.llm = LLM(**arguments, logits_processors=[processor])
+            VLLMEngine._end = self.llm.llm_engine.engine_core._finalizer  # type: ignore[attr-defined]
             self.sample([[0]], 1, [0])  # what a kernel does not support shows only now
         except (ValueError, RuntimeError) as error:
             raise RuntimeError(

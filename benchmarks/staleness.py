@@ -26,9 +26,9 @@ from transformers import TrainerCallback
 
 from catalog import Catalog, word_tokenizer
 from trainer import GFlowNetConfig, GFlowNetTrainer
+from trainer.engine import KEY
 
 ROOT = Path(__file__).parent.parent
-KEY = "GFLOWGR_API_KEY"
 PORT = 8765
 
 

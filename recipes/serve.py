@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_key() -> str:
     """The key that requests must carry; it comes from the environment, since everyone can read command lines."""
-    key = os.environ.get(KEY, "")
-    if len(key) < 16 or not key.isascii():
+    key = os.environ.get(KEY, "").strip()
+    if len(key) < 16 or not key.isascii() or not key.isprintable():
         fail(
             f"{KEY} must hold at least 16 ASCII characters and has {len(key)}. Make a key with "
             "python -c 'import secrets; print(secrets.token_hex(16))' and export it here and where training runs."

@@ -1,5 +1,6 @@
 """Trajectories of the policy from an engine that holds a copy of its weights: vLLM in this process, or servers."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -67,21 +68,30 @@ class Drawn:
 class RolloutSampler:
     """Independent draws from P_F by an engine, or with `beams` the best items of a beam: `PolicySampler` on vLLM.
 
-    `start` draws in the background what a later `sample` with the same seed returns; `Trajectories.age` says how many
+    `start` draws in the background what a later `sample` of the same returns; `Trajectories.age` says how many
     versions of the weights ago that was. Everything that was started and not yet taken is in `save` and `load`.
     """
 
     def __init__(self, engine: RolloutEngine, policy: CausalPolicy, beams: bool = False) -> None:
         self.engine, self.policy, self.beams = engine, policy, beams
-        self._background = ThreadPoolExecutor(1, thread_name_prefix="rollout")
-        self._started: dict[int, Future[Drawn]] = {}
         self._trie, self._device = policy.trie, policy.tokens.device
+        self._background = ThreadPoolExecutor(1, thread_name_prefix="rollout", initializer=self._enter)
+        self._started: dict[str, Future[Drawn]] = {}  # by `_name`
         self._code = code_of_token(policy.tokens, policy.trie, int(policy.tokens.max()) + 1)
 
+    def _enter(self) -> None:
+        if self._device.type == "cuda":  # a thread begins on the first GPU, whichever one its process has
+            torch.cuda.set_device(self._device)
+
     def start(self, batch: PromptBatch, count: int, seed: int) -> None:
-        """Begin to draw; what was drawn for this seed before, in a run that is resumed, is kept."""
-        if seed not in self._started:
-            self._started[seed] = self._background.submit(self._draw, _token_lists(batch), count, seed)
+        """Begin to draw; what was drawn for the same before, in a run that is resumed, is kept."""
+        prompts = _token_lists(batch)
+        if (name := self._name(prompts, count, seed)) not in self._started:
+            self._started[name] = self._background.submit(self._draw, prompts, count, seed)
+
+    def _name(self, prompts: list[list[int]], count: int, seed: int) -> str:
+        """Of a draw: a run that is resumed with other data or settings must not take up what was drawn for others."""
+        return hashlib.sha256(repr((prompts, count, seed, self.beams)).encode()).hexdigest()
 
     def wait(self) -> None:
         """Return when the engine is idle, since weights must not change while it draws."""
@@ -90,8 +100,9 @@ class RolloutSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """Raises RuntimeError where the engine drew what is no item of the catalogue."""
-        started = self._started.pop(seed, None)
-        drawn = started.result() if started else self._draw(_token_lists(batch), count, seed)
+        prompts = _token_lists(batch)
+        started = self._started.pop(self._name(prompts, count, seed), None)
+        drawn = started.result() if started else self._draw(prompts, count, seed)
         found = with_padding(drawn.items, batch, self._trie, "policy")
         age = torch.full_like(drawn.items, self.engine.version - drawn.version).masked_fill(drawn.items < 0, 0)
         return replace(found, log_pf=drawn.log_pf, age=age)
@@ -147,21 +158,21 @@ class RolloutSampler:
 
     def save(self, path: Path) -> None:
         """Wait for what was started and write it to `path`, complete or not at all; what failed is left out."""
-        drawn = {seed: future.result() for seed, future in self._started.items() if not future.exception()}
-        tensors = {f"{seed}.items": one.items.cpu() for seed, one in drawn.items()}
-        tensors |= {f"{seed}.log_pf": one.log_pf.cpu() for seed, one in drawn.items()}
+        drawn = {name: future.result() for name, future in self._started.items() if not future.exception()}
+        tensors = {f"{name}.items": one.items.cpu() for name, one in drawn.items()}
+        tensors |= {f"{name}.log_pf": one.log_pf.cpu() for name, one in drawn.items()}
         with complete(path) as temporary:
-            temporary.write_bytes(save(tensors, {str(seed): str(d.version) for seed, d in drawn.items()}))
+            temporary.write_bytes(save(tensors, {name: str(one.version) for name, one in drawn.items()}))
 
     def load(self, path: Path) -> None:
         """Hold ready what `save` wrote; without such a file, of a run that drew nothing ahead, all is drawn anew."""
         if not path.exists():
             return
         with safe_open(path, "pt") as file:
-            for seed, version in (file.metadata() or {}).items():
-                items, log_pf = (file.get_tensor(f"{seed}.{name}").to(self._device) for name in ("items", "log_pf"))
+            for name, version in (file.metadata() or {}).items():
+                items, log_pf = (file.get_tensor(f"{name}.{part}").to(self._device) for part in ("items", "log_pf"))
                 ready: Future[Drawn] = Future()
-                self._started[int(seed)] = ready
+                self._started[name] = ready
                 ready.set_result(Drawn(items, log_pf, int(version)))
 
 

@@ -16,6 +16,9 @@ from samplers.rollout import Weights
 SUPPORTED = "0.31"
 """The vLLM whose interfaces for logits processors and weights this is written for."""
 
+OWN = {"model", "load_format", "max_model_len", "logprobs_mode", "additional_config", "logits_processors"}
+"""Arguments of vLLM that nobody else may give."""
+
 
 class VLLMEngine:
     """A `RolloutEngine` on an `LLM` of this process.
@@ -68,16 +71,18 @@ class VLLMEngine:
         )
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"  # the processes that there are
+        if taken := OWN & set(settings or ()):
+            raise ValueError(f"vllm_engine: {min(taken)} is set by the run. Leave it out.")
         arguments |= settings or {}
         self.exact = arguments["dtype"] == "float32"
-        processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
         self.group: Any = None
-        VLLMEngine._end()
         try:
+            processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
+            VLLMEngine._end()
             self.llm = LLM(**arguments, logits_processors=[processor])
             VLLMEngine._end = self.llm.llm_engine.engine_core._finalizer  # type: ignore[attr-defined]
             self.sample([[0]], 1, [0])  # what a kernel does not support shows only now
-        except (ValueError, RuntimeError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:  # TypeError: an argument that vLLM does not have
             raise RuntimeError(
                 f"vLLM did not start: {error}. Where it lacks memory, lower gpu_memory_utilization or max_num_seqs, on "
                 "a CPU kv_cache_memory_bytes; where it does not support the backbone, sample with transformers."

@@ -6,6 +6,8 @@ with `SamplingParams(extra_args={"trie": n})`: the last n tokens of its prompt a
 continues, 0 for a whole one. Requests without it are left alone.
 """
 
+from functools import cached_property
+
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
@@ -55,10 +57,15 @@ class TrieConstraint:
         child = torch.minimum(slot, stop.unsqueeze(1) - 1)  # the last child again, where there are fewer
         return self.tokens[child].masked_fill(((node < 0) | (first == stop)).unsqueeze(1), self.end)
 
-    def apply(self, logits: Tensor, taken: Tensor) -> Tensor:
-        """logits [rows, V] with -inf wherever the token does not follow taken [rows, <= L]."""
+    def apply(self, logits: Tensor, taken: Tensor, rows: Tensor | None = None) -> Tensor:
+        """logits [rows, V], in place, with -inf wherever the token does not follow taken [rows, <= L].
+
+        rows: bool [rows], those that are constrained; None for all.
+        """
         legal = self.legal(taken)
-        return torch.full_like(logits, -torch.inf).scatter_(1, legal, logits.gather(1, legal))
+        kept = logits.gather(1, legal)  # of rows without the constraint too, where it goes back to where it was
+        logits.fill_(-torch.inf) if rows is None else logits.masked_fill_(rows.unsqueeze(1), -torch.inf)
+        return logits.scatter_(1, legal, kept)
 
 
 def prefix_length(params: SamplingParams) -> int | None:
@@ -114,12 +121,16 @@ class TrieLogitsProcessor(LogitsProcessor):
 
 
 class TrieLogitsProcessorV2(LogitsProcessorV2):
-    """The constraint for vLLM's V2 model runner, which GPUs use: it reads the tokens on the device and never waits."""
+    """The constraint for vLLM's V2 model runner, which GPUs use: it reads the tokens where they are, on the device."""
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
-        self.constraint, self.states = TrieConstraint.of(vllm_config, req_states.device), req_states
-        self.staged = torch.full((req_states.max_num_reqs,), -1)  # on the host
-        self.prefix = self.staged.to(req_states.device)  # [slots], -1 without the constraint
+        self.config, self.states = vllm_config, req_states
+        self.prefix = torch.full((req_states.max_num_reqs,), -1)  # [slots], on the host; -1 without the constraint
+
+    @cached_property
+    def constraint(self) -> TrieConstraint:
+        """Made at the first use: what is made while the model is loaded lies in the memory that a sleep discards."""
+        return TrieConstraint.of(self.config, self.states.device)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -127,18 +138,15 @@ class TrieLogitsProcessorV2(LogitsProcessorV2):
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         length = prefix_length(sampling_params)
-        self.staged[req_idx] = -1 if length is None else length
+        self.prefix[req_idx] = -1 if length is None else length
         return length is not None
-
-    def apply_staged_writes(self) -> None:
-        self.prefix.copy_(self.staged)
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         slot = ctx.expanded_idx_mapping.long()  # [rows]
-        prefix = self.prefix[slot]
+        prefix = self.prefix.to(slot.device)[slot]
         begin = self.states.prompt_len.gpu[slot].long() - prefix.clamp(min=0)  # where the item's codes begin
         step = torch.arange(self.constraint.trie.levels, device=logits.device)
         position = (begin.unsqueeze(1) + step).clamp(max=self.states.all_token_ids.gpu.shape[1] - 1)
         token = self.states.all_token_ids.gpu[slot.unsqueeze(1), position].long()
         taken = token.where(begin.unsqueeze(1) + step <= ctx.pos.unsqueeze(1), -1)
-        return torch.where((prefix >= 0).unsqueeze(1), self.constraint.apply(logits, taken), logits)
+        return self.constraint.apply(logits, taken, prefix >= 0)

@@ -2,7 +2,6 @@
 
 import logging
 
-import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -57,9 +56,10 @@ def check_forward(policy: CausalPolicy, step: Step, exact: bool) -> float:
     return check_shared_prefix(policy, step.prompts.rows(0, 1), step.trajectories.items[:1], tolerance)
 
 
-def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptBatch) -> float:
+def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptBatch, exact: bool) -> float:
     """Let the engine draw for the first prompts and compare its log-probabilities with the policy's.
 
+    exact: whether both compute in float32.
     Returns the largest difference of a step; raises ValueError where it is more than rounding, since the engine then
     has other weights, or another vocabulary, than the policy.
     """
@@ -68,7 +68,6 @@ def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptB
     with inference(policy.model):
         log_pf = policy.log_probs(first, drawn.items).log_pf
     gap = (log_pf - drawn.log_pf).abs().max().item()
-    exact = sampler.engine.exact and next(policy.model.parameters()).dtype == torch.float32
     if not gap <= (FLOAT32_TOLERANCE if exact else HALF_TOLERANCE):
         raise ValueError(
             f"The rollout engine's log-probabilities differ from the policy's by up to {gap:.2g}: it computes another "

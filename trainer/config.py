@@ -128,6 +128,10 @@ class RolloutConfig(TrajectoryConfig):
             raise ValueError(f"rollout_staleness={self.rollout_staleness}: it must be 0 or more.")
         if self.rollout_staleness and not self.use_vllm:
             raise ValueError("rollout_staleness: only vLLM draws ahead. Set use_vllm: true, or leave it out.")
+        colocated = self.use_vllm and self.vllm_mode == "colocate"
+        for name in ("vllm_engine", "vllm_enable_sleep_mode"):
+            if getattr(self, name) and not colocated:
+                raise ValueError(f"{name} is of use_vllm: true with vllm_mode: colocate. Leave it out.")
         if self.rollout_staleness and self.vllm_enable_sleep_mode:
             raise ValueError("rollout_staleness: an engine that sleeps draws nothing. Set one of the two.")
         if self.vllm_enable_sleep_mode and self.use_cpu:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from catalog import Catalog
@@ -32,16 +32,28 @@ def make_engine(
     """
     if not args.use_vllm:
         return None
+    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
+        raise ValueError("use_vllm: the weights of FSDP 1 cannot be handed over. Set fsdp_version: 2.")
     if args.vllm_mode == "server":
         return _servers(args, accelerator, model, prompts, catalog)
     from samplers.vllm import VLLMEngine, save_skeleton
 
+    assert isinstance(args.vllm_engine, dict)  # by RolloutConfig
+    settings: dict[str, Any] = dict(args.vllm_engine)
     folder = Path(args.output_dir) / "vllm"
     with accelerator.main_process_first():
         if accelerator.is_local_main_process:
             save_skeleton(folder, accelerator.unwrap_model(model), tokenizer, catalog)
-    assert isinstance(args.vllm_engine, dict)  # by RolloutConfig
-    settings: dict[str, Any] = dict(args.vllm_engine)
+    size = settings.get("tensor_parallel_size", 1)
+    if accelerator.num_processes % size:
+        raise ValueError(
+            f"vllm_engine: tensor_parallel_size={size} processes are to share an engine, and training has "
+            f"{accelerator.num_processes}. Start a multiple of {size}."
+        )
+    if size > 1 and args.rollout_staleness:
+        raise ValueError(
+            "rollout_staleness: an engine that processes share draws while none trains. Set one of the two."
+        )
     half = args.bf16 or next(model.parameters()).dtype == torch.bfloat16
     engine = VLLMEngine(
         folder,
@@ -61,7 +73,7 @@ def _servers(
 ) -> RolloutEngine:
     from samplers.vllm_client import ServerEngine
 
-    if not (key := os.environ.get(KEY)):
+    if not (key := os.environ.get(KEY, "").strip()):
         raise ValueError(f"vllm_mode=server: the environment variable {KEY} is not set. Give it the servers' key.")
     run = broadcast_object_list([secrets.token_hex(8)])[0]  # two runs on one server must notice each other
     return ServerEngine(

@@ -122,18 +122,23 @@ class RolloutTrainer(TrajectoryTrainer):
         self.accelerator.wait_for_everyone()  # a server must not change while another process still draws
         self._note({"time/wait_ms": 1000 * (time.perf_counter() - started)})
         started = time.perf_counter()
-        self.engine.load(policy_weights(self.model, skip=(NAME,)), self.state.global_step)
-        self.accelerator.wait_for_everyone()
-        self.engine.join()
+        self._load()
         self._note({"time/sync_ms": 1000 * (time.perf_counter() - started)})
         if self.rollout_gap is None:
-            self.rollout_gap = check_rollouts(
-                self.policy, RolloutSampler(self.engine, self.policy), plans[0].prompts[0]
-            )
+            sampler = RolloutSampler(self.engine, self.policy)
+            exact = self.exact and self.engine.exact
+            self.rollout_gap = check_rollouts(self.policy, sampler, plans[0].prompts[0], exact)
+            self._load()  # empties the cache again: a resumed run must find what the uninterrupted one found
         if self.ahead:
             for plan in plans:
                 for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
                     self._mixture.start(batch, seed)
+
+    def _load(self) -> None:
+        assert self.engine is not None
+        self.engine.load(policy_weights(self.model, skip=(NAME,)), self.state.global_step)
+        self.accelerator.wait_for_everyone()
+        self.engine.join()
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], torch.Tensor | None]:
         steps, total = super().get_batch_samples(*args)

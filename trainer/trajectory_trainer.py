@@ -153,10 +153,14 @@ class TrajectoryTrainer(Trainer):
                 trajectories = self.mixture().sample(batch, seed)
                 steps.append(Step(batch, trajectories, self.score(batch, trajectories), targets, total))
         if self.shared_prefix_gap is None:
-            exact = next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
-            self.shared_prefix_gap = check_forward(self.policy, steps[0], exact)
+            self.shared_prefix_gap = check_forward(self.policy, steps[0], self.exact)
         self._record_rollout(steps, time.perf_counter() - started)
         return steps, torch.tensor(total, device=device)
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model computes in float32."""
+        return next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
 
     def _read(self, epoch_iterator: Iterator, device: torch.device) -> Plan | None:
         """The prompts of the next optimiser step that was not read yet, None at the end of the epoch."""

@@ -126,10 +126,16 @@ def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, pro
         engine.llm.generate([TokensPrompt(prompt_token_ids=ids[0])], SamplingParams(extra_args={"trie": -1}))
 
 
-def test_bad_input_ends_with_one_sentence(make_engine, prompts, tokenizer, catalog):
+def test_bad_input_ends_with_one_sentence(make_engine, prompts, tokenizer, catalog, tmp_path):
     engine, policy = make_engine(**QWEN3)
     with pytest.raises(ValueError, match="has 22 tokens and the rollout engine was started for 21"):
         engine.sample([[1] * 22], 1, [0])
+    for settings, message in (
+        ({"gpu_memory_utilisation": 0.5}, "did not start"),
+        ({"max_model_len": 9}, "set by the run"),
+    ):
+        with pytest.raises((RuntimeError, ValueError), match=message):
+            VLLMEngine(tmp_path / "engine", tmp_path / "engine/catalog", longest=21, dtype="float32", settings=settings)
     with pytest.raises(RuntimeError, match="no item of the catalogue"):
         other = Catalog.from_codes(["a"], np.zeros((1, 4), int), sizes=catalog.trie.sizes).trie
         RolloutSampler(engine, CausalPolicy(policy.model, other, node_tokens(tokenizer, other))).sample(prompts, 8, 0)

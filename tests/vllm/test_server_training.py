@@ -92,8 +92,12 @@ def test_what_does_not_fit_is_told_before_training(servers, make_trainer, monkey
         make_trainer(**(settings | {"max_history": 25}))
     with pytest.raises(ValueError, match="vllm_server_base_url is empty"):
         make_trainer(**(settings | {"vllm_server_base_url": []}))
-    with pytest.raises(ValueError, match="sleeps on GPUs only"):
+    with pytest.raises(ValueError, match="vllm_enable_sleep_mode is of"):
         make_trainer(**(settings | {"vllm_enable_sleep_mode": True}))
+    with pytest.raises(ValueError, match="sleeps on GPUs only"):
+        make_trainer(use_vllm=True, vllm_enable_sleep_mode=True)
+    with pytest.raises(ValueError, match="tensor_parallel_size=2 processes"):
+        make_trainer(use_vllm=True, vllm_engine={"tensor_parallel_size": 2})
     with pytest.raises(ValueError, match="only vLLM draws ahead"):
         make_trainer(rollout_staleness=1)
     monkeypatch.delenv("GFLOWGR_API_KEY")

@@ -54,8 +54,8 @@ check: install-all
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install
-	for program in trie shared_prefix sampler step_cost; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+bench: install-all
+	for program in trie shared_prefix sampler step_cost rollouts staleness; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch, PromptBuilder
@@ -63,6 +64,35 @@ def make_prompts(builder: PromptBuilder, catalog: Catalog, prompts: int, history
             for n in lengths
         ]
     )
+
+
+def by_generate(policy: CausalPolicy, prompts: PromptBatch, samples: int) -> Callable[[], Tensor]:
+    """What one would otherwise run: tokens [B * samples, L]."""
+    trie, length = policy.trie, prompts.input_ids.shape[1]
+    following: dict[tuple[int, ...], set[int]] = {}
+    for path in policy.tokens[trie.path(torch.arange(trie.items))[:, 1:]].tolist():
+        for level, token in enumerate(path):
+            following.setdefault(tuple(path[:level]), set()).add(token)
+    legal = {prefix: list(tokens) for prefix, tokens in following.items()}
+    how = GenerationConfig(
+        do_sample=True,
+        max_new_tokens=trie.levels,
+        min_new_tokens=trie.levels,
+        top_k=0,
+        top_p=1.0,
+        num_return_sequences=samples,
+        pad_token_id=0,
+    )
+
+    def generate() -> Tensor:
+        return policy.model.generate(
+            input_ids=prompts.input_ids,
+            attention_mask=prompts.attention_mask,
+            generation_config=how,
+            prefix_allowed_tokens_fn=lambda _, row: legal[tuple(row[length:].tolist())],
+        )[:, length:]
+
+    return generate
 
 
 def alternate(

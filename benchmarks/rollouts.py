@@ -21,9 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import arguments, make_catalog, make_policy, make_prompts
-from torch import Tensor
-from transformers import GenerationConfig
+from common import arguments, by_generate, make_catalog, make_policy, make_prompts
 
 from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch
@@ -43,35 +41,6 @@ def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, t
             if turn:
                 taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
     return {name: tuple(np.median(values, 0)) for name, values in taken.items()}
-
-
-def by_generate(policy: CausalPolicy, prompts: PromptBatch, samples: int) -> Callable[[], Tensor]:
-    """What one would otherwise run: tokens [B * samples, L]."""
-    trie, length = policy.trie, prompts.input_ids.shape[1]
-    following: dict[tuple[int, ...], set[int]] = {}
-    for path in policy.tokens[trie.path(torch.arange(trie.items))[:, 1:]].tolist():
-        for level, token in enumerate(path):
-            following.setdefault(tuple(path[:level]), set()).add(token)
-    legal = {prefix: list(tokens) for prefix, tokens in following.items()}
-    how = GenerationConfig(
-        do_sample=True,
-        max_new_tokens=trie.levels,
-        min_new_tokens=trie.levels,
-        top_k=0,
-        top_p=1.0,
-        num_return_sequences=samples,
-        pad_token_id=0,
-    )
-
-    def generate() -> Tensor:
-        return policy.model.generate(
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            generation_config=how,
-            prefix_allowed_tokens_fn=lambda _, row: legal[tuple(row[length:].tolist())],
-        )[:, length:]
-
-    return generate
 
 
 def train(policy: CausalPolicy, prompts: PromptBatch, steps: int) -> None:

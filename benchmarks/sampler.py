@@ -7,11 +7,10 @@ import json
 
 import numpy as np
 import torch
-from common import alternate, arguments, make_catalog, make_policy, make_prompts, table
+from common import alternate, arguments, by_generate, make_catalog, make_policy, make_prompts, table
 from torch import Tensor
-from transformers import GenerationConfig
 
-from catalog import Trie
+from catalog import Trie, code_of_token
 
 
 def valid_share(trie: Trie, codes: Tensor) -> float:
@@ -36,39 +35,21 @@ def main() -> None:
     catalog = make_catalog(args.items, args.levels, 256)
     policy, builder = make_policy(catalog, args.hidden, args.layers, args.prompt_items)
     trie, prompts = catalog.trie, make_prompts(builder, catalog, args.prompts, args.prompt_items)
-    length = prompts.input_ids.shape[1]
-    children: dict[tuple[int, ...], list[int]] = {}
-    for path in builder.tokens[trie.path(torch.arange(len(catalog)))[:, 1:]].tolist():
-        for level, token in enumerate(path):
-            following = children.setdefault(tuple(path[:level]), [])
-            if token not in following:
-                following.append(token)
-    how = GenerationConfig(
-        do_sample=True,
-        max_new_tokens=args.levels,
-        min_new_tokens=args.levels,
-        top_k=0,
-        top_p=1.0,
-        num_return_sequences=args.samples,
-        pad_token_id=builder.pad,
-    )
+    sample = by_generate(policy, prompts, args.samples)
+    code = code_of_token(builder.tokens, trie, policy.model.config.vocab_size)
 
     def ours() -> Tensor:
         return trie.codes(policy.sample(prompts, args.samples, torch.Generator().manual_seed(0))[0])
 
     def generate() -> Tensor:
-        tokens = policy.model.generate(
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            generation_config=how,
-            prefix_allowed_tokens_fn=lambda _, row: children[tuple(row[length:].tolist())],
-        )[:, length:]
-        first = torch.tensor([0, *trie.sizes[:-1]]).cumsum(0) + int(builder.tokens[1] - trie.code(torch.tensor(1)))
-        return (tokens - first).unflatten(0, (args.prompts, args.samples))
+        return code[sample()].unflatten(0, (args.prompts, args.samples))
 
     shares = valid_share(trie, ours()), valid_share(trie, generate())
     seconds = alternate(ours, generate, args.repeats)
-    print(f"{args.prompts} prompts of {length} tokens, {args.samples} samples each, {args.items:,} items")
+    print(
+        f"{args.prompts} prompts of {prompts.input_ids.shape[1]} tokens, {args.samples} samples each, "
+        f"{args.items:,} items"
+    )
     print(table(*seconds, ("ours", "generate")))
     print(f"valid: ours {shares[0]:.2%}, generate {shares[1]:.2%}")
     speedup = float(np.median(np.array(seconds[1]) / np.array(seconds[0])))

@@ -25,8 +25,8 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from catalog import Catalog, word_tokenizer
+from samplers.vllm_client import KEY
 from trainer import GFlowNetConfig, GFlowNetTrainer
-from trainer.engine import KEY
 
 ROOT = Path(__file__).parent.parent
 PORT = 8765

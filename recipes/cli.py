@@ -68,10 +68,7 @@ class RecommenderArguments:
     @property
     def table(self) -> dict[str, Any]:
         """`models`, which a recipe gives as a table and the command line as JSON."""
-        try:
-            return json.loads(self.models) if isinstance(self.models, str) else self.models or {}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"models={self.models!r} is not JSON: {error}.") from error
+        return as_table("models", self.models)
 
     def needed(self, name: str) -> list[str]:
         """The models to fit for `name`: the parts of a mixture before it."""
@@ -176,10 +173,7 @@ class ServeArguments:
     @property
     def settings(self) -> dict[str, Any]:
         """`engine`, which a recipe gives as a table and the command line as JSON."""
-        try:
-            return json.loads(self.engine) if isinstance(self.engine, str) else self.engine or {}
-        except json.JSONDecodeError as error:
-            raise ValueError(f"engine={self.engine!r} is not JSON: {error}.") from error
+        return as_table("engine", self.engine)
 
 
 @dataclass
@@ -215,6 +209,14 @@ def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
     except (ValueError, FileNotFoundError) as error:
         fail(str(error))
     return parsed
+
+
+def as_table(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
+    """A setting that a recipe gives as a table and the command line as JSON; {} for none. Raises ValueError."""
+    try:
+        return json.loads(value) if isinstance(value, str) else value or {}
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name}={value!r} is not JSON: {error}.") from error
 
 
 def check_torchvision() -> None:

@@ -1,6 +1,5 @@
 """What the entry points build from a prepared folder and a checkpoint."""
 
-import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from interactions import (
     read_log,
     read_titles,
 )
-from recipes.cli import DataArguments
+from recipes.cli import DataArguments, as_table
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ def prepare(args: DataArguments) -> dict[str, Any]:
 
 
 def _read(args: DataArguments) -> tuple[Any, dict[str, str]]:
-    columns = json.loads(args.columns) if isinstance(args.columns, str) else args.columns
+    columns = as_table("columns", args.columns) or None
     if args.log != "movielens-100k":
         return read_log(args.log, columns), {}
     folder = fetch_movielens_100k(args.cache)
@@ -101,7 +100,7 @@ def load_backbone(
         return loaded, tokenizer
     if not backbone:
         raise ValueError("Neither model nor backbone is given. Name a checkpoint, or describe a new backbone.")
-    described = json.loads(backbone) if isinstance(backbone, str) else dict(backbone)
+    described = dict(as_table("backbone", backbone))
     tokenizer = word_tokenizer(catalog.trie.sizes)
     special = {
         "bos_token_id": tokenizer.bos_token_id,

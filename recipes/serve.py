@@ -15,8 +15,6 @@ from typing import Any
 
 from recipes.cli import ServeArguments, fail, parse
 
-KEY = "GFLOWGR_API_KEY"
-
 
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, ServeArguments)
@@ -42,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_key() -> str:
     """The key that requests must carry; it comes from the environment, since everyone can read command lines."""
+    from samplers.vllm_client import KEY
+
     key = os.environ.get(KEY, "").strip()
     if len(key) < 16 or not key.isascii() or not key.isprintable():
         fail(

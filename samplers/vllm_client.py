@@ -20,6 +20,9 @@ from samplers.weights import buckets
 
 logger = logging.getLogger(__name__)
 
+KEY = "GFLOWGR_API_KEY"
+"""The environment variable with the key, on both sides."""
+
 RETRIES = 3
 
 Answer = TypeVar("Answer")

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from torch import Tensor
 
 from samplers.rollout import RolloutEngine
+from samplers.vllm_client import KEY
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # a larger one fails while the engine draws, and it never recovers
 
@@ -49,7 +50,7 @@ class KeyRequired:
         given = dict(scope.get("headers", ())).get(b"authorization", b"")
         app = self.app
         if scope["type"] == "http" and not hmac.compare_digest(given, self.expected):
-            app = PlainTextResponse("The key is not the server's: set GFLOWGR_API_KEY to the same value on both.", 401)
+            app = PlainTextResponse(f"The key is not the server's: set {KEY} to the same value on both.", 401)
         await app(scope, receive, send)
 
 

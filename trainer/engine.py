@@ -13,9 +13,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from catalog import Catalog
 from interactions.prompts import PromptBuilder
 from samplers import RolloutEngine
+from samplers.vllm_client import KEY, ServerEngine
 from trainer.config import RolloutConfig
-
-KEY = "GFLOWGR_API_KEY"
 
 
 def make_engine(
@@ -71,8 +70,6 @@ def make_engine(
 def _servers(
     args: RolloutConfig, accelerator: Accelerator, model: PreTrainedModel, prompts: PromptBuilder, catalog: Catalog
 ) -> RolloutEngine:
-    from samplers.vllm_client import ServerEngine
-
     if not (key := os.environ.get(KEY, "").strip()):
         raise ValueError(f"vllm_mode=server: the environment variable {KEY} is not set. Give it the servers' key.")
     run = broadcast_object_list([secrets.token_hex(8)])[0]  # two runs on one server must notice each other

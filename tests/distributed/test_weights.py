@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ WORKER = Path(__file__).with_name("weights_worker.py")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.distributed,
-    pytest.mark.skipif(not (find_spec("deepspeed") and find_spec("peft")), reason="needs DeepSpeed and PEFT"),
 ]
 
 

@@ -14,7 +14,7 @@ from vllm.exceptions import VLLMValidationError
 
 from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBuilder
-from policy import CausalPolicy
+from policy import CausalPolicy, inference
 from samplers import PolicySampler, RolloutSampler
 from samplers.vllm import VLLMEngine, save_skeleton
 from samplers.weights import policy_weights
@@ -61,6 +61,18 @@ def test_engine_and_policy_agree_after_every_change_of_the_weights(settings, tie
     reference = PolicySampler(policy, beams=True).sample(prompts, 20, 0)
     assert torch.equal(best.items, reference.items)
     torch.testing.assert_close(best.log_pf, reference.log_pf, atol=1e-4, rtol=0)
+
+
+def test_a_finished_run_is_loaded_as_it_is(make_trainer, prompts, catalog, tmp_path):
+    trainer = make_trainer(model=QWEN3)  # tb, so that there is a flow head
+    trainer.train()
+    trainer.save_model()
+    catalog.save(tmp_path / "catalog")
+    engine = VLLMEngine(trainer.args.output_dir, tmp_path / "catalog", longest=21, dtype="float32")
+    drawn = RolloutSampler(engine, trainer.policy).sample(prompts, 8, seed=1)
+    with inference(trainer.model):
+        expected = trainer.policy.log_probs(prompts, drawn.items).log_pf
+    torch.testing.assert_close(drawn.log_pf, expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("settings", [QWEN3, GPT2], ids=["qwen3", "gpt2"])

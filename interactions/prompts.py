@@ -1,5 +1,6 @@
 """Rows of users into what the model reads: a batch of left-padded token histories."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -14,7 +15,11 @@ from catalog import Catalog, node_tokens
 
 @dataclass(frozen=True)
 class PromptBatch:
-    """B prompts. P = 1 + N * L tokens: a start token, then the codes of the last N items of the history.
+    """B prompts of P tokens: a start token, text if there is a template, the codes of the last N items of the history,
+    then `after` tokens of text. Without a template P = 1 + N * L.
+
+    Rows are padded on the left, so the codes stand in the columns P - after - N * L to P - after - 1 of every row, and
+    the logits one column earlier predict them. Where history is -1 these columns hold padding or text instead.
 
     input_ids, attention_mask [B, P], left-padded; history [B, N] the same items as numbers, -1 for padding; target [B];
     columns: every further column of the rows (user, behaviour, rating, ...), a list of B values each; what belongs to
@@ -26,6 +31,7 @@ class PromptBatch:
     history: Tensor
     target: Tensor
     columns: dict[str, list[Any]] = field(default_factory=dict)
+    after: int = 0
 
     def __len__(self) -> int:
         return len(self.target)
@@ -38,20 +44,32 @@ class PromptBatch:
     def rows(self, start: int, stop: int) -> "PromptBatch":
         """The prompts start..stop - 1."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}
-        tensors = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name != "columns"}
-        return replace(self, columns=columns, **tensors)
+        return replace(self, columns=columns, **{name: tensor[start:stop] for name, tensor in self._tensors.items()})
 
     def to(self, device: torch.device) -> "PromptBatch":
-        return replace(self, **{f.name: getattr(self, f.name).to(device) for f in fields(self) if f.name != "columns"})
+        return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors.items()})
+
+    @property
+    def _tensors(self) -> dict[str, Any]:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, Tensor)}
 
 
 class PromptBuilder:
     """Turns rows (history, target, ...) into a `PromptBatch` for one catalogue and tokenizer.
 
     max_history: how many of the newest items of a history the model reads; must be at least 1.
+
+    template: text around the codes, for instance "Bought: {titles}\\nAs IDs: {history}\\nThe next item is". It holds
+    {history}, the codes, once, and may hold {titles} before it: the titles of the same items, oldest first, joined by
+    ", ". Without one a prompt is the start token and the codes. Each piece of text is tokenised by itself, without
+    special tokens: what stands before {titles}, every title with the comma before it, what stands between {titles} and
+    {history}, and what stands behind. So no code merges with text, and codes have fixed places from the row's end.
     """
 
-    def __init__(self, catalog: Catalog, tokenizer: PreTrainedTokenizerBase, max_history: int) -> None:
+    def __init__(
+        self, catalog: Catalog, tokenizer: PreTrainedTokenizerBase, max_history: int, template: str | None = None
+    ) -> None:
         if max_history < 1:
             raise ValueError(f"max_history={max_history}: a prompt holds at least one item. Set it to 1 or more.")
         self.trie, self.max_history = catalog.trie, max_history
@@ -59,27 +77,76 @@ class PromptBuilder:
         self.start, self.pad = tokenizer.bos_token_id, tokenizer.pad_token_id
         if self.start is None or self.pad is None:
             raise ValueError("The tokenizer needs a bos_token and a pad_token. Set both before training.")
+        before, between, after = _pieces(template)
+        self.before, self.between, self.after = _encode(tokenizer, [before, between or "", after])
+        self.first_titles: list[list[int]] = []  # the tokens of every item's title; none without {titles}
+        self.later_titles: list[list[int]] = []  # the same behind another title
+        if between is not None:
+            if not catalog.titles:
+                raise ValueError(
+                    "prompt_template has {titles} but the catalogue has none. Prepare the data with titles, or leave "
+                    "{titles} out."
+                )
+            self.first_titles = _encode(tokenizer, catalog.titles)
+            self.later_titles = _encode(tokenizer, [f", {title}" for title in catalog.titles])
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest prompt."""
-        return 1 + self.max_history * self.trie.levels
+        """Tokens that no prompt exceeds: max_history items, and with {titles} all of them the longest title's."""
+        title = max(map(len, self.first_titles + self.later_titles), default=0)
+        text = len(self.before) + len(self.between) + len(self.after)
+        return 1 + text + self.max_history * (title + self.trie.levels)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> PromptBatch:
         """The prompts of B rows. Raises ValueError naming the user whose history is empty."""
         if empty := [row for row in rows if not len(row["history"])]:
             raise ValueError(f"User {empty[0].get('user')!r} has an empty history. Drop users without a past.")
         items = [torch.as_tensor(row["history"][-self.max_history :], dtype=torch.long) for row in rows]
-        history = pad_sequence(items, batch_first=True, padding_value=-1, padding_side="left")  # [B, N]
-        tokens = self.tokens[self.trie.path(history.clamp(min=0))[..., 1:]]  # [B, N, L]
-        tokens = tokens.masked_fill((history < 0).unsqueeze(-1), self.pad).flatten(1)  # [B, N * L]
-        padding = (history < 0).sum(1, keepdim=True) * self.trie.levels  # [B, 1], tokens before the start token
-        column = torch.arange(1 + tokens.shape[1])
-        input_ids = torch.cat([torch.full_like(padding, self.pad), tokens], 1).where(column != padding, self.start)
+        history = _left_padded(items, -1)  # [B, N]
+        codes = self.tokens[self.trie.path(history.clamp(min=0))[..., 1:]]  # [B, N, L]
+        prompts = [
+            self._prompt(own.tolist(), row[-len(own) :].flatten()) for own, row in zip(items, codes, strict=True)
+        ]
         return PromptBatch(
-            input_ids=input_ids,
-            attention_mask=(column >= padding).long(),
+            input_ids=_left_padded(prompts, self.pad),
+            attention_mask=_left_padded([torch.ones_like(prompt) for prompt in prompts], 0),
             history=history,
             target=torch.tensor([row["target"] for row in rows]),
             columns={name: [row[name] for row in rows] for name in rows[0] if name not in ("history", "target")},
+            after=len(self.after),
         )
+
+    def _prompt(self, items: list[int], codes: Tensor) -> Tensor:
+        """The tokens of one prompt without its padding; codes [n * L] of its n items."""
+        before = [self.start, *self.before, *self._titles(items), *self.between]
+        return torch.cat([codes.new_tensor(before), codes, codes.new_tensor(self.after)])
+
+    def _titles(self, items: list[int]) -> list[int]:
+        if not self.first_titles:
+            return []
+        return sum((self.later_titles[item] for item in items[1:]), self.first_titles[items[0]])
+
+
+def _pieces(template: str | None) -> tuple[str, str | None, str]:
+    """The text before {titles}, between {titles} and {history}, None without {titles}, and behind {history}."""
+    if template is None:
+        return "", None, ""
+    text = re.split(r"\{([^{}]*)\}", template)  # text, name, text, ..., text
+    names = text[1::2]
+    if unknown := set(names) - {"titles", "history"}:
+        raise ValueError(
+            f"prompt_template={template!r} has {{{min(unknown)}}}, but only {{titles}} and {{history}} are filled in."
+        )
+    if names.count("history") != 1 or names.count("titles") > 1:
+        raise ValueError(f"prompt_template={template!r} must have {{history}} once and may have {{titles}} once.")
+    if names == ["history", "titles"]:
+        raise ValueError(f"prompt_template={template!r} has {{titles}} behind {{history}}. Put it before {{history}}.")
+    return (text[0], text[2], text[4]) if "titles" in names else (text[0], None, text[2])
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:
+    return tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+
+def _left_padded(rows: list[Tensor], value: int) -> Tensor:
+    return pad_sequence(rows, batch_first=True, padding_value=value, padding_side="left")

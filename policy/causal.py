@@ -1,6 +1,6 @@
 """A decoder-only backbone seen through the trie."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -71,33 +71,35 @@ class CausalPolicy:
         else:
             visible = branch_visibility(prompts.attention_mask, count, steps)
             mask = additive_mask(visible, next(self.model.parameters()).dtype)
+        last = length - 1 - prompts.after  # the column of the history's last code, which predicts no code
+        read = prompts.history.shape[1] * self.trie.levels if history else 0
+        codes = torch.arange(last - read, last, device=items.device)  # the columns before the history's codes
+        ends = torch.arange(length - 1, length + count * steps, device=items.device)  # the prompt's end, the branches
         output = self.model(
             input_ids=torch.cat([prompts.input_ids, branch.flatten(1)], 1),
             attention_mask=mask,
             position_ids=torch.cat([position, (position[:, -1:, None] + 1 + depth).flatten(1)], 1),
-            logits_to_keep=0 if history else 1 + count * steps,
+            logits_to_keep=torch.cat([codes, ends]),  # nowhere else: each spans the whole vocabulary
             use_cache=False,
             output_hidden_states=True,
         )
-        end = length - 1 if history else 0  # where the prompt's last token stands among the logits
-        logits = _at_nodes(output.logits[:, end:], count, steps)
-        log_pf, child_log_pf = self.along(logits, path)
+        log_pf, child_log_pf = self.along(_at_nodes(output.logits[:, len(codes) :], count, steps), path)
         return PathLogProbs(
             log_pf=log_pf,
-            states=_at_nodes(output.hidden_states[-1][:, length - 1 :], count, steps),
-            log_pf_history=self._history(output.logits, prompts.history) if history else None,
+            states=torch.stack(_at_nodes(output.hidden_states[-1][:, length - 1 :], count, steps), 2),
+            log_pf_history=self._history(output.logits[:, : len(codes)], prompts.history) if history else None,
             child_log_pf=torch.stack([_padded(c, max(self.trie.max_children)) for c in child_log_pf], -2)
             if children
             else None,
         )
 
     def _history(self, logits: Tensor, history: Tensor) -> Tensor:
-        levels = self.trie.levels
-        logits = logits[:, : history.shape[1] * levels].unflatten(1, (-1, levels))  # [B, N, L, V]
-        return self.along(logits, self.trie.path(history.clamp(min=0)))[0]
+        """log_pf_history from the logits [B, N * L, V] before the history's codes."""
+        logits = logits.unflatten(1, (-1, self.trie.levels))  # [B, N, L, V]
+        return self.along(logits.unbind(-2), self.trie.path(history.clamp(min=0)))[0]
 
-    def along(self, logits: Tensor, path: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Log-probability of each step of a path [..., L + 1] from the logits [..., L, V] before it: [..., L].
+    def along(self, logits: Sequence[Tensor], path: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Log-probability of each step of a path [..., L + 1] from the logits before it, [..., V] each: [..., L].
 
         Beside it that of all children of the node that each step leaves: one [..., C] for each level.
         """
@@ -105,7 +107,7 @@ class CausalPolicy:
         for level, width in enumerate(self.trie.max_children):
             node, child = path[..., level], path[..., level + 1]
             slot = child - self.trie.first_child[node]
-            log_p = self.child_log_probs(logits[..., level, :], node, width)
+            log_p = self.child_log_probs(logits[level], node, width)
             steps.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
             children.append(log_p)
         return torch.stack(steps, -1), children
@@ -218,11 +220,13 @@ class CausalPolicy:
         return output.logits, Branches(self.model, prompts.attention_mask, output.past_key_values)
 
 
-def _at_nodes(values: Tensor, count: int, steps: int) -> Tensor:
-    """Outputs [B, 1 + K * (L - 1), X] after the prompt and along K branches as [B, K, L, X]: the prompt's for each."""
-    first = values[:, 0, None, None].expand(-1, count, -1, -1)
-    rest = values[:, 1:].unflatten(1, (count, steps)) if steps else first[:, :, :0]
-    return torch.cat([first, rest], 2)
+def _at_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
+    """Outputs [B, 1 + K * (L - 1), X] after the prompt and along K branches, by level: L times [B, K, X].
+
+    Views of the outputs, since logits of a large vocabulary would not fit twice; the prompt's is that of each branch.
+    """
+    first = values[:, :1].expand(-1, count, -1)
+    return [first, *values[:, 1:].unflatten(1, (count, steps)).unbind(2)] if steps else [first]
 
 
 def _padded(log_p: Tensor, width: int) -> Tensor:

@@ -21,7 +21,7 @@ def naive_log_probs(policy: CausalPolicy, prompts: PromptBatch, items: Tensor) -
         logits_to_keep=trie.levels,
         use_cache=False,
     ).logits
-    return policy.along(logits.unflatten(0, (batch, count)), path)[0]
+    return policy.along(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
 
 
 def check_shared_prefix(policy: CausalPolicy, prompts: PromptBatch, items: Tensor, tolerance: float) -> float:

@@ -97,6 +97,13 @@ class RunArguments:
         default=None,
         metadata={"help": "Without `model`: a new backbone, for instance {model_type: gpt2, n_embd: 64, n_layer: 4}."},
     )
+    lora: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank adapters and the codes' embeddings only: arguments of peft.LoraConfig, for "
+            "instance {r: 16, lora_alpha: 32, target_modules: all-linear}."
+        },
+    )
     dry_run: bool = field(default=False, metadata={"help": "Check everything, print a summary and stop."})
 
 
@@ -157,6 +164,13 @@ class ServeArguments:
     )
     port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
     max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
+    longest: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the longest prompt, by default what max_history items need; with a prompt_template "
+            "training says it."
+        },
+    )
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
     )
@@ -169,6 +183,8 @@ class ServeArguments:
             raise ValueError(f"port={self.port}: it must be 1 to 65535.")
         if self.max_history < 1:
             raise ValueError(f"max_history={self.max_history}: it must be at least 1.")
+        if self.longest is not None and self.longest < 1:
+            raise ValueError(f"longest={self.longest}: it must be at least 1.")
 
     @property
     def settings(self) -> dict[str, Any]:

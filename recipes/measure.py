@@ -76,7 +76,8 @@ def load_policy(run: Path, catalog: Catalog) -> tuple[CausalPolicy, PromptBuilde
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = AutoModelForCausalLM.from_pretrained(run, dtype=torch.float32).to(device)
     catalog.check_trained(model.config)
-    prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(run), settings["max_history"])
+    template = settings.get("prompt_template")  # runs of before there were templates do not say
+    prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(run), settings["max_history"], template)
     return CausalPolicy(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
 
 

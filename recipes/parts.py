@@ -1,12 +1,20 @@
 """What the entry points build from a prepared folder and a checkpoint."""
 
+import importlib.util
 import logging
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GgufConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from catalog import Catalog, extend_tokenizer, residual_kmeans, word_tokenizer
 from catalog.files import write_json
@@ -21,6 +29,7 @@ from interactions import (
     read_titles,
 )
 from recipes.cli import DataArguments, as_table
+from trainer.launch import in_full
 
 logger = logging.getLogger(__name__)
 
@@ -88,15 +97,20 @@ def load_data(folder: str) -> tuple[Catalog, Splits]:
 def load_backbone(
     catalog: Catalog, model: str | None, backbone: dict[str, Any] | str | None, seed: int
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A checkpoint, its vocabulary extended by the catalogue's codes where they are missing; or a new backbone."""
+    """A checkpoint, its vocabulary extended by the catalogue's codes where they are missing; or a new backbone.
+
+    model: a folder, a hub name, or a .gguf file in either. Every process must give the same seed, see `_extend`.
+    """
     if model is not None:
-        catalog.check_trained(AutoConfig.from_pretrained(model))
-        tokenizer = AutoTokenizer.from_pretrained(model)
-        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
-        added = extend_tokenizer(tokenizer, catalog.trie.sizes)
-        if added:
+        source = _source(model)
+        tokenizer = _with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
+        # packed weights, which transformers keeps where it has a kernel for them, can be neither trained nor saved
+        unpacked = GgufConfig(dequantize=True) if "gguf_file" in source else None
+        loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=unpacked)
+        catalog.check_trained(loaded.config)
+        if added := extend_tokenizer(tokenizer, catalog.trie.sizes):
             logger.info("%d code tokens added to the vocabulary of %s", added, model)
-            loaded.resize_token_embeddings(len(tokenizer))
+            _extend(loaded, len(tokenizer), added, seed)
         return loaded, tokenizer
     if not backbone:
         raise ValueError("Neither model nor backbone is given. Name a checkpoint, or describe a new backbone.")
@@ -109,4 +123,46 @@ def load_backbone(
     }
     config = AutoConfig.for_model(described.pop("model_type"), vocab_size=len(tokenizer), **special, **described)
     torch.manual_seed(seed)
-    return AutoModelForCausalLM.from_config(config), tokenizer
+    with in_full():
+        return AutoModelForCausalLM.from_config(config), tokenizer
+
+
+def _source(model: str) -> dict[str, str]:
+    """What `from_pretrained` must be told to read `model`. Raises ValueError where GGUF cannot be read."""
+    if not model.endswith(".gguf"):
+        return {"pretrained_model_name_or_path": model}
+    if not importlib.util.find_spec("gguf"):
+        raise ValueError(f"model={model}: the package that reads GGUF is missing. Run pip install 'gflowgr[gguf]'.")
+    return {"pretrained_model_name_or_path": str(Path(model).parent), "gguf_file": Path(model).name}
+
+
+def _with_start_and_padding(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:
+    """Let the end-of-text token serve where a pretrained tokenizer has none to start or to pad with."""
+    for name in ("bos_token", "pad_token"):
+        if getattr(tokenizer, name) is None:
+            logger.info("%s has no %s: its eos_token %s serves as one", model, name, tokenizer.eos_token)
+            setattr(tokenizer, name, tokenizer.eos_token)
+    return tokenizer
+
+
+def _extend(model: PreTrainedModel, tokens: int, added: int, seed: int) -> None:
+    """Resize the embeddings, input and output, to `tokens`; the last `added` rows begin at the mean of the others.
+
+    Many checkpoints have more rows than their tokenizer has tokens. These spare rows were never trained, so they go
+    first: neither does a code begin there, nor do they pull the mean.
+    """
+    torch.manual_seed(seed)  # transformers draws the new rows, very close to the mean; processes must draw the same
+    model.resize_token_embeddings(tokens - added)
+    model.resize_token_embeddings(tokens)
+
+
+def load_lora(settings: dict[str, Any] | str | None) -> Any:
+    """The peft.LoraConfig of a recipe's settings, None without. Raises ValueError for what peft does not know."""
+    if not settings:
+        return None
+    from peft import LoraConfig
+
+    table = as_table("lora", settings)
+    if unknown := table.keys() - LoraConfig.__dataclass_fields__.keys():
+        raise ValueError(f"lora: {min(unknown)} is not a setting of peft.LoraConfig. Correct the name.")
+    return LoraConfig(task_type="CAUSAL_LM", **table)

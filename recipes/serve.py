@@ -87,12 +87,12 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
             f"The tokenizer in {args.model} has {len(tokenizer)} tokens and the model {config.vocab_size}. "
             "Give a folder in which both were saved together."
         )
-    longest = 1 + args.max_history * catalog.trie.levels
+    longest = args.longest or 1 + args.max_history * catalog.trie.levels
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and longest + catalog.trie.levels > positions:
         raise ValueError(
-            f"max_history={args.max_history}: prompts of {longest} tokens and {catalog.trie.levels} codes do not fit "
-            f"the {positions} positions of {args.model}. Lower --max_history."
+            f"Prompts of {longest} tokens and {catalog.trie.levels} codes do not fit the {positions} positions of "
+            f"{args.model}. Lower --max_history, or --longest where it is given."
         )
     engine = VLLMEngine(args.model, args.data, longest=longest, dtype=args.dtype, settings=args.settings)
     app = make_app(

@@ -37,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     from accelerate import PartialState
 
     from recipes.measure import fit_recommenders
-    from recipes.parts import load_backbone, load_data, prepare
+    from recipes.parts import load_backbone, load_data, load_lora, prepare
     from trainer.run_folder import RunFolder
+    from trainer.watch import Interrupted
 
     try:
         with PartialState().main_process_first():
@@ -58,17 +59,23 @@ def main(argv: Sequence[str] | None = None) -> None:
             eval_dataset=splits.validation,
             processing_class=tokenizer,
             catalog=catalog,
+            peft_config=load_lora(recipe.lora),
             callbacks=[RunFolder(vars(recipe))],
         )
     except (ValueError, OSError, RuntimeError) as error:  # a reward that fails is a RuntimeError
         fail(str(error))
-    print(
-        f"{method}: {model.num_parameters():,} parameters, {len(splits.train):,} rows, {len(catalog):,} items, "
-        f"{trainer.mixture().count} trajectories per prompt, {config.world_size} process(es)"
-    )
+    if trainer.accelerator.is_main_process:
+        print(
+            f"{method}: {len(splits.train):,} rows, {len(catalog):,} items, {trainer.mixture().count} trajectories per "
+            f"prompt, {trainer.prompts_per_step} prompts per step\n"
+            + ", ".join(f"{name} {value:,}" if isinstance(value, int) else value for name, value in trainer.got.items())
+        )
     if not recipe.dry_run:
-        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-        trainer.save_model()
+        try:
+            trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+            trainer.save_model()
+        except (ValueError, FloatingPointError, OSError, Interrupted) as error:
+            fail(str(error))
     trainer.accelerator.end_training()  # a process that leaves its group open may abort at its end
 
 

@@ -159,7 +159,7 @@ class ServerEngine:
         if health["longest"] < self.longest:
             raise ValueError(
                 f"{url} takes prompts of up to {health['longest']} tokens and this run's have up to {self.longest}: "
-                "start recipes/serve.py with a larger --max_history, or lower max_history here."
+                "start recipes/serve.py with a larger --max_history or --longest, or lower max_history here."
             )
         return health
 

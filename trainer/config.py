@@ -1,12 +1,15 @@
 """What a run can be told: one dataclass per method, each holding only what that method adds."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
 from transformers import TrainingArguments
 
 from catalog import SOURCES
+from trainer.launch import after_processes_joined, before_processes_join, share_out
 from trainer.objectives import OBJECTIVES
 
 
@@ -14,7 +17,29 @@ from trainer.objectives import OBJECTIVES
 class TrajectoryConfig(TrainingArguments):
     """Arguments of every method, on top of `transformers.TrainingArguments`."""
 
+    global_batch_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts per optimiser step over all processes, so that a recipe means the same on any number of "
+            "them. per_device_train_batch_size then is the most that a process takes at once, and "
+            "gradient_accumulation_steps follows."
+        },
+    )
+    per_device_train_batch_size: int = field(
+        default=8, metadata={"help": "Prompts of a micro-batch on each process; with global_batch_size at most."}
+    )
+    ddp_backend: str | None = field(
+        default=None, metadata={"help": "How processes talk: by default gloo without a GPU, nccl with."}
+    )
     max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
+    prompt_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text around the codes of the history, for a pretrained backbone: {history} stands for the codes, "
+            "{titles}, which may come before it, for the titles of the same items. By default there is no text. "
+            "{titles} need sft_positions: target, since they name the items before their codes do."
+        },
+    )
     sft_positions: Literal["all", "target"] = field(
         default="all",
         metadata={
@@ -53,9 +78,29 @@ class TrajectoryConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.global_batch_size is not None:
+            processes = int(os.environ.get("WORLD_SIZE", 1))
+            self.per_device_train_batch_size, self.gradient_accumulation_steps = share_out(
+                self.global_batch_size, self.per_device_train_batch_size, processes
+            )
+        if self.deepspeed and "WORLD_SIZE" not in os.environ:
+            raise ValueError(
+                "deepspeed: no launcher started this process. Use accelerate launch with one of recipes/accelerate."
+            )
+        before_processes_join()
+        if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" and torch.cuda.is_available():
+            self.bf16 = True  # the launch recipe said so, and DeepSpeed wants both to say the same
+        if "WORLD_SIZE" in os.environ and not torch.cuda.is_available() and self.ddp_backend is None:
+            self.ddp_backend = "gloo"
         super().__post_init__()
+        after_processes_joined()
         if self.max_history < 1:
             raise ValueError(f"max_history={self.max_history}: a prompt holds at least one item. Set it to 1 or more.")
+        if "{titles}" in (self.prompt_template or "") and self.sft_positions == "all":
+            raise ValueError(
+                "prompt_template: {titles} would tell the items of the history before they are learned. Set "
+                "sft_positions: target, or leave the titles out."
+            )
         if self.beam_width < 50:
             raise ValueError(f"beam_width={self.beam_width}: recall@50 needs 50 or more.")
 

@@ -14,6 +14,8 @@ class FlowHead(nn.Module):
     Flows of inner nodes need states that were trained to hold them: from detached ones `db` learns nothing.
     """
 
+    start: Tensor
+
     def __init__(self, hidden_size: int, *, detached: bool) -> None:
         super().__init__()
         self.detached = detached
@@ -21,15 +23,18 @@ class FlowHead(nn.Module):
         self.output = nn.Linear(hidden_size, 1)
         nn.init.zeros_(self.output.weight)
         nn.init.zeros_(self.output.bias)
+        # not in the bias: ZeRO trains a copy of each parameter, and would undo a change of the parameter alone
+        self.register_buffer("start", torch.zeros(()))
 
     def forward(self, state: Tensor) -> Tensor:
         state = state.detach() if self.detached else state
-        return self.output(self.hidden(state.float())).squeeze(-1)
+        # under bfloat16 of DeepSpeed only what is learned beyond the start is rounded
+        learned = self.output(self.hidden(state.to(self.output.weight.dtype)))
+        return self.start.float() + learned.squeeze(-1).float()
 
-    @torch.no_grad()
     def start_at(self, log_flow: float) -> None:
         """Begin at a measured log Z: from 0 the first steps would push every trajectory's probability the same way."""
-        self.output.bias.fill_(log_flow)
+        self.start.fill_(log_flow)
 
 
 def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -49,9 +49,6 @@ class GFlowNetTrainer(RolloutTrainer):
         self.reads_children = self._objective.children
         self._source_weight = torch.tensor([args.source_weights.get(name, 1.0) for name in SOURCES])
         reference = copy.deepcopy(model).eval().requires_grad_(False) if args.reference_weight else None
-        if self._objective.flow in ("prompt", "nodes"):
-            head = FlowHead(model.config.hidden_size, detached=self._objective.flow == "prompt")
-            setattr(model, NAME, nn.ModuleDict({"log_flow": head}))
         super().__init__(model, args, catalog=catalog, **kwargs)
         if self._mixture.count < self._objective.trajectories:
             raise ValueError(
@@ -78,6 +75,11 @@ class GFlowNetTrainer(RolloutTrainer):
         )
         if self.train_dataset is not None:
             self._check_reward()
+
+    def attach(self, model: Any) -> None:
+        if self._objective.flow in ("prompt", "nodes"):
+            head = FlowHead(model.config.hidden_size, detached=self._objective.flow == "prompt")
+            setattr(model, NAME, nn.ModuleDict({"log_flow": head}))
 
     def _check_reward(self) -> None:
         """Score a target and another item of some rows, so that a reward that cannot work fails before training."""

@@ -1,5 +1,6 @@
 """The trainer under every method that draws trajectories: the mixture of samplers, and the engine behind `policy`."""
 
+import logging
 import time
 from collections.abc import Mapping
 from functools import cached_property
@@ -19,6 +20,8 @@ from trainer.engine import make_engine
 from trainer.flow_heads import NAME
 from trainer.step import Plan, Step
 from trainer.trajectory_trainer import TrajectoryTrainer
+
+logger = logging.getLogger(__name__)
 
 GAP_PROMPTS = 4
 """Of how many prompts a step compares the log-probabilities of sampler and trainer."""
@@ -117,9 +120,9 @@ class RolloutTrainer(TrajectoryTrainer):
         if self.engine is None:
             return
         started = time.perf_counter()
-        for sampler in self._of(RolloutSampler).values():
-            sampler.wait()
-        self.accelerator.wait_for_everyone()  # a server must not change while another process still draws
+        with self.together():  # a server must not change while another process still draws
+            for sampler in self._of(RolloutSampler).values():
+                sampler.wait()
         self._note({"time/wait_ms": 1000 * (time.perf_counter() - started)})
         started = time.perf_counter()
         self._load()
@@ -136,9 +139,10 @@ class RolloutTrainer(TrajectoryTrainer):
 
     def _load(self) -> None:
         assert self.engine is not None
-        self.engine.load(policy_weights(self.model, skip=(NAME,)), self.state.global_step)
-        self.accelerator.wait_for_everyone()
-        self.engine.join()
+        with self.together():
+            self.engine.load(policy_weights(self.model, skip=(NAME,)), self.state.global_step)
+        with self.together():
+            self.engine.join()
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], torch.Tensor | None]:
         steps, total = super().get_batch_samples(*args)
@@ -174,6 +178,9 @@ class RolloutTrainer(TrajectoryTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)  # the random streams come later, after the first rollouts
+        if checkpoint and self._stateful and not self._same_processes:
+            logger.warning("Other processes than before: what %s remembered is not dealt anew.", [*self._stateful])
+            return
         for name, sampler in self._stateful.items() if checkpoint else ():
             sampler.load(Path(checkpoint) / f"{name}_{self.args.process_index}.safetensors")  # type: ignore[arg-type]
 

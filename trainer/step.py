@@ -1,11 +1,14 @@
 """One micro-batch of an optimiser step, and which of its items are trained as targets."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from catalog import PADDING, SOURCES, Trajectories
+from catalog.files import write_json
 from interactions.prompts import PromptBatch
 
 
@@ -61,3 +64,19 @@ def target_source(prompts: PromptBatch, positions: str) -> Tensor:
     real = prompts.history >= 0
     first = real & (real.cumsum(1) == 1)
     return torch.cat([torch.where(real & ~first, target, PADDING), last], 1)
+
+
+def dump_step(path: Path, step: Step, log_pf: Tensor, about: dict[str, Any]) -> None:
+    """Write a micro-batch as JSON: who was asked what, the trajectories, their rewards and log_pf [B, K, L]."""
+    prompts, trajectories = step.prompts, step.trajectories
+    tensors = {
+        "history": prompts.history,
+        "target": prompts.target,
+        "items": trajectories.items,
+        "source": trajectories.source,
+        "reward": step.scores.reward,
+        "log_reward": step.scores.log_reward,
+        "log_pf": log_pf,
+    }
+    lists = {name: tensor.tolist() for name, tensor in tensors.items()}
+    write_json(path, about | {"users": prompts.users, "sources": SOURCES} | lists)

@@ -1,24 +1,20 @@
 """The trainer under every method: rows -> trajectories -> rewards -> objective, once per optimiser step."""
 
-import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import (
     EarlyStoppingCallback,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
 )
@@ -31,25 +27,25 @@ from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import cut
 from policy import CausalPolicy, PathLogProbs, check_backbone
 from samplers import Mixture, TargetSampler
+from trainer.adapters import ROWS, adapt
 from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
 from trainer.config import TrajectoryConfig
+from trainer.export import load_heads, merged, write
 from trainer.flow_heads import NAME, split_state
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
+from trainer.resumable import ResumableTrainer
 from trainer.run_folder import Progress, RunFolder
-from trainer.step import Plan, Scores, Step, target_source
-
-logger = logging.getLogger(__name__)
-
-HEADS = "flow_heads/flow_heads.safetensors"
-"""Beside the policy, but in a folder of its own: vLLM reads every safetensors file next to a checkpoint's weights."""
+from trainer.step import Plan, Scores, Step, dump_step, target_source
+from trainer.watch import Interrupted
 
 
-class TrajectoryTrainer(Trainer):
+class TrajectoryTrainer(ResumableTrainer):
     """Trains a causal backbone on prompts with K trajectories each; a method says which ones, and what they are worth.
 
     model: a causal LM whose vocabulary holds the catalogue's code tokens. train_dataset, eval_dataset: rows with
     `history`, `target` and any further columns (`interactions.leave_one_out`). processing_class: the tokenizer.
+    peft_config: a `peft.LoraConfig`, see `adapt`; `save_model` then writes the merged model.
     `evaluate` ranks by trie-constrained beam search and reports eval_recall@10 and its like.
     """
 
@@ -68,6 +64,7 @@ class TrajectoryTrainer(Trainer):
         eval_dataset: Dataset | None = None,
         processing_class: PreTrainedTokenizerBase,
         catalog: Catalog,
+        peft_config: Any = None,
         callbacks: list[TrainerCallback] | None = None,
     ) -> None:
         callbacks = list(callbacks or [])
@@ -75,6 +72,16 @@ class TrajectoryTrainer(Trainer):
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
         if not any(isinstance(callback, RunFolder) for callback in callbacks):
             callbacks.append(RunFolder())
+        catalog.check_trained(model.config)
+        model.config.catalog_fingerprint = catalog.fingerprint
+        check_vocabulary(model, len(processing_class))
+        self.catalog = catalog
+        self.prompts = PromptBuilder(catalog, processing_class, args.max_history, args.prompt_template)
+        if peft_config is not None:
+            model = adapt(model, peft_config, self.prompts.tokens[1:])
+            if args.gradient_checkpointing:
+                model.enable_input_require_grads()  # or nothing below the first checkpoint would be trained
+        self.attach(model)
         super().__init__(
             model=model,
             args=args,
@@ -88,10 +95,6 @@ class TrajectoryTrainer(Trainer):
             self.remove_callback(stock)
         if not args.disable_tqdm:
             self.add_callback(Progress())
-        self.catalog = catalog
-        catalog.check_trained(self.model.config)
-        self.model.config.catalog_fingerprint = catalog.fingerprint
-        self.prompts = PromptBuilder(catalog, processing_class, args.max_history)
         self.trie = catalog.trie.to(args.device)
         self.tokens = self.prompts.tokens.to(args.device)
         self.policy = CausalPolicy(self.model, self.trie, self.tokens)
@@ -102,9 +105,12 @@ class TrajectoryTrainer(Trainer):
         self._step_started: float | None = None
         self._plans: deque[Plan] = deque()
         self._read_from: Iterator | None = None
-        self._check(len(processing_class))
+        self._check()
 
     # what a method adds
+
+    def attach(self, model: Any) -> None:
+        """Hang the method's own networks on the model, before anything wraps it."""
 
     def mixture(self) -> Mixture:
         """Which trajectories each prompt gets; the target first."""
@@ -133,6 +139,7 @@ class TrajectoryTrainer(Trainer):
     ) -> tuple[list[Step], Tensor | None]:
         """All micro-batches of one optimiser step, with the trajectories and rewards that the current weights give."""
         started = time.perf_counter()
+        self.watch.beat(f"step {self.state.global_step}")
         if epoch_iterator is not self._read_from:
             self._plans, self._read_from = deque(), epoch_iterator
         known = len(self._plans)
@@ -140,16 +147,20 @@ class TrajectoryTrainer(Trainer):
             self._plans.append(plan)
         if not self._plans:
             return [], None
-        with self._resumable():
-            self.prepare(list(self._plans)[known:])
-            plan = self._plans.popleft()
-            totals = [
-                sum(float((self._target_source(p) >= 0).sum()) for p in plan.prompts),
-                sum(map(len, plan.prompts)),
-            ]
-            targets, total = self.accelerator.reduce(torch.tensor(totals, device=device)).tolist()
-            steps = []
-            for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
+        plan = self._plans[0]
+        totals = [
+            sum(float((self._target_source(p) >= 0).sum()) for p in plan.prompts),
+            sum(map(len, plan.prompts)),
+            float(self.watch.asked),
+        ]
+        targets, total, interrupted = self.accelerator.reduce(torch.tensor(totals, device=device)).tolist()
+        if interrupted:
+            self._end(Interrupted("The run was asked to stop."))
+        self.prepare(list(self._plans)[known:])
+        self._plans.popleft()
+        steps = []
+        for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
+            with self.together():
                 trajectories = self.mixture().sample(batch, seed)
                 steps.append(Step(batch, trajectories, self.score(batch, trajectories), targets, total))
         if self.shared_prefix_gap is None:
@@ -186,13 +197,20 @@ class TrajectoryTrainer(Trainer):
         loss = (likelihood.loss * likelihood.weight).sum() / inputs.targets
         self._note(likelihood.metrics)
         loss = loss + self.flow_loss(model, inputs, output)
-        if not loss.isfinite():
-            users = inputs.prompts.columns.get("user", [])
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {self.state.global_step}, users {users[:3]} and others. "
-                "Lower the learning rate or the reward's range; the last checkpoint is intact."
-            )
+        with self.together():
+            if not loss.isfinite():
+                raise FloatingPointError(self._dump(inputs, output, loss))
         return loss * self.accelerator.num_processes  # DDP and ZeRO average the gradients over processes
+
+    def _dump(self, step: Step, output: PathLogProbs, loss: Tensor) -> str:
+        """Write the micro-batch of a loss that is no number; returns what to tell."""
+        path = Path(self.args.output_dir) / f"failed_batch_{self.args.process_index}.json"
+        about = {"step": self.state.global_step, "loss": str(loss.item())}
+        dump_step(path, step, output.log_pf, about)
+        return (
+            f"The loss is {loss.item()} at step {self.state.global_step}; the prompts and trajectories are in {path}. "
+            "Lower the learning rate or the reward's range."
+        )
 
     def _targets(self, step: Step, output: PathLogProbs) -> FlowInputs:
         """The items whose likelihood is raised, as trajectories: those of the history, if trained, and the target."""
@@ -212,24 +230,12 @@ class TrajectoryTrainer(Trainer):
         draw = np.random.default_rng(seed)
         return [cut(row, int(draw.integers(1, len(row["history"]) + 1))) for row in rows]
 
-    @contextmanager
-    def _resumable(self) -> Iterator[None]:
-        """Whatever fails inside, a user's reward say, ends a run of one process with a checkpoint of the steps done."""
-        try:
-            yield
-        except Exception:
-            if self.state.global_step and self.accelerator.num_processes == 1:
-                self._save_checkpoint(self.model, None)
-                logger.error("Stopped. %s/checkpoint-%d resumes.", self.args.output_dir, self.state.global_step)
-            raise
-
-    def _check(self, vocabulary: int) -> None:
+    def _check(self) -> None:
         """Refuse what cannot work before the first step."""
-        check_vocabulary(self.model, vocabulary)
         trie, count = self.trie, self.mixture().count
         if count > trie.leaves:
             raise ValueError(f"{count} trajectories per prompt of {trie.leaves} semantic IDs in all. Lower K.")
-        check_backbone(self.model.config, 1 + self.args.max_history * trie.levels, count, trie.levels - 1)
+        check_backbone(self.model.config, self.prompts.longest, count, trie.levels - 1)
         for name in ("train_dataset", "eval_dataset"):
             if (rows := getattr(self, name)) is not None:
                 check_rows(name, rows, len(self.catalog))
@@ -269,6 +275,7 @@ class TrajectoryTrainer(Trainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Rank every row's target by beam search: {"eval_recall@10": ..., "eval_ndcg@10": ..., ...}."""
+        self.watch.beat("")
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         # every process ranks an equal part, padded by repetition, so that sharded forwards stay in step
         world, rank = self.accelerator.num_processes, self.accelerator.process_index
@@ -294,19 +301,26 @@ class TrajectoryTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        return [name for name in super().get_decay_parameter_names(model) if ROWS not in name]
+
     def floating_point_ops(self, inputs: Step) -> int:
         return 0  # transformers' estimate reads a dictionary of tensors and knows no shared prompts
 
     # saving: the policy is a plain transformers checkpoint, the flow heads lie beside it
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Write a plain transformers checkpoint, adapters merged, and the flow heads beside it; every process calls."""
+        if _internal_call or not hasattr(self.model, "peft_config"):
+            return super().save_model(output_dir, _internal_call)
+        policy, heads = merged(self.model, keep=self.args.should_save)
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            write(folder, self.model.get_base_model(), self.processing_class, policy, heads)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
-        folder = Path(output_dir or self.args.output_dir)
         policy, heads = split_state(state_dict or self.model.state_dict())
-        self.model.save_pretrained(folder, state_dict=policy)
-        self.processing_class.save_pretrained(folder)
-        if heads:
-            (folder / HEADS).parent.mkdir(exist_ok=True)
-            save_file({name: value.contiguous() for name, value in heads.items()}, folder / HEADS)
+        write(Path(output_dir or self.args.output_dir), self.model, self.processing_class, policy, heads)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -323,5 +337,5 @@ class TrajectoryTrainer(Trainer):
         self._load_heads(self.state.best_model_checkpoint)
 
     def _load_heads(self, folder: str) -> None:
-        if (heads := getattr(self.model, NAME, None)) is not None and not self.is_deepspeed_enabled:
-            heads.load_state_dict(load_file(Path(folder) / HEADS))
+        if not self.is_deepspeed_enabled:  # which has them in its own part of the checkpoint
+            load_heads(self.model, Path(folder))

@@ -1,8 +1,14 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
-from catalog import Catalog, word_tokenizer
+from catalog import Catalog, extend_tokenizer, word_tokenizer
 from interactions.prompts import PromptBuilder
 
 CODES = np.array([[0, 0], [0, 1], [1, 2]])
@@ -72,3 +78,89 @@ def test_a_prompt_of_no_items_is_refused(catalog, tokenizer):
 def test_a_tokenizer_of_another_catalogue_is_refused(catalog):
     with pytest.raises(ValueError, match="extend_tokenizer"):
         PromptBuilder(catalog, word_tokenizer((2, 2)), max_history=2)
+
+
+TITLED = Catalog.from_codes(["p", "q", "r"], CODES, titles=["Up", "Alien", "Das Boot, 1981 – Director's Cut"])
+
+
+def byte_tokenizer():
+    """A token for every byte, and the codes: how text is cut into pieces changes nothing about its tokens."""
+    words = ["<pad>", "<s>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    tokenizer = Tokenizer(models.BPE({word: i for i, word in enumerate(words)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", pad_token="<pad>")
+    extend_tokenizer(tokenizer, (2, 3))
+    return tokenizer
+
+
+BYTES = byte_tokenizer()
+
+
+def ids(text):
+    return BYTES(text, add_special_tokens=False)["input_ids"]
+
+
+text = st.text(st.characters(blacklist_characters="{}<>", codec="utf-8"), max_size=12)
+histories = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=6), min_size=1, max_size=5)
+
+
+@settings(deadline=None)
+@given(st.tuples(text, text, text), st.booleans(), histories)
+def test_a_template_stands_around_the_codes_and_these_at_fixed_places_from_the_end(around, titles, histories):
+    before, between, after = around
+    template = f"{before}{{titles}}{between}{{history}}{after}" if titles else f"{before}{between}{{history}}{after}"
+    build = PromptBuilder(TITLED, BYTES, 4, template)
+    batch = build([{"history": history, "target": 0} for history in histories])
+    end = batch.input_ids.shape[1] - batch.after
+    for row, history in enumerate(histories):
+        items = history[-4:]
+        codes = ids("".join("<a_{}><b_{}>".format(*CODES[item]) for item in items))
+        assert batch.input_ids[row, end - len(codes) : end].tolist() == codes
+        assert batch.history[row].tolist()[-len(items) :] == items
+        named = ", ".join(TITLED.titles[item] for item in items) if titles else ""
+        whole = [BYTES.bos_token_id, *ids(before + named + between), *codes, *ids(after)]
+        real = batch.attention_mask[row].bool()
+        assert batch.input_ids[row, real].tolist() == whole and len(whole) <= build.longest
+        assert real.tolist() == sorted(real.tolist())  # all padding is on the left
+        assert (batch.input_ids[row, ~real] == BYTES.pad_token_id).all()
+    assert torch.equal(batch.rows(0, 1).input_ids, batch.input_ids[:1])
+    assert batch.rows(0, 1).to(torch.device("cpu")).after == batch.after == len(ids(after))
+
+
+def test_the_longest_prompt_is_that_of_the_longest_title_again_and_again():
+    build = PromptBuilder(TITLED, BYTES, 4, "Bought: {titles}\nAs IDs: {history}\nNext: ")
+    length = build([{"history": [2] * 9, "target": 0}]).input_ids.shape[1]
+    assert length <= build.longest <= length + len(", ")  # the first title has no comma before it
+
+
+@pytest.mark.parametrize("rows", [[[0]], [[2], [0, 1, 2], [1, 1]]])
+def test_an_empty_template_is_none(rows):
+    rows = [{"history": history, "target": 0} for history in rows]
+    with_text, plain = PromptBuilder(TITLED, BYTES, 2, "{history}"), PromptBuilder(TITLED, BYTES, 2)
+    assert with_text.longest == plain.longest == 5
+    for name in ("input_ids", "attention_mask", "history"):
+        assert torch.equal(getattr(with_text(rows), name), getattr(plain(rows), name))
+    assert plain(rows).after == 0
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("", "must have {history} once"),
+        ("The user bought: {titles}", "must have {history} once"),
+        ("{history} and {history}", "must have {history} once"),
+        ("{titles}{titles}{history}", "may have {titles} once"),
+        ("{history}: {titles}", "has {titles} behind {history}. Put it before"),
+        ("{user} bought {history}", "has {user}, but only {titles} and {history} are filled in"),
+        ("{} bought {history}", "has {}, but only"),
+    ],
+)
+def test_templates_that_cannot_be_filled_in_are_refused(template, message):
+    with pytest.raises(ValueError) as error:
+        PromptBuilder(TITLED, BYTES, 2, template)
+    assert f"prompt_template={template!r}" in str(error.value) and message in str(error.value)
+
+
+def test_titles_that_the_catalogue_lacks_are_refused():
+    with pytest.raises(ValueError, match="prompt_template has {titles} but the catalogue has none. Prepare"):
+        PromptBuilder(replace(TITLED, titles=()), BYTES, 2, "{titles}: {history}")

@@ -18,7 +18,7 @@ from recipes.cli import (
 from trainer import METHODS, GFlowNetConfig, SFTConfig
 
 FOLDER = Path(recipes.__file__).parent
-RECIPES = sorted(FOLDER.rglob("*.yaml"))
+RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != "accelerate")
 
 
 def types_of(path):

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -131,12 +132,15 @@ def test_the_target_comes_first_and_the_others_keep_the_order_of_the_recipe(make
     assert names == ["target", "policy", "policy", "random"]
 
 
-def test_an_infinite_loss_stops_the_run_and_names_step_and_user(make_trainer):
+def test_an_infinite_loss_stops_the_run_and_leaves_its_batch(make_trainer):
     trainer = make_trainer(
         rewards=lambda batch, trajectories: torch.full(trajectories.items.shape, 1e38), flow_weight=1e38
     )
-    with pytest.raises(FloatingPointError, match="step 0, users"):
+    with pytest.raises(FloatingPointError, match="step 0; the prompts and trajectories are in .*failed_batch_0.json"):
         trainer.train()
+    batch = json.loads((Path(trainer.args.output_dir) / "failed_batch_0.json").read_text())
+    assert batch["step"] == 0 and np.shape(batch["log_pf"])[:2] == np.shape(batch["items"])
+    assert np.max(batch["reward"]) > 1e37
 
 
 @pytest.mark.parametrize(

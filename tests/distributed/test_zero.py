@@ -1,0 +1,92 @@
+"""Every ZeRO stage trains as one process does, goes on exactly and exports what it trained."""
+
+import json
+import sys
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+
+from interactions import PromptBuilder
+from policy import CausalPolicy, inference
+from tests.distributed.launch import HERE, command, run
+from tests.distributed.problem import CATALOG, TOKENIZER, make_rows
+
+pytestmark = [pytest.mark.slow, pytest.mark.distributed]
+WORKER = HERE / "zero_worker.py"
+LIKE_ALONE = ("adamw", "sgd", "accumulated", "checkpointed", "checkpointed, reentrant", "lora")
+
+
+def launch(starter, folder, *cases):
+    status, printed = run([*starter, str(WORKER), str(folder), *cases])
+    assert status == 0, printed[-3000:]
+    return json.loads((folder / "result.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    return launch([sys.executable], tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module", params=[1, 2, 3])
+def zero(request, tmp_path_factory):
+    """(stage, its results, where it exported)."""
+    folder = tmp_path_factory.mktemp(f"zero{request.param}")
+    return request.param, launch(command(f"cpu-zero{request.param}", WORKER)[:-1], folder), folder
+
+
+def loaded_log_pf(folder):
+    """What a checkpoint, loaded by transformers alone, gives the pairs that zero_worker.log_pf asks for."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompts = PromptBuilder(CATALOG, TOKENIZER, 6)
+    policy = CausalPolicy(model, CATALOG.trie, prompts.tokens)
+    with inference(model):
+        return policy.log_probs(prompts(make_rows().select(range(4)).to_list()), torch.arange(10).expand(4, 10)).log_pf
+
+
+def test_losses_are_those_of_one_process(alone, zero):
+    stage, results, _ = zero
+    for case in LIKE_ALONE:
+        assert results[case]["losses"] == pytest.approx(alone[case]["losses"], abs=1e-4), (stage, case)
+    assert results["adamw"]["got"] == alone["adamw"]["got"] | {"strategy": f"zero{stage}", "processes": 2}
+    assert len(results["adamw"]["losses"]) == 20
+
+
+def test_accumulation_and_checkpointing_change_nothing(alone):
+    for case in ("accumulated", "checkpointed", "checkpointed, reentrant"):
+        assert alone[case]["losses"] == pytest.approx(alone["sgd"]["losses"], abs=1e-5), case
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(alone, zero):
+    for results in (alone, zero[1]):
+        assert results["resume"]["resumed"] == results["resume"]["losses"]
+        assert results["resume"]["moved"] == 0
+        assert len(set(results["resume"]["losses"])) == 6
+
+
+def test_the_export_is_a_plain_checkpoint_of_what_was_trained(alone, zero):
+    _, results, folder = zero
+    for case in ("adamw", "lora"):
+        torch.testing.assert_close(
+            loaded_log_pf(folder / case / "export"), torch.tensor(results[case]["log_pf"]), atol=1e-5, rtol=0
+        )
+        with safe_open(folder / case / "export" / "model.safetensors", "pt") as file:
+            assert not any("lora" in name or "flow" in name for name in file.keys())
+        with safe_open(folder / case / "export" / "flow_heads" / "flow_heads.safetensors", "pt") as file:
+            assert file.get_tensor("log_flow.start") != 0
+
+
+def test_lora_trains_the_rows_of_the_codes_and_leaves_the_others_their_bits(alone, zero):
+    codes = PromptBuilder(CATALOG, TOKENIZER, 6).tokens[1:].unique().tolist()
+    for results in (alone, zero[1]):
+        assert set(results["lora"]["moved"]) == set(codes)
+
+
+def test_bfloat16_under_zero_3_is_float32_to_its_precision(alone, tmp_path):
+    results = launch(command("cpu-zero3", WORKER)[:-1], tmp_path, "bf16")
+    assert results["bf16"]["got"]["precision"] == "bf16"
+    assert results["bf16"]["losses"] == pytest.approx(alone["sgd"]["losses"], abs=0.02)
+    torch.testing.assert_close(
+        loaded_log_pf(tmp_path / "bf16" / "export"), torch.tensor(results["bf16"]["log_pf"]), atol=0.05, rtol=0
+    )

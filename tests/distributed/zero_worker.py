@@ -1,0 +1,102 @@
+"""Started by accelerate, or alone for the figures of one process: what a ZeRO stage must do.
+
+usage: zero_worker.py OUT_DIR [CASE ...]
+
+One launch for all of it, since most of a launch goes into imports. The first process writes {case: result} to
+OUT_DIR/result.json and the policies it exports beside it.
+"""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from peft import LoraConfig
+from torch import Tensor
+
+from policy import inference
+from tests.distributed.problem import losses, make_model, make_trainer, weights
+from trainer import TrajectoryTrainer
+
+out = Path(sys.argv[1])
+DRAWN = {"target": 1, "policy": 2, "replay": 1}
+SGD = dict(optim="sgd", learning_rate=0.05)
+
+
+def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
+    assert ours.keys() == theirs.keys()
+    return max((ours[name].float() - theirs[name].float()).abs().max().item() for name in ours)
+
+
+def log_pf(trainer: TrajectoryTrainer) -> list:
+    """What the policy in training gives ten items after each of four prompts."""
+    batch = trainer.prompts(trainer.train_dataset.select(range(4)).to_list())
+    with inference(trainer.model):
+        return trainer.policy.log_probs(batch, torch.arange(10).expand(4, 10)).log_pf.float().tolist()
+
+
+def train(name: str, export: bool = False, **kwargs: Any) -> dict[str, Any]:
+    trainer = make_trainer(out / name, **kwargs)
+    trainer.train()
+    if export:
+        trainer.save_model(str(out / name / "export"))
+    return {"losses": losses(trainer), "log_pf": log_pf(trainer), "got": trainer.got}
+
+
+def half() -> dict[str, Any]:
+    with patch("transformers.training_args.is_torch_bf16_gpu_available", lambda: True):  # it is a CPU that computes
+        return train("bf16", export=True, bf16=True, **SGD)
+
+
+def resume() -> dict[str, Any]:
+    """Dropout, trajectories of the policy and of a memory: six steps at once, and three and three."""
+    settings = dict(kind="gpt2", samplers=DRAWN, save_strategy="steps", save_steps=3, max_steps=6)
+    whole = make_trainer(out / "whole", **settings)
+    whole.train()
+    second = make_trainer(out / "second", **settings)
+    second.train(resume_from_checkpoint=str(out / "whole" / "checkpoint-3"))
+    return {
+        "losses": losses(whole),
+        "resumed": losses(second),
+        "moved": difference(weights(whole.model), weights(second.model)),
+    }
+
+
+def lora() -> dict[str, Any]:
+    parts = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])}
+    trainer = make_trainer(out / "lora", parts=parts, **SGD)
+    before = make_model().get_input_embeddings().weight
+    trainer.train()
+    trainer.save_model(str(out / "lora" / "export"))
+    after = weights(trainer.model)["model.embed_tokens.weight"]
+    moved = (after - before).abs().amax(1)
+    return {"losses": losses(trainer), "log_pf": log_pf(trainer), "moved": moved.nonzero().flatten().tolist()}
+
+
+CASES: dict[str, Callable[[], dict[str, Any]]] = {
+    "adamw": lambda: train("adamw", export=True, max_steps=20),
+    "sgd": lambda: train("sgd", **SGD),
+    "accumulated": lambda: train("accumulated", per_device_train_batch_size=2, **SGD),
+    "checkpointed": lambda: train("checkpointed", gradient_checkpointing=True, **SGD),
+    "checkpointed, reentrant": lambda: train(
+        "reentrant", gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}, **SGD
+    ),
+    "lora": lora,
+    "resume": resume,
+    "bf16": half,
+}
+
+
+def main() -> None:
+    results = {name: CASES[name]() for name in sys.argv[2:] or [*CASES][:-1]}
+    trainer = make_trainer(out / "last")
+    if trainer.accelerator.is_main_process:
+        (out / "result.json").write_text(json.dumps(results))
+    trainer.accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""LoRA on a backbone whose vocabulary holds the catalogue's codes."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+ROWS = ".modules_to_save."
+"""In the name of a parameter of which only the codes' rows are trained; it must not decay, or the others would."""
+
+
+def adapt(model: PreTrainedModel, config: Any, tokens: Tensor) -> nn.Module:
+    """The model with LoRA (a `peft.LoraConfig`), and of its embeddings the rows of `tokens` trained in full.
+
+    The codes are new words, for which a low-rank change of old ones is not enough; every other row keeps its bits.
+    """
+    from peft import get_peft_model
+
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    names = {name.split(".")[-1] for name, module in model.named_modules() if module in ends}
+    kept = names | set(config.modules_to_save or ())
+    # without this peft warns that it sets tied embeddings apart, and does
+    tied = bool(model.config.tie_word_embeddings)
+    adapted = get_peft_model(model, replace(config, modules_to_save=sorted(kept), ensure_weight_tying=tied))
+    rows = torch.zeros(model.config.vocab_size, 1).index_fill(0, tokens.unique().cpu(), 1.0)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad and name.split(ROWS)[0].split(".")[-1] in names and ROWS in name:
+            parameter.register_hook(lambda gradient: gradient * rows.to(gradient))
+    return adapted

@@ -1,0 +1,91 @@
+"""Checkpoints that are whole or absent."""
+
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from catalog.files import read_json, write_json
+
+logger = logging.getLogger(__name__)
+
+MARKER = "complete.json"
+"""Written last: what the checkpoint is of, and the size of every other file in it."""
+
+
+@contextmanager
+def unfinished(output_dir: Path, accelerator: Accelerator, *, main: bool) -> Iterator[Path]:
+    """An empty folder for a checkpoint in the making, the same for all processes; gone at the end. main: makes it."""
+    folder = output_dir / ".unfinished"
+    if main:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    accelerator.wait_for_everyone()
+    try:
+        yield folder
+    except Exception as error:  # a full disk is an OSError of Python, another error of safetensors and of torch
+        raise OSError(
+            f"The checkpoint under {folder} could not be written ({error}). The one before is whole; free space there."
+        ) from error
+    finally:
+        if main:
+            shutil.rmtree(folder, ignore_errors=True)
+    accelerator.wait_for_everyone()
+
+
+def put(folder: Path, place: Path) -> None:
+    """Give a whole checkpoint its place, also where one of an earlier run stands there."""
+    if place.exists():
+        place.rename(folder.with_name("earlier"))
+    folder.rename(place)
+
+
+def seal(folder: Path, about: dict[str, Any]) -> None:
+    """Write the marker into a checkpoint that is whole. about: what a run must have in common with it to resume."""
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    write_json(folder / MARKER, {"saved_at": time.time(), "of": about, "files": files})
+
+
+def newest(output_dir: Path) -> Path | None:
+    """The checkpoint of a run that was completed last, None without one; warns of those that are not whole."""
+    whole = []
+    for path in sorted(output_dir.glob("checkpoint-*")):
+        if reason := broken(path):
+            logger.warning("%s is passed over: %s", path, reason)
+        else:
+            whole.append(path)
+    return max(whole, key=lambda path: read_json(path / MARKER, "The marker")["saved_at"], default=None)
+
+
+def broken(folder: Path) -> str | None:
+    """Why a checkpoint cannot be resumed from, None for a whole one."""
+    if not (folder / MARKER).is_file():
+        return f"it has no {MARKER}, so it was not completed."
+    for name, size in read_json(folder / MARKER, "The marker")["files"].items():
+        if not (file := folder / name).is_file():
+            return f"{name} is missing."
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}."
+    return None
+
+
+def check_resumable(folder: Path, about: dict[str, Any]) -> bool:
+    """Raise ValueError where a checkpoint is broken or of another run; returns whether it had as many processes."""
+    if reason := broken(folder):
+        raise ValueError(f"{folder} cannot be resumed: {reason} Name an earlier checkpoint.")
+    was = read_json(folder / MARKER, "The marker")["of"]
+    for name, remedy in (
+        ("method", "Start a new run from it with --model instead"),
+        ("catalog", "Give the data it was trained with"),
+        ("model", "Give the backbone it was trained with"),
+        ("strategy", "Launch it as it was, or start a new run from it with --model"),
+        ("prompts_per_step", "Set global_batch_size to the former"),
+    ):
+        if was[name] != about[name]:
+            raise ValueError(f"{folder} is of a run with {name} {was[name]}, this one has {about[name]}. {remedy}.")
+    return was["processes"] == about["processes"]

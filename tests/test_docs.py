@@ -21,6 +21,7 @@ from recipes.cli import (
     parse,
     setting,
 )
+from recipes.plan import PlanArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from trainer import METHODS, METRICS
 
@@ -33,6 +34,7 @@ TYPES = {
     "evaluate": EvaluateArguments,
     "compare": CompareArguments,
     "serve": ServeArguments,
+    "plan": PlanArguments,
 }
 COMMAND = re.compile(r"\b(?:python|accelerate launch) recipes/(\w+)\.py((?: [^\n`]*)?)")
 

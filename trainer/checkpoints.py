@@ -3,6 +3,7 @@
 import logging
 import shutil
 import time
+from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,6 +73,25 @@ def broken(folder: Path) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}."
     return None
+
+
+def make_universal(folder: Path) -> None:
+    """Put DeepSpeed's parts of a checkpoint together, beside them, so that any number of processes can load them."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    (step,) = folder.glob("global_step*")
+    shutil.rmtree(folder / "universal", ignore_errors=True)
+    ds_to_universal.main(
+        Namespace(
+            input_folder=str(step),
+            output_folder=str(folder / "universal"),
+            num_extract_workers=1,
+            num_merge_workers=1,
+            keep_temp_folder=False,
+            strict=True,
+            inject_missing_state=True,
+        )
+    )
 
 
 def check_resumable(folder: Path, about: dict[str, Any]) -> bool:

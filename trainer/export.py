@@ -39,7 +39,15 @@ def merged(model: nn.Module, *, keep: bool) -> tuple[dict[str, Tensor], dict[str
     return dict(policy), dict(flows[0] + flows[1])
 
 
-def load_heads(model: nn.Module, folder: Path) -> None:
-    """Read the flow heads beside a checkpoint into the model's, if it has any."""
+def load_heads(model: nn.Module, folder: Path, *, parameters: bool) -> None:
+    """Read the flow heads beside a checkpoint into the model's, if it has any; without parameters, what is not trained.
+
+    DeepSpeed brings the parameters itself, but where other processes wrote them no buffers.
+    """
     if (heads := getattr(model, NAME, None)) is not None:
-        heads.load_state_dict(load_file(folder / HEADS))
+        state = load_file(folder / HEADS)
+        if parameters:
+            heads.load_state_dict(state)
+        else:
+            for name, buffer in heads.named_buffers():
+                buffer.copy_(state[name])

@@ -14,7 +14,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from catalog import Catalog
-from trainer.checkpoints import check_resumable, newest, put, seal, unfinished
+from trainer.checkpoints import check_resumable, make_universal, newest, put, seal, unfinished
 from trainer.config import TrajectoryConfig
 from trainer.launch import check_launch, describe
 from trainer.watch import Interrupted, Watch
@@ -78,8 +78,41 @@ class ResumableTrainer(Trainer):
         if found:
             self._saved_at = int(Path(found).name.split("-")[-1])
             self._same_processes = check_resumable(Path(found), self._about)
+            if self.is_deepspeed_enabled and not self._same_processes:
+                self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
+                self._deal_anew(Path(found))
         with self.watch:
             return super().train(found and str(found), *args, **kwargs)
+
+    def _deal_anew(self, checkpoint: Path) -> None:
+        """Put what another number of processes wrote into a form that DeepSpeed deals out to any."""
+        if self.accelerator.is_main_process:
+            make_universal(checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args)
+        self._groups = [{name: v for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
+        return optimizer
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and self.is_deepspeed_enabled and not self._same_processes:
+            # dealing anew, DeepSpeed's ZeRO-3 gives every group the rate and decay of the first, and one step counter
+            for group, own, rate in zip(
+                self.optimizer.param_groups, self._groups, self.lr_scheduler.get_last_lr(), strict=True
+            ):
+                group.update(own | {"lr": rate, "initial_lr": own["lr"]})
+            for state in self.optimizer.state.values():
+                state["step"] = state["step"].clone()
+            self.deepspeed._config.load_universal_checkpoint = False  # the run's own checkpoints are not of that form
+
+    def _load_best_model(self) -> None:
+        best = Path(self.state.best_model_checkpoint)
+        if self.is_deepspeed_enabled and not check_resumable(best, self._about):
+            self._deal_anew(best)
+            self.deepspeed._config.load_universal_checkpoint = True
+        super()._load_best_model()
 
     @property
     def prompts_per_step(self) -> int:

@@ -324,7 +324,12 @@ class TrajectoryTrainer(ResumableTrainer):
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        self._load_heads(resume_from_checkpoint)
+        load_heads(self.model, Path(resume_from_checkpoint), parameters=True)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and self.is_deepspeed_enabled:
+            load_heads(self.model, Path(checkpoint), parameters=False)
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Without the weights that are not missing: tied ones, and those of the flow heads, which follow."""
@@ -334,8 +339,4 @@ class TrajectoryTrainer(ResumableTrainer):
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
-        self._load_heads(self.state.best_model_checkpoint)
-
-    def _load_heads(self, folder: str) -> None:
-        if not self.is_deepspeed_enabled:  # which has them in its own part of the checkpoint
-            load_heads(self.model, Path(folder))
+        load_heads(self.model, Path(self.state.best_model_checkpoint), parameters=not self.is_deepspeed_enabled)

@@ -18,9 +18,9 @@ class Interrupted(Exception):
 class Watch:
     """Notes while a run trains that it was asked to stop, and ends it where a process is stuck.
 
-    timeout: seconds that a collective may take; without a `beat` of some process for four fifths of it, every process
-    says who is behind, and exits before the collective fails; the launcher then ends what is left. Processes tell each other of their beats through the launcher's store, from a
-    thread, so that neither a stuck collective nor a slow GPU hides one.
+    timeout: seconds that a collective may take. Without a `beat` of some process for four fifths of it, every process
+    says who is behind, and exits before the collective fails; the launcher then ends what is left. Processes tell each
+    other of their beats through the launcher's store, from a thread, so that no stuck collective keeps one silent.
     """
 
     def __init__(self, timeout: float) -> None:

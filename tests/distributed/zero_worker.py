@@ -23,6 +23,7 @@ from trainer import TrajectoryTrainer
 
 out = Path(sys.argv[1])
 DRAWN = {"target": 1, "policy": 2, "replay": 1}
+TWENTY = dict(max_steps=20, save_strategy="steps", save_steps=10)
 SGD = dict(optim="sgd", learning_rate=0.05)
 
 
@@ -65,6 +66,13 @@ def resume() -> dict[str, Any]:
     }
 
 
+def dealt_anew() -> dict[str, Any]:
+    """The second half of "adamw", from a checkpoint that another number of processes wrote."""
+    trainer = make_trainer(out / "adamw", **TWENTY)
+    trainer.train(resume_from_checkpoint=str(out / "adamw" / "checkpoint-10"))
+    return {"losses": losses(trainer), "processes": trainer.got["processes"]}
+
+
 def lora() -> dict[str, Any]:
     parts = {"peft_config": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])}
     trainer = make_trainer(out / "lora", parts=parts, **SGD)
@@ -77,7 +85,7 @@ def lora() -> dict[str, Any]:
 
 
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
-    "adamw": lambda: train("adamw", export=True, max_steps=20),
+    "adamw": lambda: train("adamw", export=True, **TWENTY),
     "sgd": lambda: train("sgd", **SGD),
     "accumulated": lambda: train("accumulated", per_device_train_batch_size=2, **SGD),
     "checkpointed": lambda: train("checkpointed", gradient_checkpointing=True, **SGD),
@@ -87,11 +95,12 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "lora": lora,
     "resume": resume,
     "bf16": half,
+    "dealt anew": dealt_anew,
 }
 
 
 def main() -> None:
-    results = {name: CASES[name]() for name in sys.argv[2:] or [*CASES][:-1]}
+    results = {name: CASES[name]() for name in sys.argv[2:] or [*CASES][:-2]}
     trainer = make_trainer(out / "last")
     if trainer.accelerator.is_main_process:
         (out / "result.json").write_text(json.dumps(results))

@@ -100,6 +100,17 @@ def test_a_saved_run_is_loaded_as_it_is(save, catalog, tmp_path):
         assert torch.equal(value, model.state_dict()[name])
 
 
+def test_a_run_that_began_with_a_new_backbone_is_loaded_as_it_is(catalog, tmp_path):
+    described = {"model_type": "llama", **SHAPE}
+    model, tokenizer = load_backbone(catalog, None, described, seed=0)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded, again = load_backbone(catalog, str(tmp_path), None, seed=1)
+    assert len(again) == len(tokenizer)
+    for (name, own), (_, kept) in zip(loaded.named_parameters(), model.named_parameters(), strict=True):
+        assert own.equal(kept), name
+
+
 def test_the_end_of_text_starts_and_pads_where_nothing_else_does(save, catalog, caplog):
     with caplog.at_level(logging.INFO, "recipes.parts"):
         _, tokenizer = load_backbone(catalog, save()[0], None, seed=0)

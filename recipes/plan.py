@@ -1,0 +1,237 @@
+"""Say what a run needs on GPUs before it is started: memory, the launch recipe that fits, time. Computed, not measured.
+
+python recipes/plan.py --model 7b --gpus 8 --vllm colocate
+python recipes/plan.py --model all --gpus 1 8 64 1024
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from recipes.cli import as_table, fail, parse
+from recipes.memory import (
+    GIB,
+    RECIPES,
+    SHAPES,
+    SYNC,
+    USABLE,
+    Job,
+    Shape,
+    activations,
+    cache,
+    memory,
+    operations,
+    sync,
+    traffic,
+)
+
+COLUMNS = ("parameters", "gradients", "optimiser", "transient", "layers", "logits", "engine", "total")
+
+
+@dataclass
+class PlanArguments:
+    """What `plan.py` can be told. The names are those of a run's config where it has the setting."""
+
+    model: str | None = field(default=None, metadata={"help": f"Folder, hub name, all, or one of {[*SHAPES]}."})
+    backbone: dict[str, Any] | str | None = field(default=None, metadata={"help": "Instead: a new backbone, as JSON."})
+    gpus: list[int] = field(default_factory=lambda: [8], metadata={"help": "GPUs; with several numbers a summary."})
+    gpu_memory: float = field(default=80.0, metadata={"help": "GiB of a GPU."})
+    host_memory: float = field(default=256.0, metadata={"help": "GiB of main memory per GPU, for offload."})
+    method: Literal["sft", "gflownet"] = field(default="gflownet", metadata={"help": "SFT trains the target alone."})
+    batch: int = field(default=32, metadata={"help": "per_device_train_batch_size: prompts per GPU at once."})
+    trajectories: int = field(default=8, metadata={"help": "K per prompt; of sft 1."})
+    max_history: int = field(default=20, metadata={"help": "N, items of a prompt."})
+    levels: int = field(default=4, metadata={"help": "L, codes of an item."})
+    lora_r: int = field(default=0, metadata={"help": "Rank of LoRA on all linear maps of the layers; 0 trains all."})
+    precision: Literal["bf16", "float32"] = field(default="bf16", metadata={"help": "What is computed in."})
+    vllm: Literal["colocate", "server", "none"] = field(default="none", metadata={"help": "vllm_mode, or no vLLM."})
+    tensor_parallel_size: int = field(default=1, metadata={"help": "GPUs that share a colocated engine."})
+    gpu_memory_utilization: float = field(default=0.3, metadata={"help": "A colocated engine's share of its GPU."})
+    vllm_enable_sleep_mode: bool = field(default=False, metadata={"help": "The engine leaves the GPU while it trains."})
+    peak_tflops: float = field(default=0.0, metadata={"help": "Of a GPU; 0: of an H100, 989 in bf16, 67 in float32."})
+    mfu: float = field(default=0.4, metadata={"help": "Share of the peak that training reaches."})
+    node_bandwidth: float = field(default=450.0, metadata={"help": "GB/s that a GPU sends to others, 8 or fewer."})
+    link_bandwidth: float = field(default=50.0, metadata={"help": "GB/s that a GPU sends to others, more than 8."})
+    json: bool = field(default=False, metadata={"help": "Print JSON instead of tables."})
+
+    def __post_init__(self) -> None:
+        if (self.model is None) == (self.backbone is None):
+            raise ValueError(f"model: name a folder, a hub name or one of {[*SHAPES]}, or give a backbone, not both.")
+        for name in ("batch", "trajectories", "max_history", "levels", "tensor_parallel_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be 1 or more.")
+        for name in ("gpu_memory", "host_memory", "mfu", "node_bandwidth", "link_bandwidth"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name}={getattr(self, name)}: it must be > 0.")
+        if not 0 < self.gpu_memory_utilization < 1:
+            raise ValueError(f"gpu_memory_utilization={self.gpu_memory_utilization}: give a share between 0 and 1.")
+        if self.lora_r < 0 or self.peak_tflops < 0:
+            raise ValueError(f"lora_r={self.lora_r}, peak_tflops={self.peak_tflops}: they must be 0 or more.")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
+        if self.method == "sft" and self.vllm != "none":
+            raise ValueError("vllm: sft draws nothing. Set method: gflownet, or leave it out.")
+        if self.vllm != "colocate" and (self.tensor_parallel_size > 1 or self.vllm_enable_sleep_mode):
+            raise ValueError("tensor_parallel_size and vllm_enable_sleep_mode are of vllm: colocate. Leave them out.")
+        for count in self.gpus:
+            if count < 1:
+                raise ValueError(f"gpus={count}: it must be 1 or more.")
+            if count % self.tensor_parallel_size:
+                raise ValueError(
+                    f"tensor_parallel_size={self.tensor_parallel_size} does not divide gpus={count}. Set a divisor."
+                )
+
+
+def shapes(args: PlanArguments) -> dict[str, Shape]:
+    """The models that are asked for, by name. Raises ValueError or OSError for one that is unknown."""
+    if args.model == "all":
+        return SHAPES
+    if args.model in SHAPES:
+        return {args.model: SHAPES[args.model]}
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    table = dict(as_table("backbone", args.backbone))
+    if args.backbone is not None and "model_type" not in table:
+        raise ValueError("backbone: model_type is missing. Add for instance model_type: qwen2.")
+    config = AutoConfig.for_model(**table) if args.model is None else AutoConfig.from_pretrained(args.model)
+    with torch.device("meta"):
+        counted = AutoModelForCausalLM.from_config(config).num_parameters()
+    heads = config.num_attention_heads
+    return {
+        args.model or table["model_type"]: Shape(
+            config.hidden_size,
+            config.num_hidden_layers,
+            heads,
+            getattr(config, "num_key_value_heads", None) or heads,
+            getattr(config, "intermediate_size", None) or 4 * config.hidden_size,
+            config.vocab_size,
+            config.tie_word_embeddings,
+            getattr(config, "head_dim", None) or 0,
+            counted,
+        )
+    }
+
+
+def plan(shape: Shape, args: PlanArguments, gpus: int) -> dict[str, Any]:
+    """Every recipe's needs in bytes and seconds, and the first that fits in the order of what they communicate."""
+    drawn = args.method == "gflownet"
+    count = args.trajectories if drawn else 1
+    job = Job(args.batch, count, args.max_history, args.levels, gpus, args.precision, args.lora_r, drawn)
+    if shape.heads % args.tensor_parallel_size:
+        raise ValueError(
+            f"tensor_parallel_size={args.tensor_parallel_size} does not divide the model's {shape.heads} attention "
+            "heads. Set a divisor."
+        )
+    names = ["single", "zero3-offload"] if gpus == 1 else [name for name in RECIPES if name != "single"]
+    rows = {name: needs(name, shape, job, args) for name in names}
+    best = next((name for name in names if rows[name]["fits"] != "no"), None)
+    row = rows[best or names[-1]]
+    worst = row | (row["checkpointing"] if row["fits"] != "yes" else {})
+    slow = best is not None and row["network_seconds"] > row["compute_seconds"]
+    at_once = COLUMNS[:-2] if args.vllm_enable_sleep_mode else COLUMNS[:-1]
+    largest = max(at_once, key=lambda part: worst[part])
+    return {"gpus": gpus, "recipes": rows, "use": best, "limit": "bandwidth" if slow else row["lacks"] or largest}
+
+
+def needs(name: str, shape: Shape, job: Job, args: PlanArguments) -> dict[str, Any]:
+    """One recipe: bytes of a process in parts, whether they fit, seconds and bytes of a step."""
+    kept, weights = memory(name, shape, job), shape.parameters * job.size / args.tensor_parallel_size
+    engine = args.gpu_memory_utilization * args.gpu_memory * GIB if args.vllm == "colocate" else 0.0
+    autocast = name in ("single", "ddp")
+    parts = {}
+    for checkpointing in (False, True):
+        layers, logits = activations(shape, job, checkpointing=checkpointing, autocast=autocast)
+        training = kept.states + kept.transient + layers + logits + engine * (not args.vllm_enable_sleep_mode)
+        drawing = kept.parameters + kept.optimiser + engine + (SYNC if args.vllm != "none" else 0)
+        parts[checkpointing] = {"layers": layers, "logits": logits, "total": max(training, drawing)}
+    lacks = "engine" if engine and weights + cache(shape, job, args.tensor_parallel_size) > engine else ""
+    lacks = lacks or ("host" if kept.host > args.host_memory * GIB else "")
+    room = USABLE * args.gpu_memory * GIB
+    small, enough = (parts[checkpointing]["total"] <= room for checkpointing in (True, False))
+    fits = "no" if lacks or not small else "yes" if enough else "checkpointing"
+    chosen = fits != "yes"
+    training, drawing = operations(shape, job, checkpointing=chosen)
+    handed = shape.parameters * job.size if args.vllm != "none" else 0
+    gathered = sync(name, shape, job, engine=args.vllm != "none")
+    sent = traffic(name, shape, job)
+    peak = 1e12 * (args.peak_tflops or (989 if job.precision == "bf16" else 67))
+    bandwidth = 1e9 * (args.node_bandwidth if job.gpus <= 8 else args.link_bandwidth)
+    return {
+        **kept._asdict(),
+        **parts[False],
+        "engine": engine,
+        "engine_weights": weights if engine else 0,
+        "checkpointing": parts[True],
+        "fits": fits,
+        "lacks": lacks,
+        "training_flops": training,
+        "drawing_flops": drawing,
+        "gradient_traffic": sent,
+        "sync_traffic": gathered,
+        "handed_to_an_engine": handed,
+        "compute_seconds": (training + drawing) / (peak * args.mfu),
+        "network_seconds": (sent + gathered + handed * (args.vllm == "server")) / bandwidth,
+    }
+
+
+def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Markdown, the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rows = [[r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))] for r in lines]
+    first = [heads[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(heads[1:], widths[1:], strict=True))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [first, rule, *rows])
+
+
+def advice(found: dict[str, Any]) -> str:
+    """The recipe to use, short."""
+    if found["use"] is None:
+        return "none"
+    return found["use"] + ("*" if found["recipes"][found["use"]]["fits"] == "checkpointing" else "")
+
+
+def describe(name: str, shape: Shape, found: dict[str, Any]) -> str:
+    """One model on one number of GPUs."""
+    heads = ["GiB per GPU", *COLUMNS, "checkpointed", "host", "fits"]
+    lines = [
+        [recipe, *(f"{row[part] / GIB:.1f}" for part in COLUMNS), f"{row['checkpointing']['total'] / GIB:.1f}"]
+        + [f"{row['host'] / GIB:.1f}", row["fits"] + (f" ({row['lacks']})" if row["lacks"] else "")]
+        for recipe, row in found["recipes"].items()
+    ]
+    text = f"{name}: {shape.parameters:,} parameters, {found['gpus']} GPU(s); computed, not measured\n"
+    text += table(heads, lines)
+    if (use := found["use"]) is None:
+        return f"{text}\nNothing fits. What is too large: {found['limit']}. Lower batch, set lora_r, or add GPUs."
+    row = found["recipes"][use]
+    sent = (row["gradient_traffic"] + row["sync_traffic"]) / 1e9
+    extra = " with gradient_checkpointing: true" if row["fits"] == "checkpointing" else ""
+    return (
+        f"{text}\nUse recipes/accelerate/{use}.yaml{extra}. What limits: {found['limit']}.\n"
+        f"A step per GPU: training {row['training_flops'] / 1e12:.1f} and drawing {row['drawing_flops'] / 1e12:.1f} "
+        f"TFLOP, {row['compute_seconds']:.2f} s; network {sent:.1f} GB, "
+        f"{row['network_seconds']:.2f} s; {row['handed_to_an_engine'] / 1e9:.1f} GB of weights to each engine."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = parse(argv, PlanArguments)
+    try:
+        models = shapes(args)
+        found = {name: [plan(shape, args, gpus) for gpus in args.gpus] for name, shape in models.items()}
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    if args.json:
+        print(json.dumps(found))
+    elif len(models) == len(args.gpus) == 1:
+        ((name, shape),) = models.items()
+        print(describe(name, shape, found[name][0]))
+    else:
+        print(table(["model", *(f"{n} GPU(s)" for n in args.gpus)], [[m, *map(advice, found[m])] for m in found]))
+        print("* with gradient_checkpointing: true; computed, not measured")
+
+
+if __name__ == "__main__":
+    main()

@@ -27,7 +27,7 @@ def train(method: str, args: argparse.Namespace, folder: str, **settings: object
         max_steps=args.steps,
         max_history=10,
         prompt_template=TEMPLATE,
-        learning_rate=1e-3,
+        learning_rate=1e-4,
         lr_scheduler_type="constant",
         logging_steps=1,
         save_strategy="no",
@@ -61,7 +61,14 @@ def main() -> None:
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         sft = train("sft", args, folder)
-        trainer = train("gflownet", args, folder, samplers={"target": 1, "policy": 3}, rewards={"hit": 1, "prefix": 1})
+        trainer = train(
+            "gflownet",
+            args,
+            folder,
+            samplers={"target": 1, "policy": 3},
+            rewards={"hit": 1, "prefix": 1},
+            flow_weight=0.1,
+        )
     logged = [r["time/prompts_per_second"] for r in trainer.state.log_history if "time/prompts_per_second" in r]
     step = args.prompts / trainer.got["processes"] / statistics.median(logged)
     gather = statistics.median(gather_seconds(trainer) for _ in range(5))

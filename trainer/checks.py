@@ -27,8 +27,10 @@ def check_vocabulary(model: nn.Module, tokens: int) -> None:
         )
 
 
-def check_rows(name: str, rows: Dataset, items: int) -> None:
-    """Raise ValueError for a row with an empty history or with a target outside the catalogue."""
+def check_rows(name: str, rows: Dataset, items: int, processes: int) -> None:
+    """Raise ValueError for an empty history, a target outside the catalogue, and fewer rows than processes."""
+    if len(rows) < processes:
+        raise ValueError(f"{name}: {len(rows)} rows for {processes} processes. Start fewer processes.")
     if empty := [row for row, history in enumerate(rows["history"]) if not len(history)]:
         raise ValueError(f"{name}: row {empty[0]} has an empty history. Drop users without a past.")
     if (largest := max(rows["target"])) >= items:

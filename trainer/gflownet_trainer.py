@@ -48,6 +48,11 @@ class GFlowNetTrainer(RolloutTrainer):
         self._loss = partial(self._objective.loss, **{name: options[name] for name in self._objective.options})
         self.reads_children = self._objective.children
         self._source_weight = torch.tensor([args.source_weights.get(name, 1.0) for name in SOURCES])
+        if args.reference_weight and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
+            raise ValueError(
+                "reference_weight: ZeRO-3 has sharded the model, and shards cannot be copied. Use ZeRO-2, or set "
+                "zero3_init_flag: false in the launch recipe."
+            )
         reference = copy.deepcopy(model).eval().requires_grad_(False) if args.reference_weight else None
         super().__init__(model, args, catalog=catalog, **kwargs)
         if self._mixture.count < self._objective.trajectories:

@@ -33,6 +33,7 @@ class RunFolder(TrainerCallback):
 
     def __init__(self, recipe: dict[str, Any] | None = None) -> None:
         self.recipe = recipe or {}
+        self.got: dict[str, Any] = {}  # what the trainer's processes really are
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -42,7 +43,7 @@ class RunFolder(TrainerCallback):
         folder = Path(args.output_dir)
         with complete(folder / "resolved.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(self.recipe | json.loads(args.to_json_string()), sort_keys=False))
-        write_json(folder / "environment.json", environment())
+        write_json(folder / "environment.json", environment() | self.got)
         kept = [record for record in read_log(folder) if record["step"] <= state.global_step]  # of a resumed run
         with complete(folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))

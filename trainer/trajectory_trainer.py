@@ -17,6 +17,7 @@ from transformers import (
     PrinterCallback,
     TrainerCallback,
     TrainerControl,
+    set_seed,
 )
 from transformers.trainer_callback import ProgressCallback
 
@@ -70,13 +71,15 @@ class TrajectoryTrainer(ResumableTrainer):
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        if not any(isinstance(callback, RunFolder) for callback in callbacks):
-            callbacks.append(RunFolder())
+        folder = next((callback for callback in callbacks if isinstance(callback, RunFolder)), None) or RunFolder()
+        if folder not in callbacks:
+            callbacks.append(folder)
         catalog.check_trained(model.config)
         model.config.catalog_fingerprint = catalog.fingerprint
         check_vocabulary(model, len(processing_class))
         self.catalog = catalog
         self.prompts = PromptBuilder(catalog, processing_class, args.max_history, args.prompt_template)
+        set_seed(args.seed)  # as transformers does, but before adapters and flow heads are drawn
         if peft_config is not None:
             model = adapt(model, peft_config, self.prompts.tokens[1:])
             if args.gradient_checkpointing:
@@ -91,6 +94,7 @@ class TrajectoryTrainer(ResumableTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
+        folder.got = self.got
         for stock in (ProgressCallback, PrinterCallback):
             self.remove_callback(stock)
         if not args.disable_tqdm:
@@ -238,7 +242,7 @@ class TrajectoryTrainer(ResumableTrainer):
         check_backbone(self.model.config, self.prompts.longest, count, trie.levels - 1)
         for name in ("train_dataset", "eval_dataset"):
             if (rows := getattr(self, name)) is not None:
-                check_rows(name, rows, len(self.catalog))
+                check_rows(name, rows, len(self.catalog), self.accelerator.num_processes)
         if self.train_dataset is not None:
             warn_of_long_histories(self.train_dataset, self.args.max_history)
 

@@ -31,7 +31,8 @@ class Watch:
 
     def __enter__(self) -> "Watch":
         self.asked = False
-        self._before = signal.signal(signal.SIGTERM, self.stop)
+        self._main = threading.current_thread() is threading.main_thread()  # only there Python has signals
+        self._before = signal.signal(signal.SIGTERM, self.stop) if self._main else None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._launcher = os.getppid()
@@ -43,7 +44,8 @@ class Watch:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        signal.signal(signal.SIGTERM, self._before)
+        if self._main:
+            signal.signal(signal.SIGTERM, self._before)
 
     def stop(self, *_: object) -> None:
         """Ask the run to stop: it does at its next step, with a checkpoint."""

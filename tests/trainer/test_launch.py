@@ -1,5 +1,6 @@
 """What was started is what trains, or one sentence says what is amiss."""
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,6 +44,9 @@ def test_the_trainer_tells_what_it_got(make_trainer):
         "parameters": weights,
         "trained": weights,
     }
+    trainer.train()
+    kept = json.loads((Path(trainer.args.output_dir) / "environment.json").read_text())
+    assert trainer.got.items() <= kept.items()
 
 
 def accelerator(kind=DistributedType.NO, processes=1, stage=None, precision="no"):

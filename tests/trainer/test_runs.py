@@ -132,6 +132,18 @@ def test_the_target_comes_first_and_the_others_keep_the_order_of_the_recipe(make
     assert names == ["target", "policy", "policy", "random"]
 
 
+def test_a_seed_draws_the_same_flow_heads_whatever_was_drawn_before(make_model, catalog, tokenizer, tmp_path):
+    heads = []
+    for before in (1, 2):
+        model = make_model()
+        torch.manual_seed(before)
+        config = GFlowNetConfig(str(tmp_path), use_cpu=True, seed=7)
+        trainer = GFlowNetTrainer(model, config, processing_class=tokenizer, catalog=catalog)
+        heads.append(trainer.model.flow_heads.state_dict())
+    for first, second in zip(heads[0].values(), heads[1].values(), strict=True):
+        assert first.equal(second)
+
+
 def test_an_infinite_loss_stops_the_run_and_leaves_its_batch(make_trainer):
     trainer = make_trainer(
         rewards=lambda batch, trajectories: torch.full(trajectories.items.shape, 1e38), flow_weight=1e38

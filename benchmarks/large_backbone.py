@@ -81,7 +81,7 @@ def main() -> None:
     }
     if trainer.accelerator.is_main_process:
         print(json.dumps(result))
-    trainer.accelerator.end_training()
+    trainer.end_training()
 
 
 if __name__ == "__main__":

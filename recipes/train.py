@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             trainer.save_model()
         except (ValueError, FloatingPointError, OSError, Interrupted) as error:
             fail(str(error))
-    trainer.accelerator.end_training()  # a process that leaves its group open may abort at its end
+    trainer.end_training()
 
 
 def _missing(argv: Sequence[str], name: str) -> Path | None:

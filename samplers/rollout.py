@@ -55,6 +55,10 @@ class RolloutEngine(Protocol):
         """Nothing is drawn until the next `load`: free what it can."""
         ...
 
+    def end(self) -> None:
+        """Nothing will be drawn any more; before the group of the processes is left, of which an engine may be part."""
+        ...
+
 
 @dataclass(frozen=True)
 class Drawn:

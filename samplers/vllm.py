@@ -112,6 +112,10 @@ class VLLMEngine:
         if self.sleep:
             self.llm.sleep(level=2)
 
+    def end(self) -> None:
+        """Leave the process groups, which else would be left a second time at the end of the process."""
+        VLLMEngine._end()
+
     def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw, see `RolloutEngine`. Raises ValueError for a prompt that is longer than `longest`."""
         shared = {"n": count, "max_tokens": self.levels, "logprobs": 0}

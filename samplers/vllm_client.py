@@ -110,6 +110,9 @@ class ServerEngine:
     def rest(self) -> None:
         """Nothing: the servers' memory is their own."""
 
+    def end(self) -> None:
+        """Nothing: the servers live on."""
+
     @property
     def _name(self) -> str:
         return f"{self.run}:{self.version}"

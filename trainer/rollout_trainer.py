@@ -137,6 +137,11 @@ class RolloutTrainer(TrajectoryTrainer):
                 for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
                     self._mixture.start(batch, seed)
 
+    def end_training(self) -> None:
+        if self.engine is not None:
+            self.engine.end()
+        super().end_training()
+
     def _load(self) -> None:
         assert self.engine is not None
         with self.together():

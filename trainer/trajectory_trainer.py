@@ -111,6 +111,10 @@ class TrajectoryTrainer(ResumableTrainer):
         self._read_from: Iterator | None = None
         self._check()
 
+    def end_training(self) -> None:
+        """Leave the group of the processes; the last call, without which a process may abort at its end."""
+        self.accelerator.end_training()
+
     # what a method adds
 
     def attach(self, model: Any) -> None:

@@ -77,4 +77,4 @@ metrics = trainer.evaluate()
 if trainer.accelerator.is_main_process:
     kept = {name: value for name, value in metrics.items() if "second" not in name}
     (out / "result.json").write_text(json.dumps({"losses": losses(trainer), "metrics": kept}))
-trainer.accelerator.end_training()
+trainer.end_training()

@@ -27,4 +27,4 @@ result = {
 }
 if trainer.accelerator.is_main_process:
     (out / "result.json").write_text(json.dumps(result))
-trainer.accelerator.end_training()
+trainer.end_training()

@@ -104,7 +104,7 @@ def main() -> None:
     trainer = make_trainer(out / "last")
     if trainer.accelerator.is_main_process:
         (out / "result.json").write_text(json.dumps(results))
-    trainer.accelerator.end_training()
+    trainer.end_training()
 
 
 if __name__ == "__main__":

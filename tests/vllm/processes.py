@@ -51,4 +51,4 @@ if trainer.accelerator.is_main_process:
     log = [record for record in trainer.state.log_history if "loss" in record]
     result = {"processes": trainer.accelerator.num_processes, "gap": trainer.rollout_gap, "log": log, "drawn": every}
     (out / "result.json").write_text(json.dumps(result))
-trainer.accelerator.end_training()
+trainer.end_training()

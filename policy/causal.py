@@ -45,11 +45,13 @@ class CausalPolicy:
     """P_F(code | prompt, node): the backbone's next-token logits, softmax over the children of the trie node only.
 
     model: any causal LM of transformers, also wrapped by DDP, DeepSpeed or PEFT. trie and tokens [nodes]
-    (`catalog.node_tokens`) lie on the model's device.
+    (`catalog.node_tokens`) lie on the model's device. full_vocabulary: let `log_probs` normalise over every token
+    instead, as trainers do that know no trie.
     """
 
-    def __init__(self, model: nn.Module, trie: Trie, tokens: Tensor) -> None:
+    def __init__(self, model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> None:
         self.model, self.trie, self.tokens = model, trie, tokens
+        self.full_vocabulary = full_vocabulary
 
     def log_probs(
         self, prompts: PromptBatch, items: Tensor, *, history: bool = False, children: bool = False
@@ -107,16 +109,18 @@ class CausalPolicy:
         for level, width in enumerate(self.trie.max_children):
             node, child = path[..., level], path[..., level + 1]
             slot = child - self.trie.first_child[node]
-            log_p = self.child_log_probs(logits[level], node, width)
+            log_p = self.child_log_probs(logits[level], node, width, self.full_vocabulary)
             steps.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
             children.append(log_p)
         return torch.stack(steps, -1), children
 
-    def child_log_probs(self, logits: Tensor, nodes: Tensor, width: int) -> Tensor:
+    def child_log_probs(self, logits: Tensor, nodes: Tensor, width: int, full_vocabulary: bool = False) -> Tensor:
         """P_F over the children of each node: [..., V], [...] -> [..., width] float32, -inf behind the last child."""
         child = self.trie.children(nodes, width)
-        scores = logits.gather(-1, self.tokens[child.clamp(min=0)]).float()
-        return scores.masked_fill(child < 0, -torch.inf).log_softmax(-1)
+        scores = logits.gather(-1, self.tokens[child.clamp(min=0)]).float().masked_fill(child < 0, -torch.inf)
+        if full_vocabulary:
+            return scores - logits.float().logsumexp(-1, keepdim=True)
+        return scores.log_softmax(-1)
 
     def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L].

@@ -1,16 +1,16 @@
-"""What a run can be told: one dataclass per method, each holding only what that method adds."""
+"""What a run can be told whatever its method; each method's file holds the dataclass with what that method adds."""
 
 import json
 import os
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 
 from catalog import SOURCES
 from trainer.launch import after_processes_joined, before_processes_join, share_out
-from trainer.objectives import OBJECTIVES
+from trainer.objectives import Objective
 
 
 @dataclass
@@ -53,6 +53,13 @@ class TrajectoryConfig(TrainingArguments):
             "help": "End each prompt at a random item of its row, anew in every epoch, so that every position of a "
             "history comes to be the place where trajectories start. Behaviour and rating follow their items; other "
             "columns but user belong to the old target and are dropped."
+        },
+    )
+    normalisation: Literal["trie", "vocabulary"] = field(
+        default="trie",
+        metadata={
+            "help": "What the losses' log-probabilities sum to 1 over: 'trie', the codes that lead to an item, or "
+            "'vocabulary', every token, as TRL's trainers have it. Draws and beams keep to the trie."
         },
     )
     beam_width: int = field(default=50, metadata={"help": "Width of the trie-constrained beam that evaluates."})
@@ -106,17 +113,24 @@ class TrajectoryConfig(TrainingArguments):
 
 
 @dataclass
-class SFTConfig(TrajectoryConfig):
-    """Arguments of `SFTTrainer`: maximum likelihood, nothing to add."""
-
-
-@dataclass
 class RolloutConfig(TrajectoryConfig):
-    """Arguments of the methods that draw trajectories: which samplers, and what draws from the policy.
+    """Arguments of the methods that draw trajectories: which samplers and rewards, and what draws from the policy.
 
-    The names with vllm in them are TRL's where TRL has the setting.
+    A method's own config adds its settings and says with `loss` what they mean. The names with vllm in them are TRL's
+    where TRL has the setting.
     """
 
+    default_samplers: ClassVar[dict[str, Any]] = {"target": 1, "policy": 3}
+    default_rewards: ClassVar[dict[str, Any]] = {}
+    needs_target: ClassVar[bool] = True
+    """Whether the objective reads the target's own trajectory, whatever sft_weight is."""
+    signed_rewards: ClassVar[bool] = True
+    """Whether rewards may be below 0."""
+
+    sft_weight: float = field(
+        default=1.0,
+        metadata={"help": "Weight of L_SFT beside the method's own objective; 0 leaves the objective alone."},
+    )
     samplers: dict[str, Any] | str | None = field(
         default=None,
         metadata={
@@ -127,6 +141,19 @@ class RolloutConfig(TrajectoryConfig):
     )
     trajectories: int | None = field(
         default=None, metadata={"help": "K: where given, the counts of the samplers must sum to it."}
+    )
+    source_weights: dict[str, float] | str | None = field(
+        default=None,
+        metadata={"help": "How much a sampler's trajectories count in the objective, 1 if not named: {policy: 0.5}."},
+    )
+    rewards: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Rewards and their weights in the sum, for instance {hit: 1.0, similarity: 0.5}; with settings of "
+            "its own {behaviour: {weight: 1.0, values: {like: 10, click: 1}}}. Known are hit, behaviour, "
+            "collaborative, likelihood, similarity, prefix and rank; one of yours is named by its import path, "
+            "my_module:my_reward. dpo and sdpo log them and read none."
+        },
     )
     recommender: str | None = field(
         default=None,
@@ -167,7 +194,16 @@ class RolloutConfig(TrajectoryConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.samplers = _table("samplers", self.samplers, {"target": 1, "policy": 3})
+        self.samplers = _table("samplers", self.samplers, self.default_samplers)
+        self.rewards = _table("rewards", self.rewards, self.default_rewards)
+        self.source_weights = _table("source_weights", self.source_weights, {})
+        self.at_least("sft_weight", 0, strictly=False)
+        for name, weight in self.source_weights.items():
+            if name not in SOURCES or not isinstance(weight, int | float) or not weight >= 0:
+                raise ValueError(f"source_weights: {name}: {weight}. Give some of {list(SOURCES)} a number >= 0.")
+        self._check_engine()
+
+    def _check_engine(self) -> None:
         self.vllm_engine = _table("vllm_engine", self.vllm_engine, {})
         if self.rollout_staleness < 0:
             raise ValueError(f"rollout_staleness={self.rollout_staleness}: it must be 0 or more.")
@@ -186,102 +222,25 @@ class RolloutConfig(TrajectoryConfig):
         if not self.vllm_server_timeout > 0:
             raise ValueError(f"vllm_server_timeout={self.vllm_server_timeout}: give a number of seconds above 0.")
 
-
-@dataclass
-class GFlowNetConfig(RolloutConfig):
-    """Arguments of `GFlowNetTrainer`: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
-
-    The paper sums over k, so that its lambda of 1 with N = 3 is a flow_weight of 3.
-    """
-
-    objective: str = field(
-        default="tb",
-        metadata={
-            "help": "Flow objective. With learned flows: 'tb', 'db', 'subtb'; without: 'vargrad'; with the exact flows "
-            "of a reward that scores the whole catalogue: 'exact_tb', 'exact_db', 'flow_kl'."
-        },
-    )
-    flow_weight: float = field(
-        default=1.0,
-        metadata={"help": "Lambda: weight of the flow loss, a mean over K trajectories, against L_SFT."},
-    )
-    subtb_lambda: float = field(
-        default=0.9, metadata={"help": "Of 'subtb': near 0 only single steps count, far above 1 only whole paths."}
-    )
-    residual_clip: float | None = field(
-        default=None,
-        metadata={"help": "Beyond this a flow residual counts linearly (Huber), so that its gradient is bounded."},
-    )
-    reference_weight: float = field(
-        default=0.0,
-        metadata={
-            "help": "Relative trajectory balance: the target becomes R * P_ref ** reference_weight, P_ref the policy "
-            "that training starts from."
-        },
-    )
-    source_weights: dict[str, float] | str | None = field(
-        default=None,
-        metadata={"help": "How much a sampler's trajectories count in the flow loss, 1 if not named: {policy: 0.5}."},
-    )
-    rewards: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Rewards and their weights in the sum, for instance {hit: 1.0, similarity: 0.5}; with settings of "
-            "its own {behaviour: {weight: 1.0, values: {like: 10, click: 1}}}. Known are hit, behaviour, "
-            "collaborative, likelihood, similarity and prefix; one of yours is named by its import path, "
-            "my_module:my_reward."
-        },
-    )
-    reward_floor: float = field(default=1e-3, metadata={"help": "Smallest reward before the log; must be > 0."})
-    reward_floor_end: float | None = field(
-        default=None, metadata={"help": "The floor at the end of training, reached geometrically."}
-    )
-    reward_temperature: float = field(
-        default=1.0, metadata={"help": "Divides log R: below 1 sharpens the target distribution; must be > 0."}
-    )
-    reward_temperature_end: float | None = field(
-        default=None, metadata={"help": "The temperature at the end of training, reached geometrically."}
-    )
-    flow_lr_multiplier: float = field(
-        default=20.0,
-        metadata={"help": "Learning rate of the flow heads over the policy's; far above 1, since they must follow it."},
-    )
-    match_rows: int = field(
-        default=64,
-        metadata={
-            "help": "How many of eval_dataset's rows each evaluation compares exactly with R / Z, all items at once; 0 "
-            "for none. Needs a reward that scores the catalogue, of at most 50,000 items."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.rewards = _table("rewards", self.rewards, {"hit": 1.0, "similarity": 1.0})
-        self.source_weights = _table("source_weights", self.source_weights, {})
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}.")
-        for name in ("reward_floor", "reward_temperature", "flow_lr_multiplier", "subtb_lambda"):
-            self._at_least(name, 0, strictly=True)
-        for name in ("reward_floor_end", "reward_temperature_end", "residual_clip"):
-            if getattr(self, name) is not None:
-                self._at_least(name, 0, strictly=True)
-        for name in ("flow_weight", "reference_weight", "match_rows"):
-            self._at_least(name, 0, strictly=False)
-        if self.residual_clip is not None and "clip" not in OBJECTIVES[self.objective].options:
-            raise ValueError(f"residual_clip={self.residual_clip}: {self.objective} has no residual. Leave it out.")
-        for name, weight in self.source_weights.items():
-            if name not in SOURCES or not isinstance(weight, int | float) or not weight >= 0:
-                raise ValueError(f"source_weights: {name}: {weight}. Give some of {list(SOURCES)} a number >= 0.")
-
-    def _at_least(self, name: str, bound: float, strictly: bool) -> None:
+    def at_least(self, name: str, bound: float, strictly: bool) -> None:
+        """Raise ValueError where the setting is not a finite number of at least, or with `strictly` above, `bound`."""
         value = getattr(self, name)
         if not (value > bound if strictly else value >= bound) or value == float("inf"):
             raise ValueError(f"{name}={value}: it must be a finite number {'>' if strictly else '>='} {bound}.")
 
-    def at(self, name: str, progress: float) -> float:
-        """reward_floor or reward_temperature when `progress` in [0, 1] of the training is done."""
-        start, end = getattr(self, name), getattr(self, f"{name}_end")
-        return start if end is None else start * (end / start) ** progress
+    def loss(self) -> Objective:
+        """What a step minimises, with its settings bound: FlowInputs -> LossOutput."""
+        raise NotImplementedError
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether the objective reads log_pf_reference."""
+        return False
+
+    @property
+    def fewest_trajectories(self) -> int:
+        """How many trajectories a prompt needs at least."""
+        return 1
 
 
 def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any]) -> dict[str, Any]:
@@ -293,7 +252,7 @@ def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any
                 f"{name}={value!r} is not JSON. Write for instance --{name} '{json.dumps(default)}'."
             ) from error
     if value is None:
-        return default
+        return dict(default)
     if not isinstance(value, dict):
         raise ValueError(f"{name}={value!r} is not a table such as {default}.")
     return value

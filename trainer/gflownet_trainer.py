@@ -1,6 +1,7 @@
 """GFlowNet fine-tuning (GFlowGR, arXiv 2506.16114)."""
 
-import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -8,142 +9,210 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from catalog import SOURCES, Catalog, Trajectories
+from catalog import Trajectories
 from evaluation.match import MATCH_ITEMS, match_metrics
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy, PathLogProbs, inference
-from rewards import Reward, RewardParts, WeightedSum, build_rewards
-from samplers import ReplaySampler
+from policy import PathLogProbs, inference
+from rewards import WeightedSum
 from trainer.checks import check_catalog_reward
-from trainer.config import GFlowNetConfig
+from trainer.config import RolloutConfig
 from trainer.flow_heads import NAME, FlowHead
-from trainer.objectives import OBJECTIVES, FlowInputs
-from trainer.rollout_trainer import RolloutTrainer
+from trainer.metrics import trajectory_metrics
+from trainer.objective_trainer import ObjectiveTrainer
+from trainer.objectives import OBJECTIVES, FlowInputs, Objective
 from trainer.step import Scores, Step
 from trainer.target import Target
 
 
-class GFlowNetTrainer(RolloutTrainer):
+@dataclass
+class GFlowNetConfig(RolloutConfig):
+    """Arguments of `GFlowNetTrainer`: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
+
+    The paper sums over k, so that its lambda of 1 with N = 3 is a flow_weight of 3.
+    """
+
+    default_rewards = {"hit": 1.0, "similarity": 1.0}
+    signed_rewards = False  # a distribution is proportional to them
+
+    objective: str = field(
+        default="tb",
+        metadata={
+            "help": "Flow objective. With learned flows: 'tb', 'db', 'subtb'; without: 'vargrad'; with the exact flows "
+            "of a reward that scores the whole catalogue: 'exact_tb', 'exact_db', 'flow_kl'."
+        },
+    )
+    flow_weight: float = field(
+        default=1.0,
+        metadata={"help": "Lambda: weight of the flow loss, a mean over K trajectories, against L_SFT."},
+    )
+    subtb_lambda: float = field(
+        default=0.9, metadata={"help": "Of 'subtb': near 0 only single steps count, far above 1 only whole paths."}
+    )
+    residual_clip: float | None = field(
+        default=None,
+        metadata={"help": "Beyond this a flow residual counts linearly (Huber), so that its gradient is bounded."},
+    )
+    reference_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Relative trajectory balance: the target becomes R * P_ref ** reference_weight, P_ref the policy "
+            "that training starts from."
+        },
+    )
+    reward_floor: float = field(default=1e-3, metadata={"help": "Smallest reward before the log; must be > 0."})
+    reward_floor_end: float | None = field(
+        default=None, metadata={"help": "The floor at the end of training, reached geometrically."}
+    )
+    reward_temperature: float = field(
+        default=1.0, metadata={"help": "Divides log R: below 1 sharpens the target distribution; must be > 0."}
+    )
+    reward_temperature_end: float | None = field(
+        default=None, metadata={"help": "The temperature at the end of training, reached geometrically."}
+    )
+    flow_lr_multiplier: float = field(
+        default=20.0,
+        metadata={"help": "Learning rate of the flow heads over the policy's; far above 1, since they must follow it."},
+    )
+    match_rows: int = field(
+        default=64,
+        metadata={
+            "help": "How many of eval_dataset's rows each evaluation compares exactly with R / Z, all items at once; 0 "
+            "for none. Needs a reward that scores the catalogue, of at most 50,000 items."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}.")
+        for name in ("reward_floor", "reward_temperature", "flow_lr_multiplier", "subtb_lambda"):
+            self.at_least(name, 0, strictly=True)
+        for name in ("reward_floor_end", "reward_temperature_end", "residual_clip"):
+            if getattr(self, name) is not None:
+                self.at_least(name, 0, strictly=True)
+        for name in ("flow_weight", "reference_weight", "match_rows"):
+            self.at_least(name, 0, strictly=False)
+        if self.residual_clip is not None and "clip" not in OBJECTIVES[self.objective].options:
+            raise ValueError(f"residual_clip={self.residual_clip}: {self.objective} has no residual. Leave it out.")
+
+    def loss(self) -> Objective:
+        known = {"clip": self.residual_clip, "lambda_": self.subtb_lambda}
+        objective = OBJECTIVES[self.objective]
+        return partial(objective.loss, **{name: known[name] for name in objective.options})
+
+    @property
+    def reads_reference(self) -> bool:
+        return self.reference_weight > 0
+
+    @property
+    def fewest_trajectories(self) -> int:
+        return OBJECTIVES[self.objective].trajectories
+
+    def at(self, name: str, progress: float) -> float:
+        """reward_floor or reward_temperature when `progress` in [0, 1] of the training is done."""
+        start, end = getattr(self, name), getattr(self, f"{name}_end")
+        return start if end is None else start * (end / start) ** progress
+
+
+class GFlowNetTrainer(ObjectiveTrainer):
     """Teaches the policy to sample items in proportion to their reward: L = L_SFT + flow_weight * mean_k L_GFN(tau_k).
 
-    rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of the
-    stock ones; `args.samplers` says how many trajectories each gives. The target comes first among the trajectories,
-    and `args.samplers` must ask for it. recommender: a collaborative model that replaces the one in `args.recommender`.
+    The arguments are those of `ObjectiveTrainer`.
     """
 
     args: GFlowNetConfig
 
-    def __init__(
-        self,
-        model: Any,
-        args: GFlowNetConfig,
-        *,
-        catalog: Catalog,
-        rewards: Reward | None = None,
-        **kwargs: Any,
-    ) -> None:
-        assert isinstance(args.rewards, dict) and isinstance(args.source_weights, dict)  # by GFlowNetConfig
+    def __init__(self, model: Any, args: GFlowNetConfig, **kwargs: Any) -> None:
         self._objective = OBJECTIVES[args.objective]
-        options = {"clip": args.residual_clip, "lambda_": args.subtb_lambda}
-        self._loss = partial(self._objective.loss, **{name: options[name] for name in self._objective.options})
         self.reads_children = self._objective.children
-        self._source_weight = torch.tensor([args.source_weights.get(name, 1.0) for name in SOURCES])
-        if args.reference_weight and any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
-            raise ValueError(
-                "reference_weight: ZeRO-3 has sharded the model, and shards cannot be copied. Use ZeRO-2, or set "
-                "zero3_init_flag: false in the launch recipe."
-            )
-        reference = copy.deepcopy(model).eval().requires_grad_(False) if args.reference_weight else None
-        super().__init__(model, args, catalog=catalog, **kwargs)
-        if self._mixture.count < self._objective.trajectories:
-            raise ValueError(
-                f"{args.objective} needs {self._objective.trajectories} trajectories per prompt; "
-                f"samplers={args.samplers} give fewer."
-            )
-        parts = RewardParts(catalog, self._teacher, self.policy)
-        reward = WeightedSum({"reward": rewards}, catalog=catalog) if rewards else build_rewards(args.rewards, parts)
+        self._target: Target | None = None
+        super().__init__(model, args, **kwargs)
+
+    @property
+    def target(self) -> Target:
+        """What the policy should be proportional to."""
+        if self._target is None:
+            self._target = self._make_target()
+        return self._target
+
+    def _make_target(self) -> Target:
+        assert self.reward is not None  # since GFlowNetConfig has default rewards
         exact = self._objective.flow == "exact"
-        if exact and not reward.scores_catalog:
+        if exact and not self.reward.scores_catalog:
             raise ValueError(
-                f"objective={args.objective} needs the reward of the whole catalogue, and of {sorted(reward.rewards)} "
-                "some score trajectories only. Give each a method catalog(batch) -> [B, items], or use tb or vargrad."
+                f"objective={self.args.objective} needs the reward of the whole catalogue, and of "
+                f"{sorted(self.reward.rewards)} some score trajectories only. Give each a method "
+                "catalog(batch) -> [B, items], or use tb or vargrad."
             )
-        whole = reward.scores_catalog and (exact or catalog.trie.items <= MATCH_ITEMS)
-        self.target = Target(
-            reward,
+        return Target(
+            self.reward,
             self.trie,
-            lambda name: args.at(name, self.progress),
-            whole=whole,
+            lambda name: self.args.at(name, self.progress),
+            whole=self.reward.scores_catalog and (exact or self.trie.items <= MATCH_ITEMS),
             exact=exact,
-            reference=reference and CausalPolicy(reference.to(args.device), self.trie, self.tokens),
-            reference_weight=args.reference_weight,
+            reference=self.reference,
+            reference_weight=self.args.reference_weight,
         )
-        if self.train_dataset is not None:
-            self._check_reward()
 
     def attach(self, model: Any) -> None:
         if self._objective.flow in ("prompt", "nodes"):
             head = FlowHead(model.config.hidden_size, detached=self._objective.flow == "prompt")
             setattr(model, NAME, nn.ModuleDict({"log_flow": head}))
 
-    def _check_reward(self) -> None:
-        """Score a target and another item of some rows, so that a reward that cannot work fails before training."""
-        rows = self.train_dataset.select(range(min(8, len(self.train_dataset)))).to_list()
-        batch = self.prompts(self.rows(rows, seed=0)).to(self.args.device)
-        items = torch.stack([batch.target, (batch.target + 1) % self.trie.items], 1)
-        trajectories = Trajectories.of_items(items, self.trie.codes(items), "random")
-        reward = self.target.reward(batch, trajectories)
+    def check_reward(self, reward: WeightedSum, batch: PromptBatch, trajectories: Trajectories) -> None:
+        values = reward(batch, trajectories)
         if self.target.whole:
-            check_catalog_reward(reward, self.target.reward.catalog(batch), trajectories, self.catalog)
+            check_catalog_reward(values, reward.catalog(batch), trajectories, self.catalog)
 
     # rows, trajectories and what they are worth
 
     def score(self, batch: PromptBatch, trajectories: Trajectories) -> Scores:
         scores, mass = self.target.score(batch, trajectories)
-        self._note(mass | self.target.trajectory_metrics(scores.reward, trajectories))
+        share = {"reward/floor_share": self.target.floor_share(scores.reward, trajectories)}
+        self._note(mass | trajectory_metrics(scores.reward, trajectories, self.trie) | share)
         return scores
+
+    def log_pf_reference(self, step: Step) -> None:
+        return None  # the reference is a part of the target
 
     # the loss
 
-    def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
-        inputs = self._flow_inputs(step, output)
-        flow = self._loss(inputs)
-        log_pf, real = inputs.log_pf.detach().sum(-1), inputs.source >= 0  # [B, K]
-        gap = log_pf - inputs.log_reward
-        pair = torch.stack([inputs.log_reward[real], log_pf[real]])
-        # every process must log the same names, so a step whose rewards are all equal counts as 0
-        correlation = pair.corrcoef()[0, 1].nan_to_num()
-        self._note({**flow.metrics, "flow/loss": flow.loss.mean(), "flow/reward_correlation": correlation})
-        for sampler in self._of(ReplaySampler).values():
-            sampler.update(step.prompts, step.trajectories, step.scores.reward, gap - inputs.mean(gap).unsqueeze(-1))
-        return self.args.flow_weight * (flow.loss * flow.weight).sum() / step.prompts_in_step
+    def method_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
+        return self.args.flow_weight * super().method_loss(model, step, output)
 
-    def _flow_inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
-        source, reward = step.trajectories.source, step.scores.log_reward
-        weight = self._source_weight.to(source.device)[source.clamp(min=0)]
+    def error(self, inputs: FlowInputs) -> Tensor:
+        gap = inputs.log_pf.detach().sum(-1) - inputs.log_reward  # [B, K]
+        return gap - inputs.mean(gap).unsqueeze(-1)
+
+    def method_metrics(self, inputs: FlowInputs) -> Mapping[str, Tensor]:
+        real = inputs.source >= 0
+        pair = torch.stack([inputs.log_reward[real], inputs.log_pf.detach().sum(-1)[real]])
+        # every process must log the same names, so a step whose rewards are all equal counts as 0
+        return {"flow/reward_correlation": pair.corrcoef()[0, 1].nan_to_num()}
+
+    def inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
+        inputs = super().inputs(step, output)
         if self._objective.flow is None:
-            return FlowInputs(output.log_pf, reward, source, weight=weight)
+            return inputs
         if self._objective.flow == "exact":
-            return self._exact_inputs(step, output, weight)
+            return self._exact_inputs(inputs, step, output)
         head = self.model.flow_heads["log_flow"]
         if self._objective.flow == "prompt":
             flow = head(output.states[:, 0, 0])[:, None, None].expand(*output.log_pf.shape)
         else:
             flow = head(output.states)
-        return FlowInputs(output.log_pf, reward, source, torch.cat([flow, reward.unsqueeze(-1)], -1), weight)
+        return replace(inputs, log_flow=torch.cat([flow, inputs.log_reward.unsqueeze(-1)], -1))
 
-    def _exact_inputs(self, step: Step, output: PathLogProbs, weight: Tensor) -> FlowInputs:
+    def _exact_inputs(self, inputs: FlowInputs, step: Step, output: PathLogProbs) -> FlowInputs:
         """With the exact flows of the nodes on the paths and, where they are read, of all children of these."""
         assert step.scores.log_flow is not None
         path = self.trie.path(step.trajectories.items)  # [B, K, L + 1]
-        flow = _at(step.scores.log_flow, path)
-        children = None
-        if self.reads_children:
-            child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
-            children = _at(step.scores.log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
-        return FlowInputs(
-            output.log_pf, step.scores.log_reward, step.trajectories.source, flow, weight, output.child_log_pf, children
-        )
+        inputs = replace(inputs, log_flow=_at(step.scores.log_flow, path))
+        if not self.reads_children:
+            return inputs
+        child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
+        children = _at(step.scores.log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
+        return replace(inputs, child_log_pf=output.child_log_pf, child_log_flow=children)
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
         steps, total = super().get_batch_samples(*args)

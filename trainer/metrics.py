@@ -2,13 +2,26 @@
 
 from collections.abc import Iterable
 
+import torch
+from torch import Tensor
+
+from catalog import Trajectories, Trie
+
 METRICS = {
     "sft/loss": "mean negative log-probability of a target item, in nats per item",
     "flow/divergence": "divergence from the exact child flows to P_F along a path, in nats (flow_kl); 0 at balance",
-    "flow/loss": "mean loss of the flow objective, before it is weighted by flow_weight",
+    "objective/loss": "mean loss of the method's own objective a prompt, before it is weighted by flow_weight",
     "flow/residual_rms": "root mean square of what is squared, such as log Z + log P_F - log R (tb); 0 at balance",
     "flow/log_z": "mean log Z(u), learned, exact, or the best for the trajectories at hand (vargrad)",
     "flow/reward_correlation": "correlation of log R and log P_F over a step; 1 at balance, 0 if all rewards are equal",
+    "rewards/chosen": "mean implicit reward of the target, beta (log P_F - log P_ref); nats (dpo, sdpo)",
+    "rewards/rejected": "mean implicit reward of a negative, nats (dpo, sdpo)",
+    "rewards/margins": "mean of chosen - rejected over the pairs, nats (dpo, sdpo)",
+    "rewards/accuracies": "share of the pairs whose margin is above 0 (dpo, sdpo)",
+    "reward_std": "mean standard deviation of the reward within a prompt's trajectories (grpo)",
+    "frac_reward_zero_std": "share of prompts whose trajectories all have the same reward, and teach nothing (grpo)",
+    "clip_ratio/region_mean": "share of the steps whose ratio to the older policy is clipped (grpo)",
+    "kl": "mean of the estimate of KL(P_F || P_ref) a step, nats (grpo with beta > 0)",
     "reward/mean": "mean reward of a trajectory, before the floor",
     "reward/target_mass": "share of the catalogue's whole reward, after floor and temperature, on the target",
     "reward/floor_mass": "share on items below the floor, the target left out",
@@ -32,3 +45,18 @@ def check_names(names: Iterable[str]) -> None:
     """Raise ValueError for a metric of ours that nobody explained."""
     if unknown := sorted({name for name in names if "/" in name} - set(METRICS)):
         raise ValueError(f"Metrics without an explanation: {unknown}. Add them to METRICS in trainer/metrics.py.")
+
+
+def trajectory_metrics(reward: Tensor, trajectories: Trajectories, trie: Trie) -> dict[str, Tensor]:
+    """Of the trajectories that count: reward [B, K], and how many are valid, distinct and missing."""
+    real = trajectories.source >= 0  # [B, K]
+    leaves = trie.leaf(trajectories.codes)
+    apart = -1 - torch.arange(real.shape[1], device=real.device)  # a number of its own for each empty slot
+    repeats = (leaves.where(real, apart).sort(-1).values.diff() == 0).sum()
+    count = real.sum()
+    return {
+        "reward/mean": reward.where(real, 0.0).sum() / count,
+        "sampler/valid_share": ((leaves >= 0) & real).sum() / count,
+        "sampler/distinct_share": 1 - repeats / count,
+        "sampler/padding_share": 1 - real.float().mean(),
+    }

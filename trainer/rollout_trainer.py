@@ -47,11 +47,14 @@ class RolloutTrainer(TrajectoryTrainer):
         **kwargs: Any,
     ) -> None:
         assert isinstance(args.samplers, dict)  # by RolloutConfig
-        if args.samplers.get("target") != 1:
-            raise ValueError(
-                f"samplers={args.samplers}: target: 1 is missing, the trajectory that the SFT term learns."
-            )
-        args.samplers = {"target": 1} | args.samplers  # in front, whatever the order of the recipe
+        if args.needs_target or args.sft_weight or "target" in args.samplers:
+            if args.samplers.get("target") != 1:
+                raise ValueError(
+                    f"samplers={args.samplers}: target: 1 is missing, the trajectory that the SFT term or the "
+                    "objective learns."
+                )
+            args.samplers = {"target": 1} | args.samplers  # in front, whatever the order of the recipe
+        self.sft_weight = args.sft_weight
         if args.use_vllm and not args.samplers.get("policy"):
             raise ValueError(f"use_vllm: none of samplers={args.samplers} is policy, which vLLM draws. Leave it out.")
         if recommender is None and args.recommender:

@@ -1,6 +1,14 @@
 """Supervised fine-tuning."""
 
+from dataclasses import dataclass
+
+from trainer.config import TrajectoryConfig
 from trainer.trajectory_trainer import TrajectoryTrainer
+
+
+@dataclass
+class SFTConfig(TrajectoryConfig):
+    """Arguments of `SFTTrainer`: maximum likelihood, nothing to add."""
 
 
 class SFTTrainer(TrajectoryTrainer):

@@ -38,6 +38,7 @@ class Plan:
 class Step:
     """One micro-batch: prompts, their trajectories and what these are worth.
 
+    reference [B, K, L] is log P_F of the trajectories under the reference policy, None where no objective reads it.
     targets, prompts_in_step: how many target items and prompts the whole optimiser step holds, over its micro-batches
     and processes; what a mean over the step divides by.
     """
@@ -47,6 +48,7 @@ class Step:
     scores: Scores
     targets: float
     prompts_in_step: float
+    reference: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)

@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from catalog import Trajectories, Trie, exact_log_flow
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy, inference
 from rewards import WeightedSum, log_reward
+from trainer.reference import Reference
 from trainer.step import Scores
 
 
@@ -27,7 +26,7 @@ class Target:
         *,
         whole: bool,
         exact: bool,
-        reference: CausalPolicy | None = None,
+        reference: Reference | None = None,
         reference_weight: float = 0.0,
     ) -> None:
         self.reward, self.trie, self.at, self.whole, self.exact = reward, trie, at, whole, exact
@@ -47,8 +46,7 @@ class Target:
         reward = self.reward(batch, trajectories)
         log_target_of_items = self._log_reward(reward)
         if self.reference is not None:
-            with inference(self.reference.model):
-                log_ref = self.reference.log_probs(batch, items).log_pf.sum(-1)
+            log_ref = self.reference.log_probs(batch, items).sum(-1)
             log_target_of_items = log_target_of_items + self.reference_weight * log_ref
         return Scores(reward, log_target_of_items), {}
 
@@ -74,17 +72,7 @@ class Target:
         shares = {"target": target.sum(-1).mean(), "floor": floor.sum(-1).mean()}
         return {f"reward/{n}_mass": v for n, v in (shares | {"rest": 1 - shares["target"] - shares["floor"]}).items()}
 
-    def trajectory_metrics(self, reward: Tensor, trajectories: Trajectories) -> dict[str, Tensor]:
-        """Of the trajectories that count: reward [B, K], and how many are valid, distinct and missing."""
-        real = trajectories.source >= 0  # [B, K]
-        leaves = self.trie.leaf(trajectories.codes)
-        apart = -1 - torch.arange(real.shape[1], device=real.device)  # a number of its own for each empty slot
-        repeats = (leaves.where(real, apart).sort(-1).values.diff() == 0).sum()
-        count = real.sum()
-        return {
-            "reward/mean": reward.where(real, 0.0).sum() / count,
-            "reward/floor_share": ((reward < self.at("reward_floor")) & real).sum() / count,
-            "sampler/valid_share": ((leaves >= 0) & real).sum() / count,
-            "sampler/distinct_share": 1 - repeats / count,
-            "sampler/padding_share": 1 - real.float().mean(),
-        }
+    def floor_share(self, reward: Tensor, trajectories: Trajectories) -> Tensor:
+        """The share of the trajectories that count whose reward [B, K] is below the floor."""
+        real = trajectories.source >= 0
+        return ((reward < self.at("reward_floor")) & real).sum() / real.sum()

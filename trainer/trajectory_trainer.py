@@ -54,6 +54,7 @@ class TrajectoryTrainer(ResumableTrainer):
     model: PreTrainedModel
     control: TrainerControl
     ahead = 0  # how many optimiser steps are read before the one that is trained
+    sft_weight = 1.0
     reads_children = False  # whether the method's loss reads the log-probabilities of all children on the paths
 
     def __init__(
@@ -132,7 +133,11 @@ class TrajectoryTrainer(ResumableTrainer):
     def prepare(self, plans: list[Plan]) -> None:
         """What must happen before trajectories are drawn; plans: the steps that were read for the first time."""
 
-    def flow_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
+    def loss_policy(self, model: nn.Module) -> CausalPolicy:
+        """The policy of a model as the losses see it, see `normalisation`."""
+        return CausalPolicy(model, self.trie, self.tokens, full_vocabulary=self.args.normalisation == "vocabulary")
+
+    def method_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
         """What the method adds to the SFT loss: summed over the micro-batch, divided by the step's totals."""
         return output.log_pf.new_zeros(())
 
@@ -195,16 +200,16 @@ class TrajectoryTrainer(ResumableTrainer):
     def compute_loss(
         self, model: nn.Module, inputs: Step, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
-        """L_SFT + the method's flow loss, as this process's share of the mean over the optimiser step."""
-        policy = CausalPolicy(model, self.trie, self.tokens)
-        every = self.args.sft_positions == "all"
-        output = policy.log_probs(
-            inputs.prompts, inputs.trajectories.items, history=every, children=self.reads_children
+        """sft_weight * L_SFT + the method's loss, as this process's share of the mean over the optimiser step."""
+        history = self.args.sft_positions == "all" and self.sft_weight > 0
+        output = self.loss_policy(model).log_probs(
+            inputs.prompts, inputs.trajectories.items, history=history, children=self.reads_children
         )
-        likelihood = sft(self._targets(inputs, output))
-        loss = (likelihood.loss * likelihood.weight).sum() / inputs.targets
-        self._note(likelihood.metrics)
-        loss = loss + self.flow_loss(model, inputs, output)
+        loss = self.method_loss(model, inputs, output)
+        if self.sft_weight:
+            likelihood = sft(self._targets(inputs, output))
+            self._note(likelihood.metrics)
+            loss = loss + self.sft_weight * (likelihood.loss * likelihood.weight).sum() / inputs.targets
         with self.together():
             if not loss.isfinite():
                 raise FloatingPointError(self._dump(inputs, output, loss))

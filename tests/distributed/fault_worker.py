@@ -50,8 +50,8 @@ def reward(batch, trajectories) -> Tensor:
     return values
 
 
-def flow_loss(*args: Any) -> Tensor:
-    loss = GFlowNetTrainer.flow_loss(trainer, *args)
+def method_loss(*args: Any) -> Tensor:
+    loss = GFlowNetTrainer.method_loss(trainer, *args)
     return loss * torch.nan if fault == "nan" and Steps.done == 5 and int(os.environ["RANK"]) == 1 else loss
 
 
@@ -67,7 +67,7 @@ trainer = make_trainer(
     ddp_timeout=10,
     match_rows=0,
 )
-trainer.flow_loss = flow_loss
+trainer.method_loss = method_loss
 try:
     trainer.train(resume_from_checkpoint=True)
 except (Interrupted, OSError, FloatingPointError) as error:

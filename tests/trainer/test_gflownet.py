@@ -75,7 +75,7 @@ def test_every_objective_trains_and_its_loss_falls(objective, kind, make_trainer
         flow_weight=10.0,
     )
     trainer.train()
-    loss = [record["flow/loss"] for record in trainer.state.log_history if "flow/loss" in record]
+    loss = [record["objective/loss"] for record in trainer.state.log_history if "objective/loss" in record]
     assert np.mean(loss[-5:]) < 0.8 * np.mean(loss[:5])
 
 
@@ -83,7 +83,7 @@ def test_every_objective_trains_and_its_loss_falls(objective, kind, make_trainer
 def test_exact_objectives_get_the_flows_of_the_whole_catalogue(objective, make_trainer):
     trainer = make_trainer(rewards=ItemValue(), objective=objective)
     step, output = micro_batch(trainer)
-    inputs = trainer._flow_inputs(step, output)
+    inputs = trainer.inputs(step, output)
     log_reward = ItemValue().catalog(range(4)).log()
     torch.testing.assert_close(inputs.log_flow[..., 0], log_reward.logsumexp(-1, keepdim=True).expand(-1, 4))
     torch.testing.assert_close(inputs.log_reward, log_reward.gather(1, step.trajectories.items))
@@ -97,7 +97,7 @@ def test_exact_tb_is_tb_with_the_true_log_z(make_trainer):
     step, output = micro_batch(trainer)
     log_z = torch.tensor([1.0 + i % 9 for i in range(48)]).sum().log()
     residual = log_z + output.log_pf.sum(-1) - step.scores.reward.log()
-    torch.testing.assert_close(tb(trainer._flow_inputs(step, output)).loss, residual.pow(2).mean(-1))
+    torch.testing.assert_close(tb(trainer.inputs(step, output)).loss, residual.pow(2).mean(-1))
 
 
 @pytest.mark.parametrize("objective", ["tb", "exact_db"])
@@ -116,7 +116,7 @@ def test_with_a_reference_an_indifferent_reward_asks_for_the_reference_itself(ob
     expected = np.log(2.0) + output.log_pf.sum(-1)
     torch.testing.assert_close(step.scores.log_reward, expected)
     if objective == "exact_db":
-        assert trainer._loss(trainer._flow_inputs(step, output)).loss.max() < 1e-8
+        assert trainer._loss(trainer.inputs(step, output)).loss.max() < 1e-8
     trainer.train()  # which moves the policy, and not the reference
     assert trainer.held_out_metrics(trainer.eval_dataset)["tv"] > 1e-3
 
@@ -156,10 +156,10 @@ def test_a_source_of_weight_0_teaches_nothing(make_trainer):
             rewards=ItemValue(), objective="exact_tb", samplers={"target": 1, "random": 3}, source_weights=weights
         )
         step, output = micro_batch(trainer)
-        losses[bool(weights)] = trainer._loss(trainer._flow_inputs(step, output)).loss
+        losses[bool(weights)] = trainer._loss(trainer.inputs(step, output)).loss
     alone = make_trainer(rewards=ItemValue(), objective="exact_tb", samplers={"target": 1})
     step, output = micro_batch(alone)
-    torch.testing.assert_close(losses[True], alone._loss(alone._flow_inputs(step, output)).loss)
+    torch.testing.assert_close(losses[True], alone._loss(alone.inputs(step, output)).loss)
     assert not torch.allclose(losses[True], losses[False])
 
 

@@ -1,8 +1,9 @@
 """What a step minimises: one pure function a file, FlowInputs -> LossOutput, no model and no I/O.
 
-`sft` raises the likelihood of what users took; the flow objectives match the policy's flow to the reward. They differ
-in where log F(s) comes from: a learned head (`tb`, `db`, `subtb`), the trajectories at hand (`vargrad`), or the reward
-of the whole catalogue (`exact_tb`, `exact_db`, `flow_kl`). A new objective is one file here and one line below.
+`sft` raises the likelihood of what users took, `dpo` and `sdpo` prefer it to other items, `grpo` raises what has more
+reward than its group. The flow objectives match the policy's flow to the reward. They differ in where log F(s) comes
+from: a learned head (`tb`, `db`, `subtb`), the trajectories at hand (`vargrad`), or the reward of the whole catalogue
+(`exact_tb`, `exact_db`, `flow_kl`). A new flow objective is one file here and one line below.
 """
 
 from collections.abc import Callable
@@ -10,7 +11,10 @@ from typing import Literal, NamedTuple
 
 from trainer.objectives.base import FlowInputs, LossOutput
 from trainer.objectives.db import db
+from trainer.objectives.dpo import dpo
 from trainer.objectives.flow_kl import flow_kl
+from trainer.objectives.grpo import grpo
+from trainer.objectives.sdpo import sdpo
 from trainer.objectives.sft import sft
 from trainer.objectives.subtb import subtb
 from trainer.objectives.tb import tb
@@ -53,7 +57,10 @@ __all__ = [
     "LossOutput",
     "Objective",
     "db",
+    "dpo",
     "flow_kl",
+    "grpo",
+    "sdpo",
     "sft",
     "subtb",
     "tb",

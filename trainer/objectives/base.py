@@ -15,7 +15,9 @@ class FlowInputs:
     the objectives that ask for it: log_flow [B, K, L + 1], the learned or exact log F(s) of every node on the path, of
     which [..., 0] is log Z(u) and [..., L] the reward of the leaf; weight [B, K] >= 0, how much a trajectory counts
     among those of its prompt, all alike without it; child_log_pf and child_log_flow [B, K, L, C], of all children of
-    each node that a step leaves, -inf behind the last child.
+    each node that a step leaves, -inf behind the last child; reward [B, K] before floor and temperature; hit [B, K],
+    whether a trajectory ends at the target's leaf; log_pf_reference [B, K, L] under the policy that training starts
+    from; log_pf_behaviour [B, K, L] under an older policy that drew them, NaN where none did.
 
     Raises ValueError where the shapes disagree.
     """
@@ -27,12 +29,17 @@ class FlowInputs:
     weight: Tensor | None = None
     child_log_pf: Tensor | None = None
     child_log_flow: Tensor | None = None
+    reward: Tensor | None = None
+    hit: Tensor | None = None
+    log_pf_reference: Tensor | None = None
+    log_pf_behaviour: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, count, levels = self.log_pf.shape
         pair, children = (batch, count), (batch, count, levels)
-        wanted = {"log_reward": pair, "source": pair, "weight": pair, "log_flow": (batch, count, levels + 1)}
-        for name, shape in (wanted | {"child_log_pf": children, "child_log_flow": children}).items():
+        wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("log_reward", "source", "weight", "reward", "hit"), pair)
+        wanted |= dict.fromkeys(("child_log_pf", "child_log_flow", "log_pf_reference", "log_pf_behaviour"), children)
+        for name, shape in (wanted | {"log_flow": (batch, count, levels + 1)}).items():
             value = getattr(self, name)
             if value is not None and value.shape[:3] != shape:
                 raise ValueError(

@@ -1,0 +1,73 @@
+"""Group-relative policy optimisation: what has more reward than its group becomes likelier."""
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Literal
+
+from trainer.config import RolloutConfig
+from trainer.objective_trainer import ObjectiveTrainer
+from trainer.objectives import Objective, grpo
+
+
+@dataclass
+class GRPOConfig(RolloutConfig):
+    """Arguments of `GRPOTrainer`; beta, epsilon, epsilon_high and scale_rewards are TRL's."""
+
+    default_samplers = {"policy": 8}
+    default_rewards = {"hit": 1.0}
+    needs_target = False
+
+    sft_weight: float = field(
+        default=0.0,
+        metadata={"help": "Weight of L_SFT beside the objective; above 0 the samplers need the target, in the group."},
+    )
+    beta: float = field(
+        default=0.0, metadata={"help": "Weight of KL(P_F || P_ref); 0 needs no reference policy and saves its forward."}
+    )
+    epsilon: float = field(
+        default=0.2,
+        metadata={"help": "Clip of the ratio to the policy that drew, which is 1 without rollout_staleness."},
+    )
+    epsilon_high: float | None = field(default=None, metadata={"help": "Its upper side, epsilon if not given."})
+    scale_rewards: Literal["group", "none"] = field(
+        default="group", metadata={"help": "'group' divides advantages by the group's standard deviation."}
+    )
+    early_clip: float | None = field(
+        default=None,
+        metadata={
+            "help": "Delta of ECPO (OneRec, arXiv 2506.13695): bounds the ratio of negative advantages; 0.1 there."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("beta", "epsilon", "epsilon_high", "early_clip"):
+            if getattr(self, name) is not None:
+                self.at_least(name, 0, strictly=False)
+        if self.normalisation == "vocabulary" and self.rollout_staleness:
+            raise ValueError(
+                "normalisation: the ratio to older policies needs 'trie', in which they drew. Set one of the two."
+            )
+
+    def loss(self) -> Objective:
+        names = ("beta", "epsilon", "epsilon_high", "scale_rewards", "early_clip")
+        return partial(grpo, **{name: getattr(self, name) for name in names})
+
+    @property
+    def reads_reference(self) -> bool:
+        return self.beta > 0
+
+    @property
+    def fewest_trajectories(self) -> int:
+        return 2
+
+
+class GRPOTrainer(ObjectiveTrainer):
+    """Raises the trajectories of a prompt whose reward is above the others' (arXiv 2402.03300).
+
+    The group is every trajectory of the mixture: `target: 1` puts the target into it, and
+    `policy: {count: 16, beams: true}` makes it the policy's best, as MiniOneRec does, whose penalty for wrong ranks is
+    the reward `rank`.
+    """
+
+    args: GRPOConfig

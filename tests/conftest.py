@@ -21,8 +21,6 @@ from interactions.prompts import PromptBatch, PromptBuilder
 from policy import CausalPolicy
 from trainer import METHODS, GFlowNetTrainer, SFTTrainer, TrajectoryTrainer
 
-CONFIGS = dict(METHODS.values())
-
 SMALL: dict[str, dict] = {
     "gpt2": dict(n_embd=32, n_layer=2, n_head=2, n_positions=128),
     "qwen3": dict(
@@ -130,8 +128,7 @@ def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows:
         samplers_by_name: Any = None,
         recommender_model: Any = None,
         rows: Dataset | None = None,
-        config: type | None = None,  # that of the method, by default of `kind`
-        peft_config: Any = None,
+        parts: dict | None = None,  # further arguments of the trainer
         **settings: Any,
     ) -> Any:
         defaults: dict[str, Any] = dict(
@@ -152,13 +149,13 @@ def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows:
         extra = {"rewards": rewards, "samplers": samplers_by_name, "recommender": recommender_model}
         return kind(
             make_model(**({"kind": "qwen3"} | (model or {}))),
-            (config or CONFIGS[kind])(**(defaults | settings)),
+            dict(METHODS.values())[kind](**(defaults | settings)),
             train_dataset=train_rows if rows is None else rows,
             eval_dataset=train_rows,
             processing_class=tokenizer,
             catalog=catalog,
-            peft_config=peft_config,
             **({} if kind is SFTTrainer else extra),
+            **(parts or {}),
         )
 
     return make

@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from catalog import Catalog, word_tokenizer
 from samplers.weights import policy_weights
-from trainer import GFlowNetConfig, GFlowNetTrainer, TrajectoryTrainer
+from trainer import METHODS, TrajectoryTrainer
 from trainer.launch import in_full
 
 CATALOG = Catalog.from_codes([f"item{i}" for i in range(48)], np.random.default_rng(0).integers(0, [4, 5, 6], (48, 3)))
@@ -44,9 +44,15 @@ def make_model(kind: str = "qwen3", **overrides: Any) -> PreTrainedModel:
 
 
 def make_trainer(
-    out: Path, kind: str = "qwen3", *, model: dict | None = None, parts: dict | None = None, **settings: Any
+    out: Path,
+    kind: str = "qwen3",
+    *,
+    method: str = "gflownet",
+    model: dict | None = None,
+    parts: dict | None = None,
+    **settings: Any,
 ) -> TrajectoryTrainer:
-    """A GFlowNet trainer; settings are the config's, model the backbone's, parts further arguments of the trainer."""
+    """settings are those of the method's config, model the backbone's, parts further arguments of the trainer."""
     defaults: dict[str, Any] = dict(
         output_dir=str(out),
         global_batch_size=8,
@@ -59,8 +65,9 @@ def make_trainer(
         samplers={"target": 1},
         eval_strategy="no",
     )
-    config = GFlowNetConfig(**defaults | settings)
-    return GFlowNetTrainer(
+    trainer_class, config_class = METHODS[method]
+    config = config_class(**defaults | settings)
+    return trainer_class(
         make_model(kind, **model or {}),
         config,
         train_dataset=make_rows(),

@@ -11,11 +11,14 @@ from transformers import AutoModelForCausalLM
 from interactions import PromptBuilder
 from policy import CausalPolicy, inference
 from tests.distributed.launch import HERE, command, run
-from tests.distributed.problem import CATALOG, TOKENIZER, make_rows
+from tests.distributed.problem import CATALOG, TOKENIZER, make_model, make_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 WORKER = HERE / "zero_worker.py"
-LIKE_ALONE = ("adamw", "sgd", "accumulated", "checkpointed", "checkpointed, reentrant", "lora")
+LIKE_ALONE = (
+    *("adamw", "sgd", "accumulated", "checkpointed", "checkpointed, reentrant", "lora"),
+    *("dpo", "grpo", "relative"),  # which read a frozen copy
+)
 
 
 def launch(starter, folder, *cases):
@@ -90,6 +93,13 @@ def test_lora_trains_the_rows_of_the_codes_and_leaves_the_others_their_bits(alon
     for results in (alone, zero[1]):
         assert set(results["lora"]["moved"]) <= set(codes)
         assert results["lora"]["moved"] == alone["lora"]["moved"]
+
+
+def test_a_reference_of_a_sharded_model_is_its_copy_and_sharded(tmp_path):
+    result = launch(command("cpu-zero3", WORKER)[:-1], tmp_path, "sharded")["sharded"]
+    assert result["margins"][0] == pytest.approx(0, abs=1e-5) and max(result["margins"]) > 1e-4
+    whole = sum(parameter.numel() for parameter in make_model().parameters())
+    assert 0 < result["held"] < 0.6 * whole
 
 
 def test_bfloat16_under_zero_3_is_float32_to_its_precision(alone, tmp_path):

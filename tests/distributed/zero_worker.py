@@ -9,6 +9,7 @@ OUT_DIR/result.json and the policies it exports beside it.
 import json
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -25,6 +26,7 @@ out = Path(sys.argv[1])
 DRAWN = {"target": 1, "policy": 2, "replay": 1}
 TWENTY = dict(max_steps=20, save_strategy="steps", save_steps=10)
 SGD = dict(optim="sgd", learning_rate=0.05)
+PAIRS = SGD | {"samplers": {"target": 1, "interactions": 9}}  # all of a row, so that no draw depends on the process
 
 
 def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
@@ -84,6 +86,16 @@ def lora() -> dict[str, Any]:
     return {"losses": losses(trainer), "log_pf": log_pf(trainer), "moved": moved.nonzero().flatten().tolist()}
 
 
+def sharded() -> dict[str, Any]:
+    """DPO from a model that ZeRO-3 shards as it is made, so that its reference is copied shard by shard."""
+    with patch("tests.distributed.problem.in_full", nullcontext):
+        trainer = make_trainer(out / "sharded", method="dpo", **PAIRS)
+    trainer.train()
+    margins = [record["rewards/margins"] for record in trainer.state.log_history if "rewards/margins" in record]
+    reference = trainer.reference.policy.model.parameters()
+    return {"margins": margins, "held": sum(parameter.ds_tensor.numel() for parameter in reference)}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "adamw": lambda: train("adamw", export=True, **TWENTY),
     "sgd": lambda: train("sgd", **SGD),
@@ -93,14 +105,18 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
         "reentrant", gradient_checkpointing=True, gradient_checkpointing_kwargs={"use_reentrant": True}, **SGD
     ),
     "lora": lora,
+    "dpo": lambda: train("dpo", method="dpo", **PAIRS),
+    "grpo": lambda: train("grpo", method="grpo", beta=0.1, rewards={"similarity": 1.0}, **PAIRS),
+    "relative": lambda: train("relative", reference_weight=1.0, **SGD),
     "resume": resume,
     "bf16": half,
     "dealt anew": dealt_anew,
+    "sharded": sharded,
 }
 
 
 def main() -> None:
-    results = {name: CASES[name]() for name in sys.argv[2:] or [*CASES][:-2]}
+    results = {name: CASES[name]() for name in sys.argv[2:] or [*CASES][:-3]}
     trainer = make_trainer(out / "last")
     if trainer.accelerator.is_main_process:
         (out / "result.json").write_text(json.dumps(results))

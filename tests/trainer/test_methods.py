@@ -82,7 +82,7 @@ def test_the_reference_is_the_policy_at_the_start(make_trainer):
 
 def test_with_adapters_the_reference_is_the_model_without_them_and_no_copy(make_trainer):
     adapters = LoraConfig(r=4, target_modules="all-linear")
-    trainer = make_trainer(DPOTrainer, samplers=PAIRS, learning_rate=1e-2, peft_config=adapters, name="lora")
+    trainer = make_trainer(DPOTrainer, samplers=PAIRS, learning_rate=1e-2, parts={"peft_config": adapters}, name="lora")
     plain = make_trainer(DPOTrainer, samplers=PAIRS, name="plain")  # the same seed, the same weights
     step = first_step(trainer)
     expected = plain.policy.log_probs(step.prompts, step.trajectories.items).log_pf
@@ -148,10 +148,9 @@ class HingeConfig(RolloutConfig):
         return partial(hinge, margin=self.margin)
 
 
-def test_a_sixth_method_is_one_function_and_one_config(make_trainer):
-    trainer = make_trainer(
-        ObjectiveTrainer, config=HingeConfig, samplers=PAIRS, max_steps=40, learning_rate=5e-3, sft_weight=0.0
-    )
+def test_a_sixth_method_is_one_function_and_one_config(make_trainer, monkeypatch):
+    monkeypatch.setitem(METHODS, "hinge", (ObjectiveTrainer, HingeConfig))
+    trainer = make_trainer(ObjectiveTrainer, samplers=PAIRS, max_steps=40, learning_rate=5e-3, sft_weight=0.0)
     trainer.train()
     loss = logged(trainer, "objective/loss")
     assert sum(loss[-5:]) < 0.3 * sum(loss[:5])

@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from trainer.config import RolloutConfig
+from trainer.config import ReferenceConfig
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, dpo, sdpo
 
 
 @dataclass
-class PreferenceConfig(RolloutConfig):
+class PreferenceConfig(ReferenceConfig):
     """Arguments of both: the target is preferred to the trajectories of all other samplers, the negatives."""
 
     sft_weight: float = field(

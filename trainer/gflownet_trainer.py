@@ -150,7 +150,7 @@ class GFlowNetTrainer(ObjectiveTrainer):
             lambda name: self.args.at(name, self.progress),
             whole=self.reward.scores_catalog and (exact or self.trie.items <= MATCH_ITEMS),
             exact=exact,
-            reference=self.reference,
+            reference=self.reference,  # type: ignore[arg-type]  # not precomputed, which GFlowNetConfig lacks
             reference_weight=self.args.reference_weight,
         )
 

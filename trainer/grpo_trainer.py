@@ -4,13 +4,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
-from trainer.config import RolloutConfig
+from trainer.config import ReferenceConfig
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, grpo
 
 
 @dataclass
-class GRPOConfig(RolloutConfig):
+class GRPOConfig(ReferenceConfig):
     """Arguments of `GRPOTrainer`; beta, epsilon, epsilon_high and scale_rewards are TRL's."""
 
     default_samplers = {"policy": 8}

@@ -14,7 +14,7 @@ from rewards import Reward, RewardParts, WeightedSum, build_rewards
 from samplers import ReplaySampler
 from trainer.metrics import trajectory_metrics
 from trainer.objectives import FlowInputs
-from trainer.reference import Reference, frozen_copy
+from trainer.reference import PrecomputedReference, Reference, frozen_copy, numbered
 from trainer.rollout_trainer import RolloutTrainer
 from trainer.step import Scores, Step
 
@@ -40,8 +40,12 @@ class ObjectiveTrainer(RolloutTrainer):
     ) -> None:
         self._loss = args.loss()
         self._source_weight = torch.tensor([args.source_weights.get(name, 1.0) for name in SOURCES])
+        precomputed = getattr(args, "precompute_ref_log_probs", False)
         # under LoRA the policy that training starts from is the model without its adapters
-        frozen = frozen_copy(model) if args.reads_reference and peft_config is None else None
+        copied = args.reads_reference and peft_config is None and not precomputed
+        frozen = frozen_copy(model) if copied else None
+        if precomputed:
+            kwargs["train_dataset"] = numbered(kwargs["train_dataset"])
         super().__init__(
             model, args, catalog=catalog, peft_config=peft_config, processing_class=processing_class, **kwargs
         )
@@ -50,7 +54,9 @@ class ObjectiveTrainer(RolloutTrainer):
                 f"{type(self).__name__} with these settings needs {args.fewest_trajectories} trajectories per prompt; "
                 f"samplers={args.samplers} give fewer."
             )
-        self.reference = Reference.of(self, frozen) if args.reads_reference else None
+        self.reference: Reference | PrecomputedReference | None = None
+        if args.reads_reference:
+            self.reference = PrecomputedReference(self, self.trie) if precomputed else Reference.of(self, frozen)
         parts = RewardParts(catalog, self._teacher, self.policy)
         self.reward: WeightedSum | None = None
         if rewards is not None:

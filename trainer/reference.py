@@ -6,14 +6,20 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor
+from tqdm.auto import trange
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from catalog import Trie, exact_log_flow
 from interactions.prompts import PromptBatch
 from policy import CausalPolicy, inference
 
 if TYPE_CHECKING:
     from trainer.rollout_trainer import RolloutTrainer
+
+ROW = "reference_row"
+"""The column with which a training row finds its place in a precomputed table."""
 
 
 class Reference:
@@ -29,7 +35,7 @@ class Reference:
 
     @classmethod
     def of(cls, trainer: "RolloutTrainer", frozen: PreTrainedModel | None) -> "Reference":
-        """frozen: the copy, None for a model with adapters."""
+        """frozen: the copy that `frozen_copy` made before training, None for a model with adapters."""
         if frozen is None:
             return cls(trainer.loss_policy(trainer.model), trainer.model.disable_adapter)
         if trainer.is_deepspeed_enabled:
@@ -47,6 +53,45 @@ class Reference:
         """The exact log-probability of every item: [B, items]."""
         with self._without_adapters():
             return self.policy.distribution(prompts)
+
+
+class PrecomputedReference:
+    """P_ref from a table that is filled once, before training, so that no second model is kept.
+
+    Every row of the training data has the exact log-probability of every item, [rows, items] float32 in main memory of
+    each process. Log P_F of each step is the difference of the exact flows along the path. Raises ValueError where the
+    model is sharded.
+    """
+
+    def __init__(self, trainer: "RolloutTrainer", trie: Trie) -> None:
+        if any(hasattr(parameter, "ds_id") for parameter in trainer.model.parameters()) or trainer.is_fsdp_enabled:
+            raise ValueError("precompute_ref_log_probs: the model is sharded, and so is its frozen copy. Leave it out.")
+        self.trie = trie
+        accelerator, rows = trainer.accelerator, trainer.train_dataset
+        part = -(-len(rows) // accelerator.num_processes)
+        start, size = accelerator.process_index * part, trainer.args.per_device_eval_batch_size
+        own = rows.select([row % len(rows) for row in range(start, start + part)])
+        trainer.model.to(trainer.args.device)
+        parts = []
+        for first in trange(0, part, size, desc="reference", disable=trainer.args.disable_tqdm or start > 0):
+            batch = trainer.prompts(own.select(range(first, min(first + size, part))).to_list())
+            parts.append(accelerator.gather(trainer.policy.distribution(batch.to(trainer.args.device))).cpu())
+        # gathered batch by batch: [processes, batch, items] each, put back into the order of the rows
+        shared = [p.unflatten(0, (accelerator.num_processes, -1)) for p in parts]
+        self.table = torch.cat(shared, 1).flatten(0, 1)[: len(rows)]  # [rows, items]
+
+    def log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
+        """Of every step to items [B, K]: [B, K, L]."""
+        log_prob = self.table[prompts.columns[ROW]].to(items.device)
+        # items that share a leaf have its probability each, which is to be counted once
+        shared = self.trie.items_below[self.trie.leaf_of_item]
+        log_flow = exact_log_flow(log_prob - shared.log(), self.trie)
+        return log_flow.gather(1, self.trie.path(items).flatten(1)).view(*items.shape, -1).diff(dim=-1)
+
+
+def numbered(rows: Dataset) -> Dataset:
+    """The training rows with the column by which `PrecomputedReference` finds them again."""
+    return rows.add_column(ROW, list(range(len(rows))))
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

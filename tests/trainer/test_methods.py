@@ -93,6 +93,19 @@ def test_with_adapters_the_reference_is_the_model_without_them_and_no_copy(make_
     assert trainer.reference.policy.model is trainer.model
 
 
+@pytest.mark.parametrize("kind", [DPOTrainer, SDPOTrainer, GRPOTrainer])
+def test_a_precomputed_reference_is_the_copy_without_the_copy(kind, make_trainer):
+    runs = []
+    for precomputed in (False, True):
+        settings = dict(samplers=PAIRS, beta=0.5, max_steps=5, precompute_ref_log_probs=precomputed)
+        trainer = make_trainer(kind, rewards=Even(), name=str(precomputed), **settings)
+        trainer.train()
+        runs.append((logged(trainer, "loss"), trainer.log_pf_reference(first_step(trainer))))
+    torch.testing.assert_close(runs[0], runs[1], atol=1e-5, rtol=1e-5)
+    with pytest.raises(ValueError, match="whole rows"):
+        make_trainer(kind, precompute_ref_log_probs=True, random_cut=True, beta=0.5)
+
+
 def test_over_the_vocabulary_log_probabilities_are_lower_by_the_mass_outside_the_trie(make_trainer):
     trainer = make_trainer(DPOTrainer, samplers=PAIRS, normalisation="vocabulary")
     step = first_step(trainer, count=2)

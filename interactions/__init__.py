@@ -6,6 +6,7 @@ split.py      table -> leave-one-out rows of user, history, target (and what is 
 rows.py       a row ended early: `cut`
 movielens.py  a public log to start from: `fetch_movielens_100k`, `read_titles`
 prompts.py    rows -> what the model reads: `PromptBuilder` makes a `PromptBatch`
+texts.py      the same as text: `prompt_texts` of a batch, `item_texts` of items
 """
 
 from interactions.log import in_order, k_core, read_log
@@ -13,6 +14,7 @@ from interactions.movielens import fetch_movielens_100k, read_titles
 from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import cut
 from interactions.split import Splits, leave_one_out, training_counts, training_matrix
+from interactions.texts import item_texts, prompt_texts
 
 __all__ = [
     "PromptBatch",
@@ -21,8 +23,10 @@ __all__ = [
     "cut",
     "fetch_movielens_100k",
     "in_order",
+    "item_texts",
     "k_core",
     "leave_one_out",
+    "prompt_texts",
     "read_log",
     "read_titles",
     "training_counts",

@@ -44,6 +44,48 @@ class DataArguments:
 
 
 @dataclass
+class ExportArguments:
+    """What `export.py` can be told."""
+
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    output_dir: str = field(metadata={"help": "Folder for the datasets, with the tokenizer in it."})
+    kind: Literal["completion", "preference"] = field(
+        default="completion",
+        metadata={"help": "Columns beside the rows' own: prompt and completion; or prompt, chosen and rejected."},
+    )
+    max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
+    prompt_template: str | None = field(
+        default=None,
+        metadata={"help": "Text around the codes of the history, as in training; needs `model` for its words."},
+    )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Whose tokenizer writes the text: a run's folder, a local path or a hub name; codes it lacks are "
+            "added. By default a tokenizer of nothing but the codes."
+        },
+    )
+    negatives: int = field(default=1, metadata={"help": "Of kind preference: rows with a rejected item per row."})
+    sampler: Literal["random", "interactions", "curriculum"] = field(
+        default="random",
+        metadata={"help": "Where rejected items come from; curriculum draws as at the end of training, the hard ones."},
+    )
+    recommender: str | None = field(
+        default=None, metadata={"help": "Folder of the fitted collaborative model that curriculum asks."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the rejected items."})
+
+    def __post_init__(self) -> None:
+        if self.negatives < 1:
+            raise ValueError(f"negatives={self.negatives}: it must be at least 1.")
+        if self.prompt_template and not self.model:
+            raise ValueError(
+                "prompt_template: without a model the tokenizer has no words but the codes. Name a pretrained one as "
+                "model, or leave the text out."
+            )
+
+
+@dataclass
 class RecommenderArguments:
     """What `recommenders.py` can be told."""
 

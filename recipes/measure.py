@@ -116,7 +116,8 @@ def load_target(run: Path, policy: CausalPolicy, catalog: Catalog) -> Target:
     config = GFlowNetConfig(output_dir=".", use_cpu=True, **{name: known[name] for name in names if name in known})
     teacher = Teacher(load_recommender(config.recommender, catalog)) if config.recommender else None
     assert isinstance(config.rewards, dict)
-    reward = build_rewards(config.rewards, RewardParts(catalog, teacher, policy))
+    parts = RewardParts(catalog, teacher, policy, AutoTokenizer.from_pretrained(run))
+    reward = build_rewards(config.rewards, parts, signed=True)  # of any method's run; what is below 0 is the floor
     return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
 
 

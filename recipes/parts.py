@@ -102,8 +102,8 @@ def load_backbone(
     model: a folder, a hub name, or a .gguf file in either. Every process must give the same seed, see `_extend`.
     """
     if model is not None:
-        source = _source(model)
-        tokenizer = _with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
+        source = pretrained_source(model)
+        tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
         # packed weights, which transformers keeps where it has a kernel for them, can be neither trained nor saved
         unpacked = GgufConfig(dequantize=True) if "gguf_file" in source else None
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=unpacked)
@@ -127,7 +127,7 @@ def load_backbone(
         return AutoModelForCausalLM.from_config(config), tokenizer
 
 
-def _source(model: str) -> dict[str, str]:
+def pretrained_source(model: str) -> dict[str, str]:
     """What `from_pretrained` must be told to read `model`. Raises ValueError where GGUF cannot be read."""
     if not model.endswith(".gguf"):
         return {"pretrained_model_name_or_path": model}
@@ -136,7 +136,7 @@ def _source(model: str) -> dict[str, str]:
     return {"pretrained_model_name_or_path": str(Path(model).parent), "gguf_file": Path(model).name}
 
 
-def _with_start_and_padding(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:
+def with_start_and_padding(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:
     """Let the end-of-text token serve where a pretrained tokenizer has none to start or to pad with."""
     for name in ("bos_token", "pad_token"):
         if getattr(tokenizer, name) is None:

@@ -1,13 +1,15 @@
 """What a trajectory is worth.
 
 A `Reward` maps prompts and trajectories to values [B, K] >= 0. The stock ones lie between 0 and 1, 1 is the best, and
-items that share a semantic ID have the same:
+items that share a semantic ID have the same; `rank` is the exception, a penalty for methods that take no logarithm:
 
 hit.py            1 for the item that the user took next
 behaviour.py      what the user did with an item, by behaviour or by rating
 collaborative.py  a collaborative model's probability of the item
 likelihood.py     the policy's own probability of the item
 similarity.py     how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root
+rank.py           a penalty for a miss, the larger the likelier the policy found it
+trl.py            a reward function of TRL, (prompts, completions, **columns) -> list, as a reward
 load.py           rewards by name, with their settings, and your own, a function or class named by its import path
 base.py           `WeightedSum` adds them up and checks what they return; `log_reward` applies floor and temperature
 
@@ -19,8 +21,10 @@ from rewards.behaviour import Behaviour
 from rewards.collaborative import Collaborative
 from rewards.hit import Hit
 from rewards.likelihood import Likelihood
-from rewards.load import REWARDS, RewardParts, build_rewards, load_reward
+from rewards.load import REWARDS, RewardParts, as_reward, build_rewards, load_reward
+from rewards.rank import Rank
 from rewards.similarity import MatchedCodes, SharedPrefix
+from rewards.trl import TRLReward
 
 __all__ = [
     "REWARDS",
@@ -29,10 +33,13 @@ __all__ = [
     "Hit",
     "Likelihood",
     "MatchedCodes",
+    "Rank",
     "Reward",
     "RewardParts",
     "SharedPrefix",
+    "TRLReward",
     "WeightedSum",
+    "as_reward",
     "build_rewards",
     "load_reward",
     "log_reward",

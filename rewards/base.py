@@ -16,6 +16,7 @@ class Reward(Protocol):
     """Scores trajectories: [B, K], finite and >= 0.
 
     A reward that also has `catalog(batch) -> [B, items]` scores every item at once, which makes exact flows possible.
+    One with the attribute `signed = True` returns values below 0, and only a `WeightedSum` that is signed takes it.
     """
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor: ...
@@ -26,6 +27,8 @@ class WeightedSum:
 
     Raises ValueError naming the reward whose values are NaN, infinite, negative or of another shape than asked for,
     and RuntimeError naming the one that raises an error. With `catalog` messages give the ids of items.
+
+    signed: values below 0 pass too, for a method that takes no logarithm of the sum.
     """
 
     def __init__(
@@ -33,8 +36,10 @@ class WeightedSum:
         rewards: Mapping[str, Reward],
         weights: Mapping[str, float] | None = None,
         catalog: Catalog | None = None,
+        signed: bool = False,
     ) -> None:
         self.rewards = dict(rewards)
+        self.signed = signed
         self.weights = {name: 1.0 for name in rewards} | dict(weights or {})
         self._catalog = catalog
         if not rewards:
@@ -44,6 +49,11 @@ class WeightedSum:
         for name, weight in self.weights.items():
             if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
                 raise ValueError(f"The weight of reward {name} is {weight!r}. Weights are finite numbers >= 0.")
+        if penalties := [name for name, reward in rewards.items() if getattr(reward, "signed", False) and not signed]:
+            raise ValueError(
+                f"Reward {penalties[0]} is a penalty: its values lie below 0 and have no logarithm. "
+                "Use it with grpo, or leave it out of rewards."
+            )
 
     def terms(self, batch: PromptBatch, trajectories: Trajectories) -> dict[str, Tensor]:
         """Each reward's weighted values [B, K], checked."""
@@ -77,13 +87,13 @@ class WeightedSum:
         elif self._catalog is not None:
             _check_shape(name, value, torch.Size([len(batch), len(self._catalog)]), "items")
         lowest, highest = value.aminmax()  # one pass, and NaN where any value is
-        if not (lowest >= 0 and highest < math.inf):
-            row, column = (~(value.isfinite() & (value >= 0))).nonzero()[0].tolist()
+        if not ((lowest > -math.inf if self.signed else lowest >= 0) and highest < math.inf):
+            row, column = (~(value.isfinite() & ((value >= 0) | self.signed))).nonzero()[0].tolist()
             item = column if trajectories is None else int(trajectories.items[row, column])
             place = "" if trajectories is None else f"trajectory {column} of "
             raise ValueError(
                 f"Reward {name} is {value[row, column].item()} for {place}user {batch.users[row]!r}, "
-                f"{self._named(item)}. Rewards are finite and >= 0; shift or clip it."
+                f"{self._named(item)}. Rewards are finite{'' if self.signed else ' and >= 0'}; shift or clip it."
             )
         return value.float()
 

@@ -10,6 +10,7 @@ from functools import partial
 from typing import Any
 
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from catalog import Catalog
 from interactions.prompts import PromptBatch
@@ -19,7 +20,9 @@ from rewards.behaviour import Behaviour
 from rewards.collaborative import Collaborative
 from rewards.hit import Hit
 from rewards.likelihood import Likelihood
+from rewards.rank import Rank
 from rewards.similarity import MatchedCodes, SharedPrefix
+from rewards.trl import TRLReward, is_trl
 
 REWARDS: dict[str, Callable[..., Reward]] = {
     "hit": Hit,
@@ -28,12 +31,14 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "likelihood": Likelihood,
     "similarity": MatchedCodes,
     "prefix": SharedPrefix,
+    "rank": Rank,
 }
 """The stock rewards. An argument with the name of one of the `RewardParts` is given that part; others are settings."""
 
 REMEDIES = {
     "teacher": "a collaborative model. Set recommender to the folder of a fitted collaborative model",
     "policy": "the policy. Use it where one is trained or evaluated, RewardParts(policy=...)",
+    "tokenizer": "for the tokenizer, which writes trajectories as text. Give it, RewardParts(tokenizer=...)",
 }
 
 
@@ -42,39 +47,56 @@ class RewardParts:
     """What a run has to make rewards of.
 
     teacher: a collaborative model's probability of every item [B, items], None where the run has none; policy: the one
-    that is trained.
+    that is trained; tokenizer: the one of the prompts, which reward functions of TRL are given texts of.
     """
 
     catalog: Catalog
     teacher: Callable[[PromptBatch], Tensor] | None = None
     policy: CausalPolicy | None = None
+    tokenizer: PreTrainedTokenizerBase | None = None
 
 
 def load_reward(name: str, parts: RewardParts, /, **settings: Any) -> Reward:
     """The reward called `name`, or the one that the import path "my_module:my_reward" leads to.
 
     A class is constructed with the catalogue as its first argument and with `settings`; a function is the reward itself
-    and has none. Modules are also looked for in the working directory. Raises ValueError naming what is missing.
+    and has none. What it leads to may be TRL's kind of reward, see `as_reward`. Modules are also looked for in the
+    working directory. Raises ValueError naming what is missing.
     """
     if name in REWARDS:
         return _construct(name, REWARDS[name], parts, settings)
     own = _import(name)
     if isinstance(own, type):
-        return _construct(name, partial(own, parts.catalog), parts, settings)
+        return as_reward(name, _construct(name, partial(own, parts.catalog), parts, settings), parts)
     if settings:
         raise ValueError(f"Reward {name} is a function and has no setting {min(settings)!r}. Make it a class.")
-    return own
+    return as_reward(name, own, parts)
 
 
-def build_rewards(settings: Mapping[str, float | Mapping[str, Any]], parts: RewardParts) -> WeightedSum:
+def as_reward(name: str, reward: Any, parts: RewardParts) -> Reward:
+    """A reward as it is; a reward function of TRL, (prompts, completions, **columns) -> list, as a reward.
+
+    Raises ValueError where the latter has no tokenizer to be given texts of.
+    """
+    if not is_trl(reward):
+        return reward
+    if parts.tokenizer is None:
+        raise ValueError(f"Reward {name} asks {REMEDIES['tokenizer']}.")
+    return TRLReward(reward, parts.catalog.trie, parts.tokenizer)
+
+
+def build_rewards(
+    settings: Mapping[str, float | Mapping[str, Any]], parts: RewardParts, signed: bool = False
+) -> WeightedSum:
     """The weighted sum that a recipe asks for: {hit: 1.0, behaviour: {weight: 0.5, values: {like: 10, click: 1}}}.
 
-    settings: each reward's weight, or a table of its weight, by default 1, and its settings.
+    settings: each reward's weight, or a table of its weight, by default 1, and its settings. signed: whether values
+    below 0 pass.
     """
     tables = {name: dict(v) if isinstance(v, Mapping) else {"weight": v} for name, v in settings.items()}
     weights = {name: table.pop("weight", 1.0) for name, table in tables.items()}
     rewards = {name: load_reward(name, parts, **table) for name, table in tables.items()}
-    return WeightedSum(rewards, weights, parts.catalog)
+    return WeightedSum(rewards, weights, parts.catalog, signed)
 
 
 def _construct(name: str, build: Callable[..., Reward], parts: RewardParts, settings: Mapping[str, Any]) -> Reward:

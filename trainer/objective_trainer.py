@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from catalog import SOURCES, Catalog, Trajectories
 from interactions.prompts import PromptBatch
 from policy import PathLogProbs
-from rewards import Reward, RewardParts, WeightedSum, build_rewards
+from rewards import Reward, RewardParts, WeightedSum, as_reward, build_rewards
 from samplers import ReplaySampler
 from trainer.metrics import trajectory_metrics
 from trainer.objectives import FlowInputs
@@ -57,12 +57,13 @@ class ObjectiveTrainer(RolloutTrainer):
         self.reference: Reference | PrecomputedReference | None = None
         if args.reads_reference:
             self.reference = PrecomputedReference(self, self.trie) if precomputed else Reference.of(self, frozen)
-        parts = RewardParts(catalog, self._teacher, self.policy)
+        parts = RewardParts(catalog, self._teacher, self.policy, processing_class)
         self.reward: WeightedSum | None = None
         if rewards is not None:
-            self.reward = WeightedSum({"reward": rewards}, catalog=catalog)
+            named = {"reward": as_reward("reward", rewards, parts)}
+            self.reward = WeightedSum(named, catalog=catalog, signed=args.signed_rewards)
         elif args.rewards or args.default_rewards:
-            self.reward = build_rewards(args.rewards, parts)
+            self.reward = build_rewards(args.rewards, parts, args.signed_rewards)
         if self.train_dataset is not None and self.reward is not None:
             self.check_reward(self.reward, *self._some_trajectories())
 

@@ -105,7 +105,7 @@ def test_stock_rewards_have_names_and_settings(parts):
     assert load_reward("behaviour", parts).largest == 5
     collaborative = load_reward("collaborative", parts, history=True)
     assert isinstance(collaborative, Collaborative) and collaborative.history
-    assert list(REWARDS) == ["hit", "behaviour", "collaborative", "likelihood", "similarity", "prefix"]
+    assert list(REWARDS) == ["hit", "behaviour", "collaborative", "likelihood", "similarity", "prefix", "rank"]
 
 
 @pytest.mark.parametrize(

@@ -76,6 +76,16 @@ def test_a_value_that_is_no_reward_is_named_by_reward_trajectory_user_and_item(v
         WeightedSum({"mine": Scored(values)}, catalog=shared).catalog(batch)
 
 
+def test_a_signed_sum_takes_values_below_0_and_still_no_nan(shared, make_batch, draw):
+    given = make_batch([0]), draw(shared, [[0, 1]])
+    assert WeightedSum({"mine": always(torch.tensor([[-1.0, 2.0]]))}, {"mine": 0.5}, signed=True)(*given).tolist() == [
+        [-0.5, 1.0]
+    ]
+    for value in (math.nan, math.inf, -math.inf):
+        with pytest.raises(ValueError, match=rf"mine is {value} for trajectory 1 .*Rewards are finite; shift or clip"):
+            WeightedSum({"mine": always(torch.tensor([[-1.0, value]]))}, signed=True)(*given)
+
+
 @pytest.mark.parametrize(
     ("value", "what"),
     [

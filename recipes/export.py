@@ -1,0 +1,33 @@
+"""The prepared rows in TRL's own formats, as a `datasets.DatasetDict` of train, validation and test on disk.
+
+python recipes/export.py --data runs/ml-100k/data --output_dir runs/ml-100k/trl --kind completion
+python recipes/export.py --data runs/ml-100k/data --output_dir runs/ml-100k/trl-pairs --kind preference --negatives 1
+
+`prompt` is the start token and the codes of the newest `max_history` items, `completion` and `chosen` are the codes of
+the target, `rejected` those of an item that a sampler draws; `target_text` is the target's codes once more, because
+TRL hands no `completion` to reward functions. All columns of the rows come along. The folder's `tokenizer` turns prompt
+and completion, apart or together, into exactly the tokens that the trainers here read, and adds none of its own.
+
+What TRL does differently: it appends the end-of-text token to every completion, so its models learn L + 1 tokens where
+ours learn L; semantic IDs have a fixed length and need no end.
+"""
+
+from collections.abc import Sequence
+
+from recipes.cli import ExportArguments, fail, parse
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    (args,) = parse(argv, ExportArguments)
+
+    from recipes.trl_rows import export
+
+    try:
+        counts = export(args)
+    except (ValueError, OSError) as error:
+        fail(str(error))
+    print(", ".join(f"{name} {value}" for name, value in counts.items()))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,41 @@
+"""A penalty for misses that the policy thought likely."""
+
+import torch
+from torch import Tensor
+
+from catalog import PADDING, Catalog, Trajectories
+from interactions.prompts import PromptBatch
+
+
+class Rank:
+    """The rank penalty of MiniOneRec (arXiv 2510.24431): the likelier a miss was, the more it costs.
+
+    r[b, k] = -d(i) / sum_{j < K'} d(j) for a miss,  0 for a hit,  d(i) = 1 / log2(i + 2)
+
+    i = 0, 1, ... is the trajectory's place among the prompt's K' real ones by descending probability under the policy
+    that drew them; those that no policy drew come behind all others, in the order of their slots. A hit has the
+    target's semantic ID. Where none of a prompt's trajectories hits, all have 0, as empty slots do.
+    """
+
+    signed = True
+    """Values lie below 0, see `Reward`."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.leaf = catalog.trie.leaf_of_item
+
+    def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
+        real = trajectories.source != PADDING  # [B, K]
+        discount = (_places(trajectories.log_pf.sum(-1), real) + 2).log2().reciprocal() * real
+        leaf = self.leaf.to(batch.target.device)
+        hit = (leaf[trajectories.items] == leaf[batch.target].unsqueeze(1)) & real
+        costs = real & ~hit & hit.any(1, keepdim=True)
+        return (-discount / discount.sum(1, keepdim=True)).where(costs, 0.0)
+
+
+def _places(log_p: Tensor, real: Tensor) -> Tensor:
+    """The place of each slot by descending log_p [B, K], NaN behind all numbers, empty slots behind these: [B, K]."""
+    drawn = real & ~log_p.isnan()
+    by_log_p = log_p.where(drawn, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    group = real.long() + drawn.long()  # 2 drawn, 1 given, 0 empty
+    by_group = group.gather(1, by_log_p).argsort(dim=1, descending=True, stable=True)
+    return by_log_p.gather(1, by_group).argsort(dim=1)

@@ -1,0 +1,105 @@
+"""Reward functions of TRL: texts in, a list of numbers out."""
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from catalog import Trajectories, Trie, node_tokens
+from interactions.prompts import PromptBatch
+from interactions.texts import item_texts, prompt_texts
+
+TAKEN = ("prompt", "completion", "prompts", "completions", "completion_ids")
+"""Columns of these names are not handed on: TRL keeps them for itself, and the last three are arguments."""
+
+NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def is_trl(reward: Any) -> bool:
+    """Whether a callable is TRL's kind of reward: it has an argument `completions`, and ours has none."""
+    try:
+        return "completions" in inspect.signature(reward).parameters
+    except (TypeError, ValueError):  # what is written in C may not tell its arguments
+        return False
+
+
+class TRLReward:
+    """A reward function of TRL as a reward: `function(prompts, completions, **columns) -> list of B * K numbers`.
+
+    As in TRL's GRPOTrainer all arguments are keywords and lists of B * K, a prompt's K trajectories in a row:
+
+    prompts          texts, the start token and a template's text included
+    completions      texts, the trajectory's codes: <a_3><b_7><c_1>
+    completion_ids   lists of the L tokens of these
+    history, target  what the prompt holds, a list of items, and the item that the user took next, as numbers
+    target_text      the target as `completions` would have it
+    ...              every further column of the rows: user, rating, ...
+
+    The function gets those that it names, and all of them if it has **kwargs. `trainer_state`, `log_extra` and
+    `log_metric` are the trainer's of TRL and are not given. None, "does not apply", counts 0. An async function is
+    awaited. Empty slots hold the target, and what is said of them does not count.
+
+    Raises ValueError where the function asks for more than there is or returns another number of values.
+    """
+
+    def __init__(self, function: Callable[..., Any], trie: Trie, tokenizer: PreTrainedTokenizerBase) -> None:
+        self.function, self.trie, self.tokenizer = function, trie, tokenizer
+        self.tokens = node_tokens(tokenizer, trie)  # [nodes]
+        self.parameters = inspect.signature(function).parameters
+
+    def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
+        values = self.function(**self._asked(self._arguments(batch, trajectories)))
+        if inspect.isawaitable(values):
+            values = asyncio.run_coroutine_threadsafe(_wait(values), _loop()).result()
+        if len(values) != trajectories.items.numel():
+            raise ValueError(
+                f"it returned {len(values)} values for {trajectories.items.numel()} completions. Return one for each."
+            )
+        numbers = [0.0 if value is None else float(value) for value in values]
+        return torch.tensor(numbers, device=batch.target.device).view(trajectories.items.shape)
+
+    def _arguments(self, batch: PromptBatch, trajectories: Trajectories) -> dict[str, list[Any]]:
+        items, count = trajectories.items.flatten().cpu(), trajectories.items.shape[1]
+        columns: dict[str, list[Any]] = {
+            "prompts": prompt_texts(batch, self.tokenizer),
+            "history": [[item for item in row if item >= 0] for row in batch.history.tolist()],
+            "target": batch.target.tolist(),
+            "target_text": item_texts(batch.target.cpu(), self.trie),
+        }
+        columns = {name: values for name, values in batch.columns.items() if name not in TAKEN} | columns
+        return {
+            **{name: [value for value in values for _ in range(count)] for name, values in columns.items()},
+            "completions": item_texts(items, self.trie),
+            "completion_ids": self.tokens[self.trie.path(items)[:, 1:]].tolist(),
+        }
+
+    def _asked(self, given: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+        """Those of the arguments that the function takes."""
+        of = inspect.Parameter
+        required = [name for name, p in self.parameters.items() if p.kind in NAMED and p.default is of.empty]
+        if missing := [name for name in required if name not in given]:
+            raise ValueError(
+                f"it asks for {missing[0]!r}, but there are only {sorted(given)}. Add the column to the rows, or give "
+                "the argument a default."
+            )
+        if any(p.kind is of.VAR_KEYWORD for p in self.parameters.values()):
+            return dict(given)
+        return {name: values for name, values in given.items() if name in self.parameters}
+
+
+async def _wait(values: Awaitable[Any]) -> Any:
+    return await values
+
+
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """One loop for all calls, since what a function keeps open is bound to it; a thread's own, as notebooks run one."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="async-rewards", daemon=True).start()
+    return loop

@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 from catalog import SOURCES
 from trainer.launch import after_processes_joined, before_processes_join, share_out
 from trainer.objectives import Objective
+from trainer.tracking import check_trackers
 
 
 @dataclass
@@ -79,7 +80,13 @@ class TrajectoryConfig(TrainingArguments):
             "help": "Must stay off: flow heads run after the backbone's forward, where DDP would call them unused."
         },
     )
-    report_to: None | str | list[str] = field(default="none", metadata={"help": "Experiment trackers to report to."})
+    report_to: None | str | list[str] = field(
+        default="none", metadata={"help": "Experiment trackers to report to: tensorboard, wandb, trackio, ..."}
+    )
+    log_trajectories_steps: int | None = field(
+        default=None,
+        metadata={"help": "Log a table of sampled trajectories each N optimiser steps, to a file and the trackers."},
+    )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: rows carry columns that rewards read, not the model."}
     )
@@ -101,6 +108,9 @@ class TrajectoryConfig(TrainingArguments):
             self.ddp_backend = "gloo"
         super().__post_init__()
         after_processes_joined()
+        check_trackers(self.report_to)  # type: ignore[arg-type]  # a list by now
+        if self.log_trajectories_steps is not None and self.log_trajectories_steps < 1:
+            raise ValueError(f"log_trajectories_steps={self.log_trajectories_steps}: give 1 or more, or leave it out.")
         if self.max_history < 1:
             raise ValueError(f"max_history={self.max_history}: a prompt holds at least one item. Set it to 1 or more.")
         if "{titles}" in (self.prompt_template or "") and self.sft_positions == "all":
@@ -241,6 +251,30 @@ class RolloutConfig(TrajectoryConfig):
     def fewest_trajectories(self) -> int:
         """How many trajectories a prompt needs at least."""
         return 1
+
+
+@dataclass
+class ReferenceConfig(RolloutConfig):
+    """Arguments of the methods whose objective compares with the policy that training starts from."""
+
+    precompute_ref_log_probs: bool = field(
+        default=False,
+        metadata={
+            "help": "Ask the reference policy once, before training, for every item after every training row, and keep "
+            "rows x items x 4 bytes instead of a frozen copy of the model. LoRA has no copy anyway."
+        },
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.precompute_ref_log_probs:
+            if not self.reads_reference:
+                raise ValueError("precompute_ref_log_probs: with beta 0 there is no reference policy. Leave it out.")
+            if self.random_cut or self.normalisation == "vocabulary":
+                raise ValueError(
+                    "precompute_ref_log_probs is of whole rows and of items. Leave out either it, or random_cut and "
+                    "normalisation."
+                )
 
 
 def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any]) -> dict[str, Any]:

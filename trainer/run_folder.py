@@ -2,13 +2,16 @@
 
 import json
 import platform
+import resource
 import subprocess
+import time
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
@@ -28,16 +31,21 @@ SHOWN = {
 class RunFolder(TrainerCallback):
     """Writes resolved.yaml, environment.json, metrics.jsonl and, at the end, metrics.json into the output folder.
 
+    It also counts what the run costs: tokens and seconds are kept in the trainer's state, and so in checkpoints.
+
     recipe: settings beside the trainer's own that resolved.yaml should hold, such as the data and the backbone.
     """
 
     def __init__(self, recipe: dict[str, Any] | None = None) -> None:
         self.recipe = recipe or {}
         self.got: dict[str, Any] = {}  # what the trainer's processes really are
+        self.tokens_in_step = 0  # of the optimiser step in training, over all processes
+        self._clock = 0.0  # when the seconds in the state were last brought up to date
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._clock = time.perf_counter()
         if not state.is_world_process_zero:
             return
         folder = Path(args.output_dir)
@@ -60,17 +68,37 @@ class RunFolder(TrainerCallback):
             with (Path(args.output_dir) / "metrics.jsonl").open("a") as file:
                 file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
 
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        state.num_input_tokens_seen += self.tokens_in_step  # not before, or a step begun anew would count twice
+        self._seconds(state)
+
+    def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._seconds(state)
+
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        cost = {
+            "seconds": self._seconds(state),
+            "tokens": state.num_input_tokens_seen,
+            "peak_memory_mb": max(gather_object([peak_memory(args.device)])),
+            "processes": args.world_size,
+        }
         if state.is_world_process_zero:
             last: dict[str, float] = {}
             for record in read_log(Path(args.output_dir)):
                 last |= record
-            write_json(
-                Path(args.output_dir) / "metrics.json",
-                {"train": {**last, "best_metric": state.best_metric, "best_checkpoint": state.best_model_checkpoint}},
-            )
+            best = {"best_metric": state.best_metric, "best_checkpoint": state.best_model_checkpoint}
+            write_json(Path(args.output_dir) / "metrics.json", {"train": last | best, "cost": cost})
+
+    def _seconds(self, state: TrainerState) -> float:
+        """Seconds of training until now, those before the checkpoint that was resumed included."""
+        now = time.perf_counter()
+        # the one place of the state that takes any value; checkpoints of before it was counted have none
+        kept = state.stateful_callbacks.setdefault("cost", {"seconds": 0.0})
+        kept["seconds"] += now - self._clock
+        self._clock = now
+        return kept["seconds"]
 
 
 class Progress(ProgressCallback):
@@ -97,6 +125,13 @@ def read_log(folder: Path) -> list[dict[str, Any]]:
     """The records of a run's metrics.jsonl, [] if it has none yet."""
     path = folder / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+def peak_memory(device: torch.device) -> float:
+    """The most memory that this process held, in MiB: tensors of torch on a GPU, else resident memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10  # Linux counts KiB
 
 
 def environment() -> dict[str, Any]:

@@ -38,6 +38,7 @@ from trainer.objectives import FlowInputs, sft
 from trainer.resumable import ResumableTrainer
 from trainer.run_folder import Progress, RunFolder
 from trainer.step import Plan, Scores, Step, dump_step, target_source
+from trainer.tracking import TrajectoryTables
 from trainer.watch import Interrupted
 
 
@@ -95,7 +96,8 @@ class TrajectoryTrainer(ResumableTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        folder.got = self.got
+        folder.got, self.folder = self.got, folder
+        self.tables = TrajectoryTables(catalog, Path(args.output_dir) / "trajectories", args.log_trajectories_steps)
         for stock in (ProgressCallback, PrinterCallback):
             self.remove_callback(stock)
         if not args.disable_tqdm:
@@ -165,10 +167,12 @@ class TrajectoryTrainer(ResumableTrainer):
             sum(float((self._target_source(p) >= 0).sum()) for p in plan.prompts),
             sum(map(len, plan.prompts)),
             float(self.watch.asked),
+            sum(map(self._tokens, plan.prompts)),
         ]
-        targets, total, interrupted = self.accelerator.reduce(torch.tensor(totals, device=device)).tolist()
+        targets, total, interrupted, tokens = self.accelerator.reduce(torch.tensor(totals, device=device)).tolist()
         if interrupted:
             self._end(Interrupted("The run was asked to stop."))
+        self.folder.tokens_in_step = int(tokens)
         self.prepare(list(self._plans)[known:])
         self._plans.popleft()
         steps = []
@@ -213,6 +217,7 @@ class TrajectoryTrainer(ResumableTrainer):
         with self.together():
             if not loss.isfinite():
                 raise FloatingPointError(self._dump(inputs, output, loss))
+            self.tables.show(inputs, output.log_pf, self.state, self.callback_handler.callbacks)
         return loss * self.accelerator.num_processes  # DDP and ZeRO average the gradients over processes
 
     def _dump(self, step: Step, output: PathLogProbs, loss: Tensor) -> str:
@@ -232,6 +237,10 @@ class TrajectoryTrainer(ResumableTrainer):
             log_pf = torch.cat([output.log_pf_history, log_pf], 1)  # [B, N + 1, L]
         source = self._target_source(step.prompts)
         return FlowInputs(log_pf=log_pf, log_reward=torch.zeros_like(log_pf[..., 0]), source=source)
+
+    def _tokens(self, prompts: PromptBatch) -> int:
+        """How many tokens the loss's forward reads: prompts without their padding, and K branches of L - 1 codes."""
+        return int(prompts.attention_mask.sum()) + len(prompts) * self.mixture().count * (self.trie.levels - 1)
 
     def _target_source(self, prompts: PromptBatch) -> Tensor:
         return target_source(prompts, self.args.sft_positions)

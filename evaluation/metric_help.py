@@ -4,17 +4,19 @@ from typing import Literal, NamedTuple
 
 
 class Metric(NamedTuple):
-    """One column of a comparison. `better` is None where neither direction is an aim."""
+    """One column of a comparison. `better` is None where neither direction is an aim; `form` is how it is printed."""
 
     group: str
     heading: str
     meaning: str
     better: Literal["higher", "lower"] | None
+    form: str = ".4f"
 
 
 RANKING = "Ranking of the held-out item"
 VARIETY = "Variety of the top 10"
 MATCH = "Match of P_F and R / Z"
+COST = "Cost"
 
 METRIC_HELP = {
     "recall@1": Metric(RANKING, "Recall@1", "share of users whose held-out item is ranked first", "higher"),
@@ -37,6 +39,19 @@ METRIC_HELP = {
     "tv": Metric(MATCH, "TV", "total variation between P_F and R / Z over all items; 0 = equal, 1 = apart", "lower"),
     "kl": Metric(MATCH, "KL", "KL(R / Z || P_F) over all items, in nats", "lower"),
     "reward_correlation": Metric(MATCH, "r", "correlation of log R and log P_F over all items", "higher"),
-    "effective_items": Metric(MATCH, "Effective items", "exp of the entropy of the policy's choice of an item", None),
-    "target_effective_items": Metric(MATCH, "of R / Z", "the same of R / Z, which a policy that matches has too", None),
+    "effective_items": Metric(
+        MATCH, "Effective items", "exp of the entropy of the policy's choice of an item", None, ".1f"
+    ),
+    "target_effective_items": Metric(
+        MATCH, "of R / Z", "the same of R / Z, which a policy that matches has too", None, ".1f"
+    ),
+    "seconds": Metric(COST, "Seconds", "seconds of training, evaluations included", "lower", ",.0f"),
+    "tokens": Metric(COST, "Tokens", "prompt and trajectory tokens of the forwards trained on", "lower", ",.0f"),
+    "peak_memory_mb": Metric(
+        COST,
+        "Peak memory",
+        "largest resident memory of a process, GPU memory where there is one, in MiB",
+        "lower",
+        ",.0f",
+    ),
 }

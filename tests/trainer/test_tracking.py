@@ -10,7 +10,6 @@ import pytest
 import torch
 import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from trackio.sqlite_storage import SQLiteStorage
 from wandb.proto.wandb_internal_pb2 import Record
 
 from catalog import SOURCES
@@ -127,6 +126,8 @@ def test_an_offline_run_of_wandb_holds_the_log_and_the_table(make_trainer, tmp_p
 
 
 def test_a_local_trackio_holds_the_log_and_the_table(make_trainer):
+    from trackio.sqlite_storage import SQLiteStorage  # here, since it reads TRACKIO_DIR once, when it is imported
+
     trainer = make_trainer(report_to="trackio", project="tests", run_name="run", **SMALL)
     trainer.train()
     found = {}

@@ -11,7 +11,7 @@ from trainer.objectives import Objective, grpo
 
 @dataclass
 class GRPOConfig(ReferenceConfig):
-    """Arguments of `GRPOTrainer`; beta, epsilon, epsilon_high and scale_rewards are TRL's."""
+    """Arguments of `GRPOTrainer`; all but sft_weight and early_clip are TRL's, with its defaults."""
 
     default_samplers = {"policy": 8}
     default_rewards = {"hit": 1.0}
@@ -32,6 +32,10 @@ class GRPOConfig(ReferenceConfig):
     scale_rewards: Literal["group", "none"] = field(
         default="group", metadata={"help": "'group' divides advantages by the group's standard deviation."}
     )
+    use_bias_correction_kl: bool = field(
+        default=True,
+        metadata={"help": "Multiply KL by the ratio: the gradient then is that of the reverse KL (arXiv 2512.02556)."},
+    )
     early_clip: float | None = field(
         default=None,
         metadata={
@@ -50,7 +54,7 @@ class GRPOConfig(ReferenceConfig):
             )
 
     def loss(self) -> Objective:
-        names = ("beta", "epsilon", "epsilon_high", "scale_rewards", "early_clip")
+        names = ("beta", "epsilon", "epsilon_high", "scale_rewards", "early_clip", "use_bias_correction_kl")
         return partial(grpo, **{name: getattr(self, name) for name in names})
 
     @property

@@ -16,6 +16,7 @@ def grpo(
     epsilon_high: float | None = None,
     scale_rewards: Literal["group", "none"] = "group",
     early_clip: float | None = None,
+    use_bias_correction_kl: bool = True,
 ) -> LossOutput:
     """GRPO, arXiv 2402.03300, as in TRL; with early_clip ECPO, arXiv 2506.13695.
 
@@ -26,7 +27,8 @@ def grpo(
 
     Where no older policy drew a trajectory r is 1 and its gradient that of log_pf. sd has K - 1 degrees of freedom.
     early_clip is ECPO's delta: where A < 0, log_pf_behaviour is raised until r <= 1 + epsilon_high + delta, so that the
-    gradient of what has become much likelier is bounded. epsilon_high is epsilon if not given.
+    gradient of what has become much likelier is bounded. epsilon_high is epsilon if not given. use_bias_correction_kl
+    multiplies KL by r, so that its gradient is that of the reverse divergence (arXiv 2512.02556).
     """
     if inputs.reward is None:
         raise ValueError("grpo needs reward.")
@@ -54,7 +56,7 @@ def grpo(
             raise ValueError("grpo with beta > 0 needs log_pf_reference.")
         behind = inputs.log_pf_reference - inputs.log_pf  # [B, K, L]
         divergence = behind.exp() - behind - 1
-        step = step + beta * divergence
+        step = step + beta * (ratio * divergence if use_bias_correction_kl else divergence)
         metrics["kl"] = inputs.batch_mean(divergence.mean(-1))
     return LossOutput.per_prompt(inputs.mean(step.mean(-1)), metrics)
 

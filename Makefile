@@ -13,7 +13,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install install-all demo test check bench clean
+.PHONY: install install-all demo compare test check bench clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints/cpu.txt
@@ -41,9 +41,12 @@ demo: $(if $(BACKBONE),install-all,install)
 	for run in sft sft_continued gflownet; do \
 	  $(BIN)/python recipes/evaluate.py --run $(RUN)/$$run --data $(RUN)/data --reward_of $(RUN)/gflownet || exit 1; done
 	$(BIN)/python recipes/evaluate.py --run $(RUN)/gflownet --data $(RUN)/data --guide $(RUN)/collaborative/mixture
-	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml --output_dir $(RUN) \
-	  --runs $(RUN)/sft $(RUN)/sft_continued $(RUN)/gflownet $(RUN)/gflownet_guided \
+	$(BIN)/python recipes/compare.py --title MovieLens-100K --baseline sft_continued --output_dir $(RUN) \
+	  --data $(RUN)/data --runs $(RUN)/sft $(RUN)/sft_continued $(RUN)/gflownet $(RUN)/gflownet_guided \
 	  --references $(addprefix $(RUN)/collaborative/,mixture sasrec als item_knn popularity)
+
+compare: install
+	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml
 
 test: install-all
 	$(BIN)/python -m pytest
@@ -55,7 +58,7 @@ check: install-all
 	$(BIN)/lint-imports
 
 bench: install-all
-	for program in trie shared_prefix sampler step_cost rollouts staleness; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in trie shared_prefix sampler step_cost grpo_step rollouts staleness; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info

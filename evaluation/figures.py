@@ -1,4 +1,4 @@
-"""Training curves and calibration as SVG text that can stand inside an HTML page."""
+"""Training curves, calibration and groups of users as SVG text that can stand inside an HTML page."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,8 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-Records = Sequence[Mapping[str, float]]
-Calibration = Mapping[str, Mapping[str, Sequence[float]]]
+from evaluation.breakdown import Breakdown
+from evaluation.comparison import Calibration, Records
+from evaluation.metric_help import METRIC_HELP
+
+Curves = Mapping[str, Sequence[Records]]
+"""Method -> for each seed the logged records."""
 
 # Okabe and Ito's colours, told apart with any colour vision; without their yellow, which is lost on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -46,6 +50,11 @@ class Style(NamedTuple):
     colour: str
     dash: str
 
+    @property
+    def border(self) -> str:
+        """The same line in CSS."""
+        return {"-": "solid", "--": "dashed", ":": "dotted"}[self.dash] + f" {self.colour}"
+
 
 class Panel(NamedTuple):
     """One small plot of a logged value over the optimiser steps."""
@@ -67,7 +76,7 @@ def method_styles(names: Iterable[str]) -> dict[str, Style]:
     return dict(zip(names, cycle(styles), strict=False))
 
 
-def learning_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
+def learning_panels(curves: Curves) -> dict[str, Panel]:
     """The panels of training loss and validation recall that have something to show, by logged name."""
     logged = _logged_names(curves)
     return {name: panel for name, panel in LEARNING.items() if name in logged}
@@ -81,7 +90,7 @@ MATCHING = {
 SHARES = ("flow/", "reward/target_mass", "reward/floor_mass", "reward/rest_mass", "eval_entropy_")
 
 
-def flow_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
+def flow_panels(curves: Curves) -> dict[str, Panel]:
     """A panel for each distance to the reward, and for each logged `flow/...`, share of the reward and entropy."""
     logged = _logged_names(curves)
     names = sorted(name for name in logged if name.startswith(SHARES))
@@ -90,28 +99,29 @@ def flow_panels(curves: Mapping[str, Records]) -> dict[str, Panel]:
     return {name: panel for name, panel in MATCHING.items() if name in logged} | panels
 
 
-def curves_figure(
-    curves: Mapping[str, Records], panels: Mapping[str, Panel], styles: Mapping[str, Style], columns: int = 2
-) -> str:
-    """Panels side by side, one line per method; a faint line is the log, a strong one its running mean."""
+def curves_figure(curves: Curves, panels: Mapping[str, Panel], styles: Mapping[str, Style], columns: int = 2) -> str:
+    """Panels side by side, one line per method.
+
+    A faint line is the log and a strong one its running mean; with several seeds the strong one is the mean of theirs,
+    at the steps that all of them logged, in a band from the lowest to the highest.
+    """
     label = f"{', '.join(panel.title for panel in panels.values())} over the optimiser steps"
     rows = -(-len(panels) // columns)
     with rc_context(LOOK | {"svg.hashsalt": label}):
         figure = Figure(figsize=(9.6, 0.5 + 5.8 / columns * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        frames = {name: pd.DataFrame(list(records)) for name, records in curves.items()}
+        frames = {name: [pd.DataFrame(list(records)) for records in seeds] for name, seeds in curves.items()}
         for (key, panel), axis in zip(panels.items(), axes, strict=False):
-            for name, frame in frames.items():
-                if key in frame:
-                    _draw_line(axis, frame.set_index("step")[key].dropna(), styles[name])
+            for name, seeds in frames.items():
+                if found := [frame.set_index("step")[key].dropna() for frame in seeds if key in frame]:
+                    _draw_line(axis, found, styles[name])
             axis.set(title=panel.title, xlabel="optimiser step", ylabel=panel.unit)
             if panel.logarithmic:
                 _set_log_scale(axis)
         for axis in axes[len(panels) :]:
             axis.remove()
-        drawn = [name for name, frame in frames.items() if not panels.keys().isdisjoint(frame)]
-        handles = [Line2D([], [], color=styles[n].colour, ls=styles[n].dash, lw=2, label=n) for n in drawn]
-        figure.legend(handles=handles, loc="outside upper left", ncols=6)
+        drawn = [name for name, seeds in curves.items() if not panels.keys().isdisjoint(_logged_names({name: seeds}))]
+        _add_legend(figure, drawn, styles)
         return _svg(figure, label)
 
 
@@ -140,17 +150,47 @@ def calibration_figure(calibration: Calibration, styles: Mapping[str, Style]) ->
         return _svg(figure, label)
 
 
-def _logged_names(curves: Mapping[str, Records]) -> set[str]:
-    return {name for records in curves.values() for record in records for name in record}
+def breakdown_figure(breakdowns: Mapping[str, Breakdown], styles: Mapping[str, Style]) -> str:
+    """A panel for each metric (rows) and for what tells users apart (columns), one line per method over the buckets."""
+    label = f"Accuracy by {' and '.join(what.lower() for what in breakdowns)}"
+    metrics = list(next(iter(breakdowns.values())).means)
+    with rc_context(LOOK | {"svg.hashsalt": label}):
+        figure = Figure(figsize=(9.6, 0.5 + 2.3 * len(metrics)), layout="constrained")
+        axes = figure.subplots(len(metrics), len(breakdowns), squeeze=False, sharey="row")
+        for row, metric in zip(axes, metrics, strict=True):
+            for axis, (what, breakdown) in zip(row, breakdowns.items(), strict=True):
+                names = [bucket.label for bucket in breakdown.buckets]
+                for method, values in breakdown.means[metric].items():
+                    style = styles[method]
+                    axis.plot(names, values, color=style.colour, ls=style.dash, lw=1.6, marker="o", ms=3.5)
+                axis.set(title=METRIC_HELP[metric].heading, xlabel=what)
+            row[0].set_ylim(bottom=0)
+        _add_legend(figure, list(next(iter(breakdowns.values())).means[metrics[0]]), styles)
+        return _svg(figure, label)
 
 
-def _draw_line(axis: Axes, values: pd.Series, style: Style) -> None:
-    window = max(1, len(values) // 20)
-    if window > 1:
-        axis.plot(values.index, values, color=style.colour, lw=0.8, alpha=0.22)
-    smooth = values.rolling(window, min_periods=1, center=True).mean()
-    marker = "o" if len(values) <= 30 else ""
-    axis.plot(smooth.index, smooth, color=style.colour, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
+def _add_legend(figure: Figure, names: Sequence[str], styles: Mapping[str, Style]) -> None:
+    handles = [Line2D([], [], color=styles[n].colour, ls=styles[n].dash, lw=2, label=n) for n in names]
+    rows = -(-len(names) // 6)
+    figure.legend(handles=handles, loc="outside upper left", ncols=-(-len(names) // rows))
+
+
+def _logged_names(curves: Curves) -> set[str]:
+    return {name for seeds in curves.values() for records in seeds for record in records for name in record}
+
+
+def _draw_line(axis: Axes, seeds: Sequence[pd.Series], style: Style) -> None:
+    window = max(1, len(seeds[0]) // 20)
+    if len(seeds) == 1 and window > 1:
+        axis.plot(seeds[0].index, seeds[0], color=style.colour, lw=0.8, alpha=0.22)
+    smooth = [values.groupby(level=0).last().rolling(window, min_periods=1, center=True).mean() for values in seeds]
+    together = pd.concat(smooth, axis=1).dropna()
+    marker = "o" if len(together) <= 30 else ""
+    if len(seeds) > 1:
+        axis.fill_between(
+            together.index, together.min(axis=1), together.max(axis=1), color=style.colour, alpha=0.15, lw=0
+        )
+    axis.plot(together.index, together.mean(axis=1), color=style.colour, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
 
 
 def _set_log_scale(axis: Axes) -> None:

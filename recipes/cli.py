@@ -236,15 +236,68 @@ class ServeArguments:
 
 @dataclass
 class CompareArguments:
-    """What `compare.py` can be told."""
+    """What `compare.py` can be told: folders of runs, or a sweep whose runs it trains where they are missing."""
 
-    runs: list[str] = field(metadata={"help": "Folders of evaluated runs; a row is called like its folder."})
     output_dir: str = field(metadata={"help": "Folder for metrics.json, table.md and report.html."})
+    runs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Folders of evaluated runs. A method is called like its folder; folders called seed_N are seeds of "
+            "the method that the folder above is called like."
+        },
+    )
     references: list[str] = field(
         default_factory=list,
         metadata={"help": "Folders of collaborative models that recommenders.py measured: rows for reference."},
     )
     title: str = field(default="Comparison", metadata={"help": "Title of the report."})
+    baseline: str | None = field(
+        default=None, metadata={"help": "Method that the others are tested against, user by user; by default none is."}
+    )
+    data: str | None = field(
+        default=None,
+        metadata={"help": "Folder that prepare.py wrote; by default the one that the first run was trained on."},
+    )
+    sweep: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of runs: method -> {config: recipe of train.py, model: method or checkpoint to start "
+            "from}, or {evaluate: method to evaluate in another way}. Further keys are settings of train.py or "
+            "evaluate.py."
+        },
+    )
+    runs_dir: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: folder for the runs, which sweeps can share; by default output_dir."},
+    )
+    seeds: list[int] = field(default_factory=lambda: [42], metadata={"help": "Of a sweep: seeds of each method."})
+    jobs: int = field(default=1, metadata={"help": "Of a sweep: stages side by side, which share the cores."})
+    reward_of: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: method whose reward, of the same seed, all policies are compared with."},
+    )
+    data_recipe: str | None = field(
+        default=None, metadata={"help": "Of a sweep: recipe to prepare `data` with where it does not exist yet."}
+    )
+    recommender_recipe: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: recipe to fit the collaborative models with that do not exist yet."},
+    )
+
+    def __post_init__(self) -> None:
+        if bool(self.runs) == bool(self.table):
+            raise ValueError("Give either runs, the folders to compare, or sweep, the methods to train.")
+        if self.table and not self.data:
+            raise ValueError("data is missing: a sweep needs the folder that prepare.py wrote, or where it is to go.")
+        if self.jobs < 1:
+            raise ValueError(f"jobs={self.jobs}: it must be at least 1.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: give at least one, and each once.")
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """`sweep`, which a recipe gives as a table and the command line as JSON."""
+        return as_table("sweep", self.sweep)
 
 
 def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:

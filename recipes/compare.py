@@ -1,7 +1,7 @@
-"""Evaluated runs side by side, with item-kNN and popularity: a table, metrics.json and report.html.
+"""Evaluated runs side by side, over seeds and with collaborative models; a sweep trains and evaluates them first.
 
 python recipes/compare.py --config recipes/ml-100k/compare.yaml
-python recipes/compare.py --runs runs/mine/* --output_dir runs/mine --title "Mine"
+python recipes/compare.py --runs runs/mine/* --output_dir runs/mine --title "Mine" --baseline sft_continued
 """
 
 from collections.abc import Sequence
@@ -12,11 +12,12 @@ from recipes.cli import CompareArguments, fail, parse
 
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, CompareArguments)
-    from recipes.measure import compare_runs
+    from recipes.comparison import compare_runs
+    from recipes.sweep import run_sweep
 
     try:
-        table = compare_runs(args)
-    except (ValueError, OSError) as error:
+        table = compare_runs(args, args.runs or run_sweep(args))
+    except (ValueError, OSError, RuntimeError) as error:  # a stage of a sweep that fails is a RuntimeError
         fail(str(error))
     print(table)
     print(f"\n{Path(args.output_dir) / 'report.html'}")

@@ -1,4 +1,4 @@
-"""What `evaluate.py` and `compare.py` measure: one policy's ranking and calibration, and the classical baselines."""
+"""What `evaluate.py` and `recommenders.py` measure: a policy's ranking and calibration, and the classical baselines."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,16 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from catalog import Catalog
 from catalog.files import complete, read_json, write_json
 from collaborative import Recommender, Teacher, fit_recommender, load_recommender, rank
-from evaluation import METRIC_HELP, diversity_metrics, markdown_table, mean_metrics, ranking_metrics, write_report
+from evaluation import METRIC_HELP, diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.match import MATCH_ITEMS, match_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
 from interactions import PromptBatch, PromptBuilder, Splits, training_counts
 from policy import CausalPolicy
-from recipes.cli import CompareArguments, EvaluateArguments, RecommenderArguments
+from recipes.cli import EvaluateArguments, RecommenderArguments
 from recipes.parts import load_data
 from rewards import RewardParts, build_rewards
 from trainer import GFlowNetConfig
-from trainer.run_folder import read_log
 from trainer.target import Target
 
 MATCH_USERS = 200
@@ -122,13 +121,22 @@ def load_target(run: Path, policy: CausalPolicy, catalog: Catalog) -> Target:
 
 
 def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:
-    """Accuracy and variety of ranked items [users, k]; where items share a semantic ID, any of them is a hit."""
-    same = catalog.trie.representative(torch.arange(len(catalog))).numpy()  # [items]
-    places = np.where(ranked >= 0, same[ranked], -1)
-    per_user = ranking_metrics(places, same[np.array(rows["target"])])
+    """Accuracy and variety of ranked items [users, k]."""
+    per_user = user_metrics(ranked, np.array(rows["target"]), catalog)
     first_codes = catalog.trie.codes(torch.arange(len(catalog)))[:, 0].numpy()
     popularity = training_counts(splits, len(catalog))
     return mean_metrics(per_user) | diversity_metrics(ranked, popularity, first_codes)
+
+
+def user_metrics(ranked: np.ndarray, target: np.ndarray, catalog: Catalog) -> dict[str, np.ndarray]:
+    """Accuracy of ranked items [users, k] for each user, [users]; of items that share a semantic ID any is a hit."""
+    return ranking_metrics(same_leaf(ranked, catalog), same_leaf(target, catalog))
+
+
+def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
+    """One item in place of all that share a semantic ID with it; -1 stays."""
+    first = catalog.trie.representative(torch.arange(len(catalog))).numpy()  # [items]
+    return np.where(items >= 0, first[items], -1)
 
 
 def rank_recommender(model: Recommender, rows: Dataset) -> np.ndarray:
@@ -190,56 +198,3 @@ def _settings(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a run: it has no resolved.yaml. Train first.")
     return yaml.safe_load(path.read_text())
-
-
-def compare_runs(args: CompareArguments) -> str:
-    """Write metrics.json, table.md and report.html over evaluated runs; returns the table."""
-    runs = {Path(run).name: Path(run) for run in args.runs}
-    tables = {name: read_json(run / "metrics.json", "The run's metrics file") for name, run in runs.items()}
-    if missing := [name for name, table in tables.items() if "test" not in table]:
-        raise ValueError(f"Run {missing[0]} is not evaluated. Run python recipes/evaluate.py --run ... first.")
-    how = _shared(tables, "test_protocol")
-    references = {Path(f).name: read_json(Path(f) / "metrics.json", "The metrics file") for f in args.references}
-    for name, table in references.items():
-        if any(how[key] != value for key, value in table["test_protocol"].items()):
-            raise ValueError(f"{name} was measured as {table['test_protocol']}, the runs as {how}. Measure them alike.")
-    matched = {name: table for name, table in tables.items() if "match" in table}
-    against = _shared(matched, "match_protocol") if matched else None
-    rows = {name: table["test"] | table.get("match", {}) for name, table in (tables | references).items()}
-    notes = [
-        f"{how['users']:,} users; the test item is each user's last one. Everything is trained on all but the last two "
-        "items of each user.",
-        f"A hit is {'an' if how['hit'] == 'item' else 'a'} {how['hit']}. Trie-constrained beam of width "
-        f"{how['beam_width']}; items the user already has are {'not ' if how['exclude_history'] else ''}ranked.",
-    ]
-    if against:
-        notes.append(f"R is the reward of {Path(against['reward_of']).name}, on the first {against['users']} users.")
-    guided = [name for name, table in tables.items() if "guide" in table]
-    notes += [
-        f"{name}: guided by {Path(tables[name]['guide']['model']).name}, weight {tables[name]['guide']['weight']}."
-        for name in guided
-    ]
-    sections = {"Guided decoding: the beam also follows a collaborative model": guided} if guided else {}
-    if references:
-        sections["For reference: collaborative models"] = list(references)
-    folder = Path(args.output_dir)
-    curves = {name: records for name, run in runs.items() if (records := read_log(run))}
-    plots = {
-        name: read_json(run / "calibration.json", "The calibration")
-        for name, run in runs.items()
-        if (run / "calibration.json").is_file()
-    }
-    table = markdown_table(rows)
-    write_json(folder / "metrics.json", rows)
-    with complete(folder / "table.md") as temporary:
-        temporary.write_text(table + "\n")
-    write_report(folder / "report.html", args.title, notes, rows, curves, plots, sections)
-    return table
-
-
-def _shared(tables: dict[str, dict[str, Any]], key: str) -> dict[str, Any]:
-    """The protocol that all runs were evaluated by."""
-    protocols = [table[key] for table in tables.values()]
-    if any(protocol != protocols[0] for protocol in protocols):
-        raise ValueError(f"The runs were evaluated differently ({key}): {protocols}. Evaluate them alike.")
-    return protocols[0]

@@ -1,10 +1,22 @@
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from evaluation import METRIC_HELP, markdown_table, write_report
-from evaluation.report import MISSING
+from evaluation import (
+    METRIC_HELP,
+    Comparison,
+    Example,
+    Shown,
+    break_down,
+    markdown_page,
+    markdown_table,
+    paired_tests,
+    write_report,
+)
+from evaluation.tables import MISSING
 
 ROWS = {
     "SFT": {"recall@10": 0.0639, "ndcg@10": 0.0331, "gini@10": 0.7},
@@ -22,6 +34,27 @@ CURVES = {
 }
 CALIBRATION = {"GFlowGR <TB>": {"log_reward": [-9.0, -7.0, -5.0], "log_prob": [-8.0, -7.0, -6.0]}}
 NOTES = ["A hit is an item & not only a semantic ID.", "Beam width 50."]
+
+
+def over_seeds(rows):
+    return {method: {name: [value] for name, value in row.items()} for method, row in rows.items()}
+
+
+PLAIN = Comparison(
+    "A <title>", over_seeds(ROWS), NOTES, curves={name: [log] for name, log in CURVES.items()}, calibration=CALIBRATION
+)
+PER_USER = {
+    "SFT": {"recall@10": np.array([0.0, 1, 0, 1, 0, 0, 0, 0])},
+    "GFlowGR <TB>": {"recall@10": np.array([1.0, 1, 1, 1, 0, 1, 0, 1])},
+}
+FULL = replace(
+    PLAIN,
+    values=over_seeds(ROWS) | {"SFT": {"recall@10": [0.06, 0.08], "tokens": [2e6, 4e6]}},
+    baseline="SFT",
+    tests={"recall@10": paired_tests({"GFlowGR <TB>": PER_USER["GFlowGR <TB>"]["recall@10"]}, np.zeros(8))},
+    breakdowns={"Length of the history": break_down(np.arange(8) + 3, PER_USER, ("recall@10",), parts=2)},
+    examples=[Example(["Up | down", "Alien"], "Heat", {"SFT": [Shown("Seven", False), Shown("Heat", True)]})],
+)
 
 
 class Page(HTMLParser):
@@ -56,7 +89,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def page(tmp_path: Path) -> Page:
-    write_report(tmp_path / "report.html", "A <title>", NOTES, ROWS, CURVES, CALIBRATION)
+    write_report(tmp_path / "report.html", PLAIN)
     return Page(tmp_path / "report.html")
 
 
@@ -85,21 +118,22 @@ def test_page_refers_to_nothing_outside_itself(tmp_path: Path, page: Page):
 
 
 def test_sections_without_data_are_left_out(tmp_path: Path):
-    write_report(tmp_path / "report.html", "Title", [], ROWS, {"SFT": [{"step": 1, "train_loss": 1.0}]}, {})
+    bare = Comparison("Title", over_seeds(ROWS), curves={"SFT": [[{"step": 1, "train_loss": 1.0}]]})
+    write_report(tmp_path / "report.html", bare)
     page = Page(tmp_path / "report.html")
     assert page.seen.count("svg") == page.seen.count("figure") == 0
     assert page.seen.count("h2") == 1
 
 
 def test_losses_at_and_below_zero_are_drawn(tmp_path: Path):
-    curves = {"GRPO": [{"step": step, "loss": 0.1 - step / 10} for step in range(5)]}
-    write_report(tmp_path / "report.html", "Title", [], ROWS, curves, {})
+    curves = {"GRPO": [[{"step": step, "loss": 0.1 - step / 10} for step in range(5)]]}
+    write_report(tmp_path / "report.html", replace(PLAIN, curves=curves))
     assert "Training loss" in Page(tmp_path / "report.html").texts
 
 
 def test_same_input_gives_the_same_page(tmp_path: Path):
     for name in ("a.html", "b.html"):
-        write_report(tmp_path / name, "Title", NOTES, ROWS, CURVES, CALIBRATION)
+        write_report(tmp_path / name, FULL)
     assert (tmp_path / "a.html").read_bytes() == (tmp_path / "b.html").read_bytes()
 
 
@@ -107,7 +141,7 @@ def test_a_failed_report_leaves_the_previous_one(tmp_path: Path):
     path = tmp_path / "report.html"
     path.write_text("previous", encoding="utf-8")
     with pytest.raises(ValueError, match=r"without an explanation: \['luck'\]. Add them to METRIC_HELP"):
-        write_report(path, "Title", NOTES, {"SFT": {"luck": 1.0}}, CURVES, CALIBRATION)
+        write_report(path, replace(PLAIN, values={"SFT": {"luck": [1.0]}}))
     assert path.read_text(encoding="utf-8") == "previous"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -120,3 +154,37 @@ def test_markdown_table_worked_out_by_hand():
         "| SFT | **0.0100** | **0.0500** |",
         "| item-kNN | – | 0.0400 |",
     ]
+
+
+def test_markdown_of_two_seeds_is_mean_and_sample_standard_deviation():
+    lines = markdown_page(FULL).splitlines()
+    assert "| SFT | **0.0700** ± 0.0141 | – | – | – |" in lines
+    assert "| SFT | **3,000,000** ± 1,414,214 |" in lines  # of the table of costs
+
+
+def test_markdown_holds_tests_groups_of_users_and_examples():
+    lines = markdown_page(FULL).splitlines()
+    (test,) = [line for line in lines if line.startswith("| GFlowGR <TB> | +0.7500 |")]
+    assert test.count("|") == 8
+    assert "| Method | 3–6 (4 users) | 7–10 (4 users) |" in lines
+    assert "| GFlowGR <TB> | 1.0000 | 0.5000 |" in lines
+    assert "| SFT | Seven | **Heat ✓** |" in lines
+    assert "After Up | down · Alien." in lines
+
+
+def test_a_bar_in_a_title_does_not_end_its_cell():
+    example = Example(["Alien"], "Heat", {"SFT": [Shown("Up | down", False)]})
+    assert "| SFT | Up &#124; down |" in markdown_page(replace(FULL, examples=[example])).splitlines()
+
+
+def test_page_of_everything_holds_all_parts_and_stays_whole(tmp_path: Path):
+    write_report(tmp_path / "report.html", FULL)
+    page = Page(tmp_path / "report.html")
+    assert {"Differences from SFT", "Against SFT", "Cost", "Heat ✓", "± 0.0141", "3–6", "4 users"} <= set(page.texts)
+    assert page.seen.count("svg") == 4 and all(link.startswith("#") for link in page.links)
+
+
+def test_curves_of_several_seeds_are_drawn_at_their_common_steps(tmp_path: Path):
+    logs = [[{"step": step, "loss": 2.0 + seed} for step in range(1, 4 + seed)] for seed in range(3)]
+    write_report(tmp_path / "report.html", replace(PLAIN, curves={"SFT": logs}))
+    assert "Training loss" in Page(tmp_path / "report.html").texts

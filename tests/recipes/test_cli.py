@@ -22,7 +22,8 @@ RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != 
 
 
 def types_of(path):
-    known = {"data.yaml": DataArguments, "compare.yaml": CompareArguments, "collaborative.yaml": RecommenderArguments}
+    known = {"data.yaml": DataArguments, "collaborative.yaml": RecommenderArguments}
+    known |= {"compare.yaml": CompareArguments, "ablations.yaml": CompareArguments}
     if path.name in known:
         return (known[path.name],)
     return RunArguments, METHODS[yaml.safe_load(path.read_text())["method"]][1]

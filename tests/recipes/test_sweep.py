@@ -1,0 +1,237 @@
+"""Sweeps: which stages are missing, in which order they run, and two methods trained for real on made-up data."""
+
+import json
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from interactions import leave_one_out
+from recipes.cli import CompareArguments, parse
+from recipes.compare import main
+from recipes.sweep import Stage, check_sweep, missing_stages, run_stages, run_sweep
+
+TRAINING = dict(
+    max_history=6,
+    per_device_train_batch_size=32,
+    max_steps=2,
+    logging_steps=1,
+    eval_strategy="steps",
+    eval_steps=2,
+    save_strategy="no",
+    learning_rate=1e-3,
+    use_cpu=True,
+)
+BACKBONE = dict(model_type="gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=128)
+
+
+@pytest.fixture
+def folder(catalog, tmp_path):
+    """Prepared data of 20 users, and the recipes sft.yaml and tb.yaml."""
+    rng = np.random.default_rng(0)
+    users = np.repeat([f"u{n}" for n in range(20)], 15)
+    items = [catalog.item_ids[i] for i in rng.integers(0, 48, 300)]
+    log = pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300)})
+    replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(tmp_path / "data")
+    leave_one_out(log, catalog.item_ids, max_history=6).save(tmp_path / "data" / "splits")
+    common = TRAINING | {"data": "nowhere", "output_dir": str(tmp_path / "alone")}
+    tb = {"method": "gflownet", "samplers": {"target": 1, "random": 2}, "rewards": {"hit": 1.0}, "match_rows": 4}
+    (tmp_path / "sft.yaml").write_text(yaml.safe_dump(common | {"method": "sft", "backbone": BACKBONE}))
+    (tmp_path / "tb.yaml").write_text(yaml.safe_dump(common | tb))
+    return tmp_path
+
+
+@pytest.fixture
+def sweep(folder):
+    """Arguments of a sweep of SFT, TB from it, and TB with another objective."""
+
+    def make(**changes):
+        tb = {"config": str(folder / "tb.yaml"), "model": "sft"}
+        methods = {"kl": tb | {"objective": "flow_kl"}, "tb": tb, "sft": {"config": str(folder / "sft.yaml")}}
+        own = {"output_dir": str(folder / "out"), "data": str(folder / "data"), "reward_of": "tb"}
+        return CompareArguments(**(own | {"sweep": methods, "seeds": [1, 2], "jobs": 2} | changes))
+
+    return make
+
+
+def missing(args):
+    return missing_stages(args, check_sweep(args))
+
+
+def finish(args, *runs):
+    """Make runs look trained and evaluated with the settings that the sweep has for them."""
+    for number, run in enumerate(runs):
+        stage = missing(args)[f"train {run}"]
+        (recipe, config), path = settings_of(stage), Path(args.output_dir) / run
+        path.mkdir(parents=True)
+        (path / "resolved.yaml").write_text(yaml.safe_dump(vars(recipe) | json.loads(config.to_json_string())))
+        (path / "model.safetensors").write_bytes(b"")
+        os.utime(path / "model.safetensors", (1000 + number, 1000 + number))
+
+
+def settings_of(stage):
+    from recipes.cli import RunArguments, setting
+    from trainer import METHODS
+
+    return parse(stage.command[2:], RunArguments, METHODS[setting(stage.command[2:], "method")][1])
+
+
+def test_every_method_is_trained_from_the_checkpoint_of_its_seed(sweep, folder):
+    stages = missing(sweep())
+    assert len(stages) == 2 * 3 * 2
+    recipe, config = settings_of(stages["train kl/seed_2"])
+    assert recipe.model == str(folder / "out/sft/seed_2") and recipe.data == str(folder / "data")
+    assert (config.objective, config.seed, config.resume_from_checkpoint) == ("flow_kl", 2, "true")
+    assert config.output_dir == str(folder / "out/kl/seed_2")
+    assert stages["train kl/seed_2"].needs == {"train sft/seed_2"}
+    assert stages["evaluate sft/seed_1"].needs == {"train sft/seed_1", "train tb/seed_1"}  # whose reward is asked
+    assert stages["evaluate sft/seed_1"].command[-2:] == ("--reward_of", str(folder / "out/tb/seed_1"))
+
+
+def test_guided_decoding_is_an_evaluation_alone(sweep, folder):
+    (folder / "knn").mkdir()
+    (folder / "knn" / "recommender.json").write_text("{}")
+    args = sweep()
+    methods = args.table | {"guided": {"evaluate": "tb", "guide": str(folder / "knn"), "guide_weight": 0.5}}
+    stages = missing(replace(args, sweep=methods))
+    assert "train guided/seed_1" not in stages
+    command = stages["evaluate guided/seed_1"].command
+    assert command[command.index("--guide_weight") + 1] == "0.5"
+    assert command[command.index("--run") + 1] == str(folder / "out/tb/seed_1")
+    assert command[command.index("--output_dir") + 1] == str(folder / "out/guided/seed_1")
+
+
+def test_what_is_finished_is_kept(sweep):
+    args = sweep()
+    finish(args, "sft/seed_1", "tb/seed_1")
+    stages = missing(args)
+    assert not {"train sft/seed_1", "train tb/seed_1"} & set(stages)
+    assert {"train kl/seed_1", "train sft/seed_2", "evaluate tb/seed_1"} <= set(stages)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_run_with_other_settings_is_neither_used_nor_resumed(interrupted, sweep, folder):
+    args = sweep()
+    finish(args, "sft/seed_1", "tb/seed_1")
+    if interrupted:
+        (folder / "out/tb/seed_1/model.safetensors").unlink()
+    changed = args.table | {"tb": args.table["tb"] | {"learning_rate": 0.5}}
+    with pytest.raises(ValueError, match=r"tb/seed_1 was trained with learning_rate=0.001, the sweep says 0.5. Delete"):
+        missing(replace(args, sweep=changed))
+
+
+def test_a_run_from_an_older_checkpoint_is_refused(sweep, folder):
+    args = sweep()
+    finish(args, "sft/seed_1", "tb/seed_1")
+    os.utime(folder / "out/sft/seed_1/model.safetensors")
+    with pytest.raises(ValueError, match="tb/seed_1 is older than .*sft/seed_1, which it starts from. Delete it"):
+        missing(args)
+    (folder / "out/sft/seed_1/model.safetensors").unlink()
+    with pytest.raises(ValueError, match="tb/seed_1 is older than"):
+        missing(args)
+
+
+def test_data_and_collaborative_models_come_first_and_parts_before_their_mixture(sweep, folder):
+    models = {"als": {}, "item_knn": {}, "mixture": {"weights": {"item_knn": 1.0}}}
+    recipe = {"models": models, "data": "d", "output_dir": "o"}
+    (folder / "models.yaml").write_text(yaml.safe_dump(recipe))
+    args = sweep(data=str(folder / "new"), data_recipe="data.yaml", recommender_recipe=str(folder / "models.yaml"))
+    methods = {
+        name: settings | {"recommender": str(folder / "fitted/mixture")} for name, settings in args.table.items()
+    }
+    stages = missing(replace(args, sweep=methods | {"sft": args.table["sft"]}))
+    fitting = f"recommenders {folder / 'fitted'}"
+    assert stages[fitting].command[-3:] == ("--only", "item_knn", "mixture")
+    assert stages[fitting].needs == {"prepare"}
+    assert stages["train sft/seed_1"].needs >= {"prepare", fitting}
+    with pytest.raises(ValueError, match="mixture is not fitted. Run python recipes/recommenders.py, or set"):
+        missing(replace(args, sweep=methods, recommender_recipe=None))
+    with pytest.raises(ValueError, match="sasrec is missing, and .*models.yaml has no such model"):
+        missing(replace(args, references=[str(folder / "fitted/sasrec")]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sweep": {"tb": {}}, "reward_of": None}, "sweep: tb needs either config, a recipe to train, or evaluate"),
+        ({"sweep": {"tb": {"evaluate": "sft"}}, "reward_of": None}, "evaluate=sft: it is not one of the methods []"),
+        ({"reward_of": "grpo"}, "reward_of=grpo: it is not one of the methods ['kl', 'tb', 'sft']"),
+        ({"baseline": "grpo"}, "baseline=grpo: it is not one of the methods"),
+        ({"jobs": 0}, "jobs=0: it must be at least 1."),
+        ({"seeds": [1, 1]}, "seeds=[1, 1]: give at least one, and each once."),
+        ({"data": None}, "data is missing: a sweep needs the folder"),
+        ({"runs": ["a"]}, "Give either runs, the folders to compare, or sweep"),
+    ],
+)
+def test_a_slip_in_a_sweep_is_one_sentence(changes, message, sweep):
+    with pytest.raises(ValueError) as refused:
+        check_sweep(sweep(**changes))
+    assert message in str(refused.value)
+
+
+def test_slips_in_settings_are_found_before_anything_is_trained(sweep):
+    args = sweep()
+    for change, message in [
+        ({"learning_rat": 1}, "learning_rat is not a setting. Did you mean learning_rate?"),
+        ({"objective": "gan"}, "gan"),
+        ({"method": "gan"}, "method='gan' of .*tb.yaml is not one of"),
+        ({"learning_rate": None}, "sweep: tb: learning_rate has no value"),
+    ]:
+        with pytest.raises((SystemExit, ValueError), match=message):
+            missing(replace(args, sweep=args.table | {"tb": args.table["tb"] | change}))
+    around = args.table | {"sft": args.table["sft"] | {"model": "tb"}}
+    with pytest.raises(ValueError, match="start from each other. Let one start anew"):
+        missing(replace(args, sweep=around))
+
+
+def python(code, log, *needs):
+    return Stage((sys.executable, "-c", code), log, set(needs))
+
+
+def test_stages_run_after_those_they_need_and_share_the_cores(tmp_path):
+    note = "import os; print(os.environ['OMP_NUM_THREADS'], file=open({!r}, 'a'))"
+    after = f"assert len(open({str(tmp_path / 'out')!r}).readlines()) == 2"
+    first = {name: python(note.format(str(tmp_path / "out")), tmp_path / name) for name in ("a", "b")}
+    run_stages({"c": python(after, tmp_path / "c", "a", "b", "done before"), **first}, 2, {})
+    threads = str(max(1, (os.cpu_count() or 1) // 2))
+    assert (tmp_path / "out").read_text().split() == [threads, threads]
+    run_stages({"a": first["a"]}, 2, {"OMP_NUM_THREADS": "7"})
+    assert (tmp_path / "out").read_text().split()[2:] == ["7"]
+
+
+def test_a_stage_that_fails_ends_the_sweep_with_its_last_words(tmp_path):
+    stages = {
+        "bad": python("raise SystemExit('error: no luck')", tmp_path / "run" / "train.log"),
+        "after": python(f"open({str(tmp_path / 'never')!r}, 'w')", tmp_path / "after.log", "bad"),
+    }
+    with pytest.raises(RuntimeError, match=r"-c .* failed; .*train.log ends with\nerror: no luck"):
+        run_stages(stages, 1, {})
+    assert not (tmp_path / "never").exists() and "no luck" in (tmp_path / "run" / "train.log").read_text()
+
+
+@pytest.mark.slow
+def test_a_sweep_trains_compares_and_then_finds_everything_done(sweep, folder, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    args = sweep()
+    methods = {name: args.table[name] for name in ("sft", "tb")}
+    recipe = {"sweep": methods, "baseline": "sft", "reward_of": "tb", "seeds": [1, 2], "jobs": 2, "data": args.data}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": args.output_dir}))
+    main(["--config", str(folder / "sweep.yaml")])
+    record = json.loads((folder / "out" / "metrics.json").read_text())
+    assert list(record["methods"]) == ["sft", "tb"] and len(record["methods"]["tb"]["mrr"]["seeds"]) == 2
+    assert {"seconds", "tokens", "tv"} <= record["methods"]["tb"].keys()
+    assert record["protocol"]["match"]["reward_of"] == "tb" and "tb" in record["tests"]["recall@10"]
+    assert (folder / "out/tb/seed_1/train.log").stat().st_size and "Film" in (folder / "out/table.md").read_text()
+
+    args = replace(args, sweep=methods)
+    assert missing(args) == {}
+    assert run_sweep(args) == [str(folder / f"out/{name}/seed_{seed}") for name in methods for seed in (1, 2)]
+    (folder / "out/tb/seed_2/ranked_test.npz").unlink()
+    assert list(missing(args)) == ["evaluate tb/seed_2"]
+    os.utime(folder / "out/tb/seed_1/model.safetensors")  # as if it was trained anew: its reward is asked of all
+    assert set(missing(args)) == {"evaluate tb/seed_2", "evaluate tb/seed_1", "evaluate sft/seed_1"}

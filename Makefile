@@ -1,4 +1,4 @@
-# Two commands: `make demo` and `make test`. Both begin from a machine with Python 3.11, make and a C compiler.
+# Three commands: `make demo`, `make compare` and `make test`. They begin from a machine with Python 3.11, make and a C compiler.
 PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := runs/demo

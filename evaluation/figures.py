@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import MaxNLocator
 
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Calibration, Records
@@ -61,12 +61,11 @@ class Panel(NamedTuple):
 
     title: str
     unit: str
-    logarithmic: bool
 
 
-LEARNING = {
-    "loss": Panel("Training loss", "loss, in each objective's own unit", True),
-    "eval_recall@10": Panel("Validation Recall@10", "share of users", False),
+TRAINING = {
+    "loss": Panel("Training loss", "in its own unit"),
+    "eval_recall@10": Panel("Validation Recall@10", "share of users"),
 }
 
 
@@ -76,16 +75,10 @@ def method_styles(names: Iterable[str]) -> dict[str, Style]:
     return dict(zip(names, cycle(styles), strict=False))
 
 
-def learning_panels(curves: Curves) -> dict[str, Panel]:
-    """The panels of training loss and validation recall that have something to show, by logged name."""
-    logged = _logged_names(curves)
-    return {name: panel for name, panel in LEARNING.items() if name in logged}
-
-
 MATCHING = {
-    "eval_tv": Panel("Total variation to R / Z, held out", "share", False),
-    "eval_kl": Panel("KL(R / Z || P_F), held out", "nats", False),
-    "eval_effective_items": Panel("Effective items of P_F", "items", False),
+    "eval_tv": Panel("Total variation to R / Z, held out", "share"),
+    "eval_kl": Panel("KL(R / Z || P_F), held out", "nats"),
+    "eval_effective_items": Panel("Effective items of P_F", "items"),
 }
 SHARES = ("flow/", "reward/target_mass", "reward/floor_mass", "reward/rest_mass", "eval_entropy_")
 
@@ -95,29 +88,57 @@ def flow_panels(curves: Curves) -> dict[str, Panel]:
     logged = _logged_names(curves)
     names = sorted(name for name in logged if name.startswith(SHARES))
     units = {"share": "share", "mass": "share", "correlation": "correlation"}
-    panels = {name: Panel(name, units.get(name.rsplit("_", 1)[-1], "nats"), False) for name in names}
+    panels = {name: Panel(name, units.get(name.rsplit("_", 1)[-1], "nats")) for name in names}
     return {name: panel for name, panel in MATCHING.items() if name in logged} | panels
 
 
-def curves_figure(curves: Curves, panels: Mapping[str, Panel], styles: Mapping[str, Style], columns: int = 2) -> str:
-    """Panels side by side, one line per method.
+def training_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 4) -> str | None:
+    """Training loss, then validation recall, a panel for each method that logs it; None if none does.
+
+    Steps and losses have an axis of their own in every panel, as runs differ in length and objectives in unit; recall
+    has the same one in all. Lines are those of `flow_figure`.
+    """
+    panels = {key: panel for key, panel in TRAINING.items() if key in _logged_names(curves)}
+    if not panels:
+        return None
+    columns = max(2, min(columns, len(curves)))
+    label = f"{_titles(panels)} of each method over the optimiser steps"
+    with rc_context(LOOK | {"svg.hashsalt": label}):
+        rows = -(-len(curves) // columns)
+        figure = Figure(figsize=(9.6, len(panels) * (0.5 + 1.9 * rows)), layout="constrained")
+        blocks = np.ravel(figure.subfigures(len(panels), 1, squeeze=False))
+        for (key, panel), block in zip(panels.items(), blocks, strict=True):
+            block.suptitle(f"{panel.title}, {panel.unit}", x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+            found = {name: lines for name, seeds in curves.items() if (lines := _logged(seeds, key))}
+            axes = block.subplots(rows, columns, squeeze=False, sharey="none" if key == "loss" else "all").ravel()
+            for (name, lines), axis in zip(found.items(), axes, strict=False):
+                _draw_line(axis, lines, styles[name])
+                axis.set_title(name, fontweight="normal")
+                axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
+            for axis in axes[len(found) :]:
+                axis.remove()
+        return _svg(figure, label)
+
+
+def flow_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 3) -> str | None:
+    """A panel for each value that `flow_panels` finds, one line per method; None if it finds none.
 
     A faint line is the log and a strong one its running mean; with several seeds the strong one is the mean of theirs,
     at the steps that all of them logged, in a band from the lowest to the highest.
     """
-    label = f"{', '.join(panel.title for panel in panels.values())} over the optimiser steps"
+    panels = flow_panels(curves)
+    if not panels:
+        return None
+    label = f"{_titles(panels)} over the optimiser steps"
     rows = -(-len(panels) // columns)
     with rc_context(LOOK | {"svg.hashsalt": label}):
         figure = Figure(figsize=(9.6, 0.5 + 5.8 / columns * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
-        frames = {name: [pd.DataFrame(list(records)) for records in seeds] for name, seeds in curves.items()}
         for (key, panel), axis in zip(panels.items(), axes, strict=False):
-            for name, seeds in frames.items():
-                if found := [frame.set_index("step")[key].dropna() for frame in seeds if key in frame]:
+            for name, seeds in curves.items():
+                if found := _logged(seeds, key):
                     _draw_line(axis, found, styles[name])
             axis.set(title=panel.title, xlabel="optimiser step", ylabel=panel.unit)
-            if panel.logarithmic:
-                _set_log_scale(axis)
         for axis in axes[len(panels) :]:
             axis.remove()
         drawn = [name for name, seeds in curves.items() if not panels.keys().isdisjoint(_logged_names({name: seeds}))]
@@ -175,6 +196,16 @@ def _add_legend(figure: Figure, names: Sequence[str], styles: Mapping[str, Style
     figure.legend(handles=handles, loc="outside upper left", ncols=-(-len(names) // rows))
 
 
+def _titles(panels: Mapping[str, Panel]) -> str:
+    return ", ".join(panel.title for panel in panels.values())
+
+
+def _logged(seeds: Sequence[Records], key: str) -> list[pd.Series]:
+    """The values of the seeds that log it, by step."""
+    frames = [pd.DataFrame(list(records)) for records in seeds]
+    return [frame.set_index("step")[key].dropna() for frame in frames if key in frame]
+
+
 def _logged_names(curves: Curves) -> set[str]:
     return {name for seeds in curves.values() for records in seeds for record in records for name in record}
 
@@ -191,17 +222,6 @@ def _draw_line(axis: Axes, seeds: Sequence[pd.Series], style: Style) -> None:
             together.index, together.min(axis=1), together.max(axis=1), color=style.colour, alpha=0.15, lw=0
         )
     axis.plot(together.index, together.mean(axis=1), color=style.colour, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
-
-
-def _set_log_scale(axis: Axes) -> None:
-    """Logarithmic, and linear around 0 where a line reaches it: some objectives have losses below 0."""
-    if axis.dataLim.ymin <= 0:
-        axis.set_yscale("symlog")
-        return
-    axis.set_yscale("log")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _svg(figure: Figure, label: str) -> str:

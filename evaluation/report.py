@@ -12,10 +12,9 @@ from evaluation.figures import (
     Style,
     breakdown_figure,
     calibration_figure,
-    curves_figure,
-    flow_panels,
-    learning_panels,
+    flow_figure,
     method_styles,
+    training_figure,
 )
 from evaluation.tables import breakdown_table, example_table, markdown, metric_tables, significance_table
 
@@ -90,9 +89,8 @@ def _render(comparison: Comparison) -> str:
 
 def _figures(comparison: Comparison, styles: Mapping[str, Style]) -> dict[str, Markup]:
     """The figures that have something to show, by section."""
-    curves = comparison.curves
-    panels = {"learning": (learning_panels(curves), 2), "flow": (flow_panels(curves), 3)}
-    figures = {name: curves_figure(curves, shown, styles, n) for name, (shown, n) in panels.items() if shown}
+    curves = {"training": training_figure(comparison.curves, styles), "flow": flow_figure(comparison.curves, styles)}
+    figures = {name: svg for name, svg in curves.items() if svg is not None}
     if comparison.calibration:
         figures["calibration"] = calibration_figure(comparison.calibration, styles)
     if comparison.breakdowns:

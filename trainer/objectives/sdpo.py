@@ -17,8 +17,9 @@ def sdpo(inputs: FlowInputs, *, beta: float = 1.0) -> LossOutput:
     """
     margin, negative, metrics = margins(inputs, beta, "sdpo")
     some = negative.any(-1)  # [B]
-    # a row without negatives is given a finite one: the logsumexp of nothing has no gradient
     share = 0.0 if inputs.weight is None else inputs.weight.log()
-    hardest = (share - margin).masked_fill(~negative & some.unsqueeze(-1), -torch.inf).logsumexp(-1)
+    pairs = torch.where(negative, share - margin, -torch.inf)
+    # a row without negatives is given finite ones: the logsumexp of nothing has no gradient
+    hardest = torch.where(some.unsqueeze(-1), pairs, 0.0).logsumexp(-1)
     loss = torch.where(some, -logsigmoid(-hardest), 0.0)
     return LossOutput(loss, some.to(loss), metrics)

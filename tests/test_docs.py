@@ -1,5 +1,6 @@
 """What the pages say is what the code does: metrics, links, commands and the reward example."""
 
+import json
 import re
 import shlex
 import sys
@@ -109,3 +110,21 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
     assert unseen(prompts, drawn).bool().tolist() == expected and not unseen(prompts, drawn)[:, 3].any()
     total = WeightedSum({"unseen": unseen, "era": era})
     assert total(prompts, Trajectories.of_items(everything, catalog.trie.codes(everything), "random")).shape == (4, 48)
+
+
+def test_what_the_readme_says_of_methods_stands_in_the_comparison():
+    methods = json.loads((ROOT / "docs/compare.json").read_text())["methods"]
+    claims = re.findall(r"\| `(\w+)` `([\w@]+)` \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "README.md").read_text())
+    assert len(claims) >= 6
+    for method, metric, value, baseline in claims:
+        for name, said in ((method, value), ("sft_continued", baseline)):
+            assert f"{methods[name][metric]['mean']:.{len(said) - 2}f}" == said, (name, metric)
+
+
+def test_the_table_of_the_results_is_that_of_the_comparison():
+    methods = json.loads((ROOT / "docs/compare.json").read_text())["methods"]
+    text = (ROOT / "docs/results.md").read_text()
+    section = text[text.index("## Every method") : text.index("## One change")]
+    for method, metrics in methods.items():
+        rows = [line for line in section.splitlines() if line.startswith(f"| {method} | ")]
+        assert f"{metrics['recall@10']['mean']:.4f}" in rows[0] and f"{metrics['recall@50']['mean']:.4f}" in rows[0]

@@ -11,8 +11,6 @@ import torch
 from common import alternate, arguments, make_catalog, make_policy, make_prompts, table
 from torch import Tensor
 
-from policy import naive_log_probs
-
 
 def main() -> None:
     args = arguments(
@@ -45,7 +43,7 @@ def main() -> None:
         return step(lambda: policy.log_probs(prompts, items).log_pf)
 
     def naive() -> tuple[Tensor, list[Tensor]]:
-        return step(lambda: naive_log_probs(policy, prompts, items))
+        return step(lambda: policy.naive_log_probs(prompts, items))
 
     (ours, our_gradients), (theirs, their_gradients) = shared(), naive()
     gaps = [(a - b).abs().max().item() for a, b in zip(our_gradients, their_gradients, strict=True)]

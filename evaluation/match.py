@@ -12,7 +12,7 @@ MATCH_ITEMS = 50_000
 def match_metrics(log_prob: Tensor, log_target: Tensor, trie: Trie) -> dict[str, Tensor]:
     """Distances between P_F and R / Z over the semantic IDs of the catalogue, [B] each, in nats where not a share.
 
-    log_prob [B, items] of `CausalPolicy.distribution`; log_target [B, items], log R up to a constant. Items that
+    log_prob [B, items] of `TriePolicy.distribution`; log_target [B, items], log R up to a constant. Items that
     share a semantic ID count as one, with the sum of their rewards.
 
     tv = 1/2 sum_x |P_F(x) - R(x)/Z|, from 0 to 1; kl = KL(R/Z || P_F); effective_items = exp(entropy), of P_F and of

@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 
 from catalog import Trie, exact_log_flow
 from interactions.prompts import PromptBatch, PromptBuilder
-from policy import CausalPolicy
+from policy import TriePolicy
 
 
 def rank_by_beam(
-    policy: CausalPolicy,
+    policy: TriePolicy,
     rows: Dataset,
     prompts: PromptBuilder,
     *,
@@ -47,7 +47,7 @@ def guidance(log_reward: Tensor, trie: Trie, weight: float) -> Tensor:
 
 
 def rank_exactly(
-    policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, *, k: int, exclude_history: bool, batch_size: int = 16
+    policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, *, k: int, exclude_history: bool, batch_size: int = 16
 ) -> np.ndarray:
     """The k most probable items [users, k] of the exact distribution over the catalogue; for small catalogues."""
 
@@ -61,7 +61,7 @@ def rank_exactly(
 
 
 def _in_batches(
-    policy: CausalPolicy,
+    policy: TriePolicy,
     rows: Dataset,
     prompts: PromptBuilder,
     batch_size: int,

@@ -1,13 +1,26 @@
 """A backbone seen through the trie.
 
-`CausalPolicy` wraps a decoder-only model and has the four methods of every policy: `log_probs` of given items with the
-prompt computed once, `sample`, `beam` and the exact `distribution`. The forward policy P_F is renormalised over the
-legal children of a trie node in all four. `naive_log_probs` is the plain twin of `log_probs`; `check_shared_prefix`
-compares them on a run's first step and `check_backbone` refuses backbones that would be silently wrong.
+A `TriePolicy` has four methods: `log_probs` of given items with the prompt computed once, `sample`, `beam` and the
+exact `distribution`. The forward policy P_F is renormalised over the legal children of a trie node in all four.
+`CausalPolicy` wraps a decoder-only model, `EncoderDecoderPolicy` a T5, and `policy_of` chooses. `check_shared_prefix`
+compares `log_probs` with its plain twin on a run's first step; `check_backbone` refuses backbones that would be
+silently wrong.
 """
 
-from policy.causal import CausalPolicy, PathLogProbs, inference
-from policy.naive import check_shared_prefix, naive_log_probs
-from policy.tree import check_backbone
+from policy.backbone import auto_class, check_backbone, policy_of
+from policy.base import PathLogProbs, TriePolicy, inference
+from policy.causal import CausalPolicy
+from policy.check import check_shared_prefix
+from policy.encoder_decoder import EncoderDecoderPolicy
 
-__all__ = ["CausalPolicy", "PathLogProbs", "check_backbone", "check_shared_prefix", "inference", "naive_log_probs"]
+__all__ = [
+    "CausalPolicy",
+    "EncoderDecoderPolicy",
+    "PathLogProbs",
+    "TriePolicy",
+    "auto_class",
+    "check_backbone",
+    "check_shared_prefix",
+    "inference",
+    "policy_of",
+]

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig
 
 
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -33,33 +32,3 @@ def branch_visibility(attention_mask: Tensor, branches: int, length: int) -> Ten
     real = torch.cat([attention_mask.bool(), attention_mask.new_ones(batch, total - prompt, dtype=torch.bool)], 1)
     # a padding token reads itself, or its softmax would be empty
     return (causal & same & real.unsqueeze(1)) | torch.eye(total, dtype=torch.bool, device=column.device)
-
-
-def check_backbone(config: PreTrainedConfig, longest: int, branches: int, length: int) -> None:
-    """Raise ValueError where this backbone would read a 4-D mask silently wrong.
-
-    longest: tokens of the longest prompt, with `branches` branches of `length` tokens each behind it, all at the same
-    positions. Sliding-window layers pass a 4-D mask through unchanged, so a row must fit the window; recurrent and
-    linear layers take no mask; flash attention takes none of this shape.
-    """
-    row, last = longest + branches * length, longest + length
-    kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    sliding = "sliding_attention" in kinds or (not kinds and getattr(config, "use_sliding_window", window is not None))
-    if sliding and window is not None and row > window:
-        raise ValueError(
-            f"{config.model_type} has attention windows of {window} tokens but a row of {row}: branches that share "
-            "a prompt would read the wrong tokens. Lower max_history or choose a backbone with full attention."
-        )
-    if unknown := kinds - {"full_attention", "sliding_attention"}:
-        raise ValueError(f"{config.model_type} has {sorted(unknown)} layers, which take no mask of shared prompts.")
-    if config._attn_implementation not in ("sdpa", "eager"):
-        raise ValueError(
-            f"attn_implementation={config._attn_implementation!r} takes no mask of shared prompts. Set it to 'sdpa'."
-        )
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is not None and last > positions:
-        raise ValueError(
-            f"A prompt and its branches need {last} positions; {config.model_type} has {positions}. "
-            "Lower max_history or raise the backbone's positions."
-        )

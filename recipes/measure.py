@@ -10,7 +10,7 @@ import yaml
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from catalog import Catalog
 from catalog.files import complete, read_json, write_json
@@ -19,7 +19,7 @@ from evaluation import METRIC_HELP, diversity_metrics, mean_metrics, ranking_met
 from evaluation.match import MATCH_ITEMS, match_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
 from interactions import PromptBatch, PromptBuilder, Splits, training_counts
-from policy import CausalPolicy
+from policy import TriePolicy, auto_class, policy_of
 from recipes.cli import EvaluateArguments, RecommenderArguments
 from recipes.parts import load_data
 from rewards import RewardParts, build_rewards
@@ -69,15 +69,15 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     return metrics
 
 
-def load_policy(run: Path, catalog: Catalog) -> tuple[CausalPolicy, PromptBuilder]:
+def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]:
     """The policy that a run left, and what builds its prompts."""
     settings = _settings(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = AutoModelForCausalLM.from_pretrained(run, dtype=torch.float32).to(device)
+    model = auto_class(AutoConfig.from_pretrained(run)).from_pretrained(run, dtype=torch.float32).to(device)
     catalog.check_trained(model.config)
     template = settings.get("prompt_template")  # runs of before there were templates do not say
     prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(run), settings["max_history"], template)
-    return CausalPolicy(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
+    return policy_of(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
 
 
 def _guide(args: EvaluateArguments, catalog: Catalog) -> Callable[[PromptBatch], Tensor]:
@@ -89,7 +89,7 @@ def _guide(args: EvaluateArguments, catalog: Catalog) -> Callable[[PromptBatch],
 
 
 def match_reward(
-    source: Path, policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, catalog: Catalog, folder: Path
+    source: Path, policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, catalog: Catalog, folder: Path
 ) -> dict[str, Any]:
     """How far the policy is from the reward of the run `source`; calibration.json goes into `folder`."""
     target = load_target(source, policy, catalog)
@@ -100,7 +100,7 @@ def match_reward(
     return {"match": match, "match_protocol": {"reward_of": str(source), "users": min(len(rows), MATCH_USERS)}}
 
 
-def load_target(run: Path, policy: CausalPolicy, catalog: Catalog) -> Target:
+def load_target(run: Path, policy: TriePolicy, catalog: Catalog) -> Target:
     """What a run's policy should be proportional to at the end of its training; the defaults where it knows no reward.
 
     A reference policy is left out: the run does not keep it.
@@ -165,7 +165,7 @@ def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
 
 
 def calibration(
-    policy: CausalPolicy, rows: Dataset, prompts: PromptBuilder, log_target: Callable[[PromptBatch], Tensor]
+    policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, log_target: Callable[[PromptBatch], Tensor]
 ) -> tuple[dict[str, list[float]], dict[str, float]]:
     """log(R / Z) and log P_F of 20,000 (user, item) pairs of the first rows, and the mean distance of the two.
 

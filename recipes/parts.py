@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from transformers import (
     AutoConfig,
-    AutoModelForCausalLM,
     AutoTokenizer,
     GgufConfig,
     PreTrainedModel,
@@ -28,6 +27,7 @@ from interactions import (
     read_log,
     read_titles,
 )
+from policy import auto_class
 from recipes.cli import DataArguments, as_table
 from trainer.launch import in_full
 
@@ -106,7 +106,8 @@ def load_backbone(
         tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
         # packed weights, which transformers keeps where it has a kernel for them, can be neither trained nor saved
         unpacked = GgufConfig(dequantize=True) if "gguf_file" in source else None
-        loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32, quantization_config=unpacked)
+        kind = auto_class(AutoConfig.from_pretrained(**source))
+        loaded = kind.from_pretrained(**source, dtype=torch.float32, quantization_config=unpacked)
         catalog.check_trained(loaded.config)
         if added := extend_tokenizer(tokenizer, catalog.trie.sizes):
             logger.info("%d code tokens added to the vocabulary of %s", added, model)
@@ -120,11 +121,12 @@ def load_backbone(
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
+        "decoder_start_token_id": tokenizer.bos_token_id,  # of an encoder-decoder
     }
     config = AutoConfig.for_model(described.pop("model_type"), vocab_size=len(tokenizer), **special, **described)
     torch.manual_seed(seed)
     with in_full():
-        return AutoModelForCausalLM.from_config(config), tokenizer
+        return auto_class(config).from_config(config), tokenizer
 
 
 def pretrained_source(model: str) -> dict[str, str]:

@@ -91,14 +91,16 @@ def shapes(args: PlanArguments) -> dict[str, Shape]:
     if args.model in SHAPES:
         return {args.model: SHAPES[args.model]}
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
+
+    from policy import auto_class
 
     table = dict(as_table("backbone", args.backbone))
     if args.backbone is not None and "model_type" not in table:
         raise ValueError("backbone: model_type is missing. Add for instance model_type: qwen2.")
     config = AutoConfig.for_model(**table) if args.model is None else AutoConfig.from_pretrained(args.model)
     with torch.device("meta"):
-        counted = AutoModelForCausalLM.from_config(config).num_parameters()
+        counted = auto_class(config).from_config(config).num_parameters()
     heads = config.num_attention_heads
     return {
         args.model or table["model_type"]: Shape(

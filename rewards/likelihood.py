@@ -4,7 +4,7 @@ from torch import Tensor
 
 from catalog import Trajectories
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy
+from policy import TriePolicy
 
 
 class Likelihood:
@@ -16,7 +16,7 @@ class Likelihood:
     weights are the current ones: as the policy learns, the reward moves along.
     """
 
-    def __init__(self, policy: CausalPolicy) -> None:
+    def __init__(self, policy: TriePolicy) -> None:
         self.policy = policy
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:

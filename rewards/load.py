@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from catalog import Catalog
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy
+from policy import TriePolicy
 from rewards.base import Reward, WeightedSum
 from rewards.behaviour import Behaviour
 from rewards.collaborative import Collaborative
@@ -52,7 +52,7 @@ class RewardParts:
 
     catalog: Catalog
     teacher: Callable[[PromptBatch], Tensor] | None = None
-    policy: CausalPolicy | None = None
+    policy: TriePolicy | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from catalog import Trajectories, Trie
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy, inference
+from policy import TriePolicy, inference
 from samplers.unknown import best_unknown
 
 
@@ -21,7 +21,7 @@ class ConfidenceSampler:
     """
 
     def __init__(
-        self, trie: Trie, teacher: Callable[[PromptBatch], Tensor], policy: CausalPolicy, pool: int = 16
+        self, trie: Trie, teacher: Callable[[PromptBatch], Tensor], policy: TriePolicy, pool: int = 16
     ) -> None:
         if pool < 1:
             raise ValueError(f"confidence: pool={pool} leaves no candidates. Set it to 1 or more.")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from catalog import Trie
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy
+from policy import TriePolicy
 from samplers.base import Mixture, Sampler
 from samplers.confidence import ConfidenceSampler
 from samplers.curriculum import CurriculumSampler
@@ -22,7 +22,7 @@ from samplers.target import TargetSampler
 
 
 def policy_sampler(
-    policy: CausalPolicy, engine: RolloutEngine | None, beams: bool = False
+    policy: TriePolicy, engine: RolloutEngine | None, beams: bool = False
 ) -> PolicySampler | RolloutSampler:
     """The rollout worker: the engine where the run has one, else the policy itself."""
     return PolicySampler(policy, beams) if engine is None else RolloutSampler(engine, policy, beams)
@@ -49,7 +49,7 @@ class SamplerParts:
     """
 
     trie: Trie
-    policy: CausalPolicy
+    policy: TriePolicy
     teacher: Callable[[PromptBatch], Tensor] | None
     progress: Callable[[], float]
     catalog_fingerprint: str

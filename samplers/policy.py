@@ -6,7 +6,7 @@ import torch
 
 from catalog import SOURCES, Trajectories
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy, inference
+from policy import TriePolicy, inference
 from samplers.base import generator, with_padding
 
 
@@ -17,7 +17,7 @@ class PolicySampler:
     GFlowGR (arXiv 2506.16114). They are distinct and need no seed; where the catalogue has fewer, the rest is padding.
     """
 
-    def __init__(self, policy: CausalPolicy, beams: bool = False) -> None:
+    def __init__(self, policy: TriePolicy, beams: bool = False) -> None:
         self.policy, self.beams = policy, beams
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:

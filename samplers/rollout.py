@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from catalog import Trajectories, code_of_token
 from catalog.files import complete
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy
+from policy import TriePolicy
 from samplers.base import with_padding
 
 Weights = Iterable[tuple[str, Tensor]]
@@ -76,7 +76,7 @@ class RolloutSampler:
     versions of the weights ago that was. Everything that was started and not yet taken is in `save` and `load`.
     """
 
-    def __init__(self, engine: RolloutEngine, policy: CausalPolicy, beams: bool = False) -> None:
+    def __init__(self, engine: RolloutEngine, policy: TriePolicy, beams: bool = False) -> None:
         self.engine, self.policy, self.beams = engine, policy, beams
         self._trie, self._device = policy.trie, policy.tokens.device
         self._background = ThreadPoolExecutor(1, thread_name_prefix="rollout", initializer=self._enter)

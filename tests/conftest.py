@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBatch, PromptBuilder
-from policy import CausalPolicy
+from policy import TriePolicy, auto_class, policy_of
 from trainer import METHODS, GFlowNetTrainer, SFTTrainer, TrajectoryTrainer
 
 SMALL: dict[str, dict] = {
@@ -40,6 +40,7 @@ SMALL: dict[str, dict] = {
         num_key_value_heads=2,
         max_position_embeddings=128,
     ),
+    "t5": dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0, decoder_start_token_id=1),
 }
 
 
@@ -60,7 +61,7 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> Callable[..., PreTrainedMo
     def make(kind: str = "qwen3", **overrides: object) -> PreTrainedModel:
         torch.manual_seed(0)
         config = AutoConfig.for_model(kind, **({"vocab_size": len(tokenizer)} | SMALL[kind] | overrides))
-        model = AutoModelForCausalLM.from_config(config)
+        model = auto_class(config).from_config(config)
         for parameter in model.parameters():  # the usual 0.02 gives a nearly uniform policy, which hides errors
             if parameter.dim() > 1:
                 torch.nn.init.normal_(parameter, std=0.3)
@@ -87,8 +88,8 @@ def prompts(catalog: Catalog, tokenizer: PreTrainedTokenizerFast, rows: list[dic
 @pytest.fixture
 def policy(
     catalog: Catalog, tokenizer: PreTrainedTokenizerFast, make_model: Callable[..., PreTrainedModel]
-) -> CausalPolicy:
-    return CausalPolicy(make_model(), catalog.trie, node_tokens(tokenizer, catalog.trie))
+) -> TriePolicy:
+    return policy_of(make_model(), catalog.trie, node_tokens(tokenizer, catalog.trie))
 
 
 @pytest.fixture

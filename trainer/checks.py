@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from catalog import Catalog, Trajectories
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy, check_shared_prefix, inference
+from policy import TriePolicy, check_shared_prefix, inference
 from samplers import RolloutSampler
 from trainer.step import Step
 
@@ -49,7 +49,7 @@ def warn_of_long_histories(rows: Dataset, max_history: int) -> None:
         )
 
 
-def check_forward(policy: CausalPolicy, step: Step, exact: bool) -> float:
+def check_forward(policy: TriePolicy, step: Step, exact: bool) -> float:
     """Compare the shared-prefix forward with the naive one on the first prompt; see `check_shared_prefix`.
 
     exact: whether the model computes in float32.
@@ -58,7 +58,7 @@ def check_forward(policy: CausalPolicy, step: Step, exact: bool) -> float:
     return check_shared_prefix(policy, step.prompts.rows(0, 1), step.trajectories.items[:1], tolerance)
 
 
-def check_rollouts(policy: CausalPolicy, sampler: RolloutSampler, batch: PromptBatch, exact: bool) -> float:
+def check_rollouts(policy: TriePolicy, sampler: RolloutSampler, batch: PromptBatch, exact: bool) -> float:
     """Let the engine draw for the first prompts and compare its log-probabilities with the policy's.
 
     exact: whether both compute in float32.

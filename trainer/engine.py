@@ -31,6 +31,11 @@ def make_engine(
     """
     if not args.use_vllm:
         return None
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"use_vllm: vLLM draws from decoder-only backbones and {model.config.model_type} is an encoder-decoder. "
+            "Leave use_vllm out, or choose another backbone."
+        )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
         raise ValueError("use_vllm: the weights of FSDP 1 cannot be handed over. Set fsdp_version: 2.")
     if args.vllm_mode == "server":

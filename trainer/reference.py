@@ -9,11 +9,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import trange
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import PreTrainedModel
 
 from catalog import Trie, exact_log_flow
 from interactions.prompts import PromptBatch
-from policy import CausalPolicy, inference
+from policy import TriePolicy, auto_class, inference
 
 if TYPE_CHECKING:
     from trainer.rollout_trainer import RolloutTrainer
@@ -29,7 +29,7 @@ class Reference:
     """
 
     def __init__(
-        self, policy: CausalPolicy, without_adapters: Callable[[], AbstractContextManager] = nullcontext
+        self, policy: TriePolicy, without_adapters: Callable[[], AbstractContextManager] = nullcontext
     ) -> None:
         self.policy, self._without_adapters = policy, without_adapters
 
@@ -100,7 +100,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
         return copy.deepcopy(model).eval().requires_grad_(False)
     import deepspeed
 
-    twin: Any = AutoModelForCausalLM.from_config(model.config)  # sharded as it is made
+    twin: Any = auto_class(model.config).from_config(model.config)  # sharded as it is made
     for own, other in zip(twin.parameters(), model.parameters(), strict=True):
         with deepspeed.zero.GatheredParameters([own, other], modifier_rank=0), torch.no_grad():
             own.copy_(other)

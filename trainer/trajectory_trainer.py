@@ -26,7 +26,7 @@ from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import cut
-from policy import CausalPolicy, PathLogProbs, check_backbone
+from policy import PathLogProbs, TriePolicy, check_backbone, policy_of
 from samplers import Mixture, TargetSampler
 from trainer.adapters import ROWS, adapt
 from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
@@ -104,7 +104,7 @@ class TrajectoryTrainer(ResumableTrainer):
             self.add_callback(Progress())
         self.trie = catalog.trie.to(args.device)
         self.tokens = self.prompts.tokens.to(args.device)
-        self.policy = CausalPolicy(self.model, self.trie, self.tokens)
+        self.policy = policy_of(self.model, self.trie, self.tokens)
         # the losses below are sums over the whole step, already divided: transformers must not divide again
         self.model_accepts_loss_kwargs = True
         self.shared_prefix_gap: float | None = None  # set by the check on the first step
@@ -135,9 +135,9 @@ class TrajectoryTrainer(ResumableTrainer):
     def prepare(self, plans: list[Plan]) -> None:
         """What must happen before trajectories are drawn; plans: the steps that were read for the first time."""
 
-    def loss_policy(self, model: nn.Module) -> CausalPolicy:
+    def loss_policy(self, model: nn.Module) -> TriePolicy:
         """The policy of a model as the losses see it, see `normalisation`."""
-        return CausalPolicy(model, self.trie, self.tokens, full_vocabulary=self.args.normalisation == "vocabulary")
+        return policy_of(model, self.trie, self.tokens, full_vocabulary=self.args.normalisation == "vocabulary")
 
     def method_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
         """What the method adds to the SFT loss: summed over the micro-batch, divided by the step's totals."""
@@ -258,6 +258,11 @@ class TrajectoryTrainer(ResumableTrainer):
         if count > trie.leaves:
             raise ValueError(f"{count} trajectories per prompt of {trie.leaves} semantic IDs in all. Lower K.")
         check_backbone(self.model.config, self.prompts.longest, count, trie.levels - 1)
+        if self.model.config.is_encoder_decoder and self.args.sft_positions == "all":
+            raise ValueError(
+                "sft_positions: all needs a decoder-only backbone: an encoder reads a history as a whole and predicts "
+                "none of its items. Set sft_positions: target, and random_cut: true to train on shorter histories too."
+            )
         for name in ("train_dataset", "eval_dataset"):
             if (rows := getattr(self, name)) is not None:
                 check_rows(name, rows, len(self.catalog), self.accelerator.num_processes)

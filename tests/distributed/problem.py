@@ -7,9 +7,10 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, PreTrainedModel
 
 from catalog import Catalog, word_tokenizer
+from policy import auto_class
 from samplers.weights import policy_weights
 from trainer import METHODS, TrajectoryTrainer
 from trainer.launch import in_full
@@ -27,6 +28,7 @@ SIZES: dict[str, dict[str, Any]] = {
         max_position_embeddings=128,
     ),
     "gpt2": dict(n_embd=32, n_layer=2, n_head=2, n_positions=128),  # with dropout
+    "t5": dict(d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4, dropout_rate=0.0, decoder_start_token_id=1),
 }
 
 
@@ -40,7 +42,7 @@ def make_model(kind: str = "qwen3", **overrides: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, vocab_size=len(TOKENIZER), **SIZES[kind] | overrides)
     with in_full():
-        return AutoModelForCausalLM.from_config(config)
+        return auto_class(config).from_config(config)
 
 
 def make_trainer(

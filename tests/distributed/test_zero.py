@@ -6,10 +6,10 @@ import sys
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig
 
 from interactions import PromptBuilder
-from policy import CausalPolicy, inference
+from policy import auto_class, inference, policy_of
 from tests.distributed.launch import HERE, command, run
 from tests.distributed.problem import CATALOG, TOKENIZER, make_model, make_rows
 
@@ -18,6 +18,7 @@ WORKER = HERE / "zero_worker.py"
 LIKE_ALONE = (
     *("adamw", "sgd", "accumulated", "checkpointed", "checkpointed, reentrant", "lora"),
     *("dpo", "grpo", "relative"),  # which read a frozen copy
+    "t5",
 )
 
 
@@ -41,9 +42,9 @@ def zero(request, tmp_path_factory):
 
 def loaded_log_pf(folder):
     """What a checkpoint, loaded by transformers alone, gives the pairs that zero_worker.log_pf asks for."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype=torch.float32)
     prompts = PromptBuilder(CATALOG, TOKENIZER, 6)
-    policy = CausalPolicy(model, CATALOG.trie, prompts.tokens)
+    policy = policy_of(model, CATALOG.trie, prompts.tokens)
     with inference(model):
         return policy.log_probs(prompts(make_rows().select(range(4)).to_list()), torch.arange(10).expand(4, 10)).log_pf
 
@@ -77,7 +78,7 @@ def test_another_number_of_processes_goes_on_with_the_same_optimiser(zero):
 
 def test_the_export_is_a_plain_checkpoint_of_what_was_trained(alone, zero):
     _, results, folder = zero
-    for case in ("adamw", "lora"):
+    for case in ("adamw", "lora", "t5"):
         torch.testing.assert_close(
             loaded_log_pf(folder / case / "export"), torch.tensor(results[case]["log_pf"]), atol=1e-5, rtol=0
         )

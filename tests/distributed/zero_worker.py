@@ -108,6 +108,9 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "dpo": lambda: train("dpo", method="dpo", **PAIRS),
     "grpo": lambda: train("grpo", method="grpo", beta=0.1, rewards={"similarity": 1.0}, **PAIRS),
     "relative": lambda: train("relative", reference_weight=1.0, **SGD),
+    "t5": lambda: train(
+        "t5", export=True, kind="t5", sft_positions="target", eval_strategy="steps", eval_steps=4, **PAIRS
+    ),
     "resume": resume,
     "bf16": half,
     "dealt anew": dealt_anew,

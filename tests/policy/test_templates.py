@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerFast
 
 from catalog import extend_tokenizer, node_tokens
 from interactions.prompts import PromptBuilder
-from policy import CausalPolicy, check_shared_prefix, naive_log_probs
+from policy import CausalPolicy, check_shared_prefix
 
 TEMPLATES = ["Got: {titles}.\nIDs: {history}\nNext: ", "{titles}{history}", "IDs {history}", "{history} then"]
 
@@ -78,7 +78,7 @@ def test_each_item_of_the_history_is_predicted_from_the_text_and_the_items_befor
 def test_a_template_changes_nothing_about_how_forwards_agree(build, policy, rows):
     prompts = build(rows)
     every = torch.arange(48).expand(4, -1)
-    exact = naive_log_probs(policy, prompts, every).sum(-1)
+    exact = policy.naive_log_probs(prompts, every).sum(-1)
     assert check_shared_prefix(policy, prompts, every, 1e-4) < 1e-4
     torch.testing.assert_close(policy.distribution(prompts), exact, atol=1e-5, rtol=1e-5)
     items, log_pf = policy.sample(prompts, 8, torch.Generator().manual_seed(0))

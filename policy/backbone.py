@@ -1,0 +1,57 @@
+"""Which backbones there are, and what each is seen through."""
+
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
+
+from catalog import Trie
+from policy.base import TriePolicy, bare
+from policy.causal import CausalPolicy
+from policy.encoder_decoder import EncoderDecoderPolicy
+
+
+def policy_of(model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> TriePolicy:
+    """The policy of a backbone of either kind, wrapped or not."""
+    kind = EncoderDecoderPolicy if bare(model).config.is_encoder_decoder else CausalPolicy
+    return kind(model, trie, tokens, full_vocabulary=full_vocabulary)
+
+
+def auto_class(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[AutoModelForSeq2SeqLM]:
+    """Which of transformers' classes makes and loads such a backbone."""
+    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+
+
+def check_backbone(config: PreTrainedConfig, longest: int, branches: int, length: int) -> None:
+    """Raise ValueError where this backbone would read a 4-D mask silently wrong.
+
+    longest: tokens of the longest prompt, with `branches` branches of `length` tokens each behind it, all at the same
+    positions. Sliding-window layers pass a 4-D mask through unchanged, so a row must fit the window; recurrent and
+    linear layers take no mask; flash attention takes none of this shape. Of encoder-decoders only T5's bias between
+    tokens is known to be that along a branch.
+    """
+    if config.is_encoder_decoder:
+        if config.model_type != "t5":
+            raise ValueError(
+                f"{config.model_type} is an encoder-decoder other than T5. Choose a t5 or a decoder-only backbone."
+            )
+        return
+    row, last = longest + branches * length, longest + length
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    sliding = "sliding_attention" in kinds or (not kinds and getattr(config, "use_sliding_window", window is not None))
+    if sliding and window is not None and row > window:
+        raise ValueError(
+            f"{config.model_type} has attention windows of {window} tokens but a row of {row}: branches that share "
+            "a prompt would read the wrong tokens. Lower max_history or choose a backbone with full attention."
+        )
+    if unknown := kinds - {"full_attention", "sliding_attention"}:
+        raise ValueError(f"{config.model_type} has {sorted(unknown)} layers, which take no mask of shared prompts.")
+    if config._attn_implementation not in ("sdpa", "eager"):
+        raise ValueError(
+            f"attn_implementation={config._attn_implementation!r} takes no mask of shared prompts. Set it to 'sdpa'."
+        )
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and last > positions:
+        raise ValueError(
+            f"A prompt and its branches need {last} positions; {config.model_type} has {positions}. "
+            "Lower max_history or raise the backbone's positions."
+        )

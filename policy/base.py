@@ -1,0 +1,260 @@
+"""What every backbone seen through the trie has: P_F of a path, draws, beams and the exact distribution."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import Cache, PreTrainedModel
+
+from catalog import Trie
+from interactions.prompts import PromptBatch
+from policy.plan import TriePlan
+
+
+@contextmanager
+def inference(model: nn.Module) -> Iterator[None]:
+    """Neither gradients nor dropout inside; the model's mode is put back at the end."""
+    training = model.training
+    model.eval()
+    with torch.no_grad():
+        yield
+    model.train(training)
+
+
+@dataclass(frozen=True)
+class PathLogProbs:
+    """Log-probabilities under P_F, float32, of whole paths and of every step on them.
+
+    log_pf [B, K, L] of the K given items after the prompt; states [B, K, L, D] the backbone's last hidden state at each
+    node that a step leaves, the root's being the end of the prompt. None unless asked for: log_pf_history [B, N, L] of
+    each item of the history after the items before it (meaningless where history is -1); child_log_pf [B, K, L, C] of
+    all children of each node that a step leaves, -inf behind the last child.
+    """
+
+    log_pf: Tensor
+    states: Tensor
+    log_pf_history: Tensor | None = None
+    child_log_pf: Tensor | None = None
+
+
+class TriePolicy(ABC):
+    """P_F(code | prompt, node): the backbone's next-token logits, softmax over the children of the trie node only.
+
+    model: a backbone of transformers, also wrapped by DDP, DeepSpeed or PEFT. trie and tokens [nodes]
+    (`catalog.node_tokens`) lie on the model's device. full_vocabulary: let `log_probs` normalise over every token
+    instead, as trainers do that know no trie. A kind of backbone says how it reads items, all after one prompt
+    (`log_probs`) and each after its own (`naive_log_probs`), and how branches grow from a prompt (`_read`).
+    """
+
+    def __init__(self, model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> None:
+        self.model, self.trie, self.tokens = model, trie, tokens
+        self.full_vocabulary = full_vocabulary
+
+    @abstractmethod
+    def log_probs(
+        self, prompts: PromptBatch, items: Tensor, *, history: bool = False, children: bool = False
+    ) -> PathLogProbs:
+        """Log-probabilities of K items [B, K] per prompt, the prompt being computed once; see `PathLogProbs`."""
+
+    @abstractmethod
+    def naive_log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
+        """log_pf [B, K, L] of items [B, K], the prompt computed K times: the forward that everybody writes first."""
+
+    @abstractmethod
+    def _read(self, prompts: PromptBatch) -> tuple[Tensor, "Branches"]:
+        """Read the prompts once: logits [B, 1, V] after them, and the cache to grow branches from."""
+
+    def _paths(self, logits: list[Tensor], states: list[Tensor], path: Tensor, children: bool) -> PathLogProbs:
+        """From logits and states [B, K, X] at the node that each step of the paths [B, K, L + 1] leaves."""
+        log_pf, child_log_pf = self.along(logits, path)
+        every = [_padded(log_p, max(self.trie.max_children)) for log_p in child_log_pf] if children else []
+        return PathLogProbs(log_pf, torch.stack(states, 2), child_log_pf=torch.stack(every, -2) if every else None)
+
+    def along(self, logits: Sequence[Tensor], path: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Log-probability of each step of a path [..., L + 1] from the logits before it, [..., V] each: [..., L].
+
+        Beside it that of all children of the node that each step leaves: one [..., C] for each level.
+        """
+        steps, children = [], []
+        for level, width in enumerate(self.trie.max_children):
+            node, child = path[..., level], path[..., level + 1]
+            slot = child - self.trie.first_child[node]
+            log_p = self.child_log_probs(logits[level], node, width, self.full_vocabulary)
+            steps.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
+            children.append(log_p)
+        return torch.stack(steps, -1), children
+
+    def child_log_probs(self, logits: Tensor, nodes: Tensor, width: int, full_vocabulary: bool = False) -> Tensor:
+        """P_F over the children of each node: [..., V], [...] -> [..., width] float32, -inf behind the last child."""
+        child = self.trie.children(nodes, width)
+        scores = logits.gather(-1, self.tokens[child.clamp(min=0)]).float().masked_fill(child < 0, -torch.inf)
+        if full_vocabulary:
+            return scores - logits.float().logsumexp(-1, keepdim=True)
+        return scores.log_softmax(-1)
+
+    def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L].
+
+        The mask over a prompt's branches has count * count * L entries, so thousands of draws are better split.
+        """
+        with inference(self.model):
+            logits, branches = self._read(prompts)
+            nodes = torch.zeros(len(prompts), count, dtype=torch.long, device=logits.device)
+            logits = logits.expand(-1, count, -1)
+            taken = []
+            for level, width in enumerate(self.trie.max_children):
+                if level:
+                    logits = branches.advance(self.tokens[nodes])
+                log_p = self.child_log_probs(logits, nodes, width)  # [B, count, width]
+                slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
+                taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
+                nodes = self.trie.first_child[nodes] + slot
+            return self.trie.item(nodes), torch.stack(taken, -1)
+
+    def beam(
+        self, prompts: PromptBatch, width: int, excluded: Tensor | None = None, guide: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The best items a beam of `width` finds, best first: items [B, width], log-probabilities [B, width].
+
+        Items are distinct (one per leaf). excluded [B, H], -1 for padding: items that are passed over during the
+        search, so that they cost no place in the beam. Places that no item is left for hold -1 and -inf.
+
+        guide [B, nodes]: what each step into a node adds to its log P_F, for instance a multiple of the exact
+        log F(child) - log F(node); the scores then are sums of both.
+        """
+        with inference(self.model):
+            logits, branches = self._read(prompts)
+            exhausted = self._exhausted(excluded)
+            row = torch.arange(len(prompts), device=logits.device)[:, None, None] * self.trie.nodes
+            nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
+            score = torch.zeros(len(prompts), 1, device=logits.device)
+            for level, fan in enumerate(self.trie.max_children):
+                if level:
+                    logits = branches.advance(self.tokens[nodes])
+                child = self.trie.children(nodes, fan)  # [B, W, fan]
+                total = score.unsqueeze(-1) + self.child_log_probs(logits, nodes, fan)
+                if guide is not None:
+                    total = total + guide.gather(1, child.clamp(min=0).flatten(1)).view_as(total)
+                total = total.masked_fill((child < 0) | torch.isin(row + child, exhausted), -torch.inf).flatten(1)
+                score, best = total.topk(min(width, total.shape[1]))
+                nodes = child.flatten(1).gather(1, best).clamp(min=0)
+                branches.select(best // fan)
+            items = self.trie.item(nodes.clamp(min=self.trie.level_start[-2])).where(score > -torch.inf, -1)
+            missing = (0, width - items.shape[1])
+            return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
+
+    def distribution(self, prompts: PromptBatch) -> Tensor:
+        """The exact log-probability of every item: [B, items].
+
+        Every node with a choice below it is read once, as a trie-shaped branch of the prompt, a chunk of subtrees at a
+        time. Where a leaf holds several items, each has the probability of the leaf.
+        """
+        with inference(self.model):
+            logits, branches = self._read(prompts)
+            trie, batch = self.trie, len(prompts)
+            edge = torch.zeros(batch, trie.nodes, device=logits.device)  # log-probability of the edge into each node
+            root = torch.zeros(batch, 1, dtype=torch.long, device=logits.device)
+            self._fill(edge, logits, root[0])
+            for nodes, depth, visible in self._plan.chunks:
+                self._fill(edge, branches.read(self.tokens[nodes], depth, visible), nodes)
+            for level in range(2, trie.levels + 1):
+                nodes = torch.arange(*trie.level_start[level : level + 2], device=edge.device)
+                edge[:, nodes] += edge[:, trie.parent(nodes)]
+            return edge[:, trie.leaf_of_item]
+
+    @cached_property
+    def _plan(self) -> TriePlan:
+        return TriePlan.of(self.trie)
+
+    def _fill(self, edge: Tensor, logits: Tensor, nodes: Tensor) -> None:
+        """Write P_F of the children of nodes [n], from the logits [B, n, V] after them, into edge [B, nodes]."""
+        child = self.trie.children(nodes)  # [n, C]
+        log_p = self.child_log_probs(logits, nodes.expand(len(edge), -1), child.shape[-1])  # [B, n, C]
+        edge[:, child[child > 0]] = log_p[:, child > 0]
+
+    def _exhausted(self, excluded: Tensor | None) -> Tensor:
+        """row * nodes + node of every node below which a row has only excluded items; excluded [B, H]."""
+        if excluded is None:
+            return torch.empty(0, dtype=torch.long, device=self.tokens.device)
+        row, slot = (excluded >= 0).nonzero(as_tuple=True)
+        pairs = torch.stack([row, excluded[row, slot]], 1).unique(dim=0)  # [n, 2]; a repeat must not count twice
+        key = pairs[:, :1] * self.trie.nodes + self.trie.path(pairs[:, 1])[:, 1:]
+        key, count = key.unique(return_counts=True)
+        return key[count == self.trie.items_below[key % self.trie.nodes]]
+
+
+def at_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
+    """Outputs [B, 1 + K * (L - 1), X] after the prompt and along K branches, by level: L times [B, K, X].
+
+    Views of the outputs, since logits of a large vocabulary would not fit twice; the prompt's is that of each branch.
+    """
+    first = values[:, :1].expand(-1, count, -1)
+    return [first, *values[:, 1:].unflatten(1, (count, steps)).unbind(2)] if steps else [first]
+
+
+def _padded(log_p: Tensor, width: int) -> Tensor:
+    return nn.functional.pad(log_p, (0, width - log_p.shape[-1]), value=-torch.inf)
+
+
+class Branches(ABC):
+    """Partial paths that share one cached prompt: tokens are appended to the cache, and the mask says whose they are.
+
+    So the prompt's keys are neither copied K times nor reordered when a beam changes its parents.
+    """
+
+    def __init__(self, attention_mask: Tensor, cache: Cache) -> None:
+        self.cache = cache
+        self.prompt = attention_mask.bool()  # [B, P]
+        self.ancestors = torch.empty(len(attention_mask), 0, 0, dtype=torch.long, device=attention_mask.device)
+        self.slots = 0  # tokens in the cache behind the prompt
+
+    def advance(self, tokens: Tensor) -> Tensor:
+        """Append one token [B, K] to each branch: logits [B, K, V] after it."""
+        batch, count = tokens.shape
+        own = torch.arange(self.slots, self.slots + count, device=tokens.device).expand(batch, count).unsqueeze(-1)
+        self.ancestors = own if self.slots == 0 else torch.cat([self.ancestors, own], -1)  # [B, K, depth]
+        visible = torch.zeros(batch, count, self.slots + count, dtype=torch.bool, device=tokens.device)
+        visible.scatter_(-1, self.ancestors, True)
+        depth = self.ancestors.shape[-1] - 1
+        logits = self._forward(tokens, torch.full_like(tokens, depth), visible)
+        self.slots += count
+        return logits
+
+    def select(self, parent: Tensor) -> None:
+        """Let branch k go on from what was branch parent[b, k]; parent [B, K']."""
+        if self.slots:
+            self.ancestors = self.ancestors.gather(1, parent.unsqueeze(-1).expand(-1, -1, self.ancestors.shape[-1]))
+
+    def read(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
+        """Logits [B, n, V] after tokens [n] that lie `depth` [n] below the prompt; the cache is left as it was.
+
+        visible [n, n]: which of these tokens each may read.
+        """
+        batch = len(self.prompt)
+        logits = self._forward(tokens.expand(batch, -1), depth.expand(batch, -1), visible.expand(batch, -1, -1))
+        self._forget(len(tokens))
+        return logits
+
+    def _forget(self, count: int) -> None:
+        """Drop the newest tokens."""
+        self.cache.crop(-count)
+
+    @abstractmethod
+    def _forward(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
+        """Append tokens [B, n], `depth` [B, n] below the prompt, to the cache: logits [B, n, V] after them.
+
+        visible [B, n, T]: which of the T tokens behind the prompt each reads, itself included.
+        """
+
+
+def bare(model: nn.Module) -> PreTrainedModel:
+    """The backbone inside what DDP, DeepSpeed or PEFT made of it."""
+    inner: Any = model
+    while not isinstance(inner, PreTrainedModel):
+        inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner.module
+    return inner

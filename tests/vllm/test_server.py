@@ -139,13 +139,11 @@ def test_the_program_says_what_is_missing_before_it_starts_an_engine(servers):
         servers.ports[0]: servers.process(servers.ports[0]),
         port: servers.process(port, GFLOWGR_API_KEY="short"),
     }
-    started = time.monotonic()
-    assert [process.wait(30) for process in wrong.values()] == [1, 1]
-    assert time.monotonic() - started < 10
+    assert [process.wait(60) for process in wrong.values()] == [1, 1]
     last = {port: servers.log(port).splitlines()[-1] for port in wrong}
     assert f"127.0.0.1:{servers.ports[0]} cannot be served: Address already in use" in last[servers.ports[0]]
     assert "GFLOWGR_API_KEY must hold at least 16" in last[port] and "secrets.token_hex" in last[port]
-    assert "Traceback" not in "".join(map(servers.log, wrong))
+    assert not any(word in servers.log(port) for port in wrong for word in ("Traceback", "EngineCore"))
 
 
 def test_another_run_that_takes_the_servers_stops_this_one(servers, tokens, caplog):

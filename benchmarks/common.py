@@ -3,6 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,14 +12,14 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerF
 
 from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch, PromptBuilder
-from policy import CausalPolicy
+from policy import CausalPolicy, TriePolicy
 
 
-def arguments(description: str | None, **defaults: int) -> argparse.Namespace:
-    """Whole numbers from the command line, each with its default."""
+def arguments(description: str | None, **defaults: int | str) -> argparse.Namespace:
+    """Numbers and names from the command line, each with its default."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in defaults.items():
-        parser.add_argument(f"--{name}", type=int, default=default)
+        parser.add_argument(f"--{name}", type=type(default), default=default)
     return parser.parse_args()
 
 
@@ -66,22 +67,17 @@ def make_prompts(builder: PromptBuilder, catalog: Catalog, prompts: int, history
     )
 
 
-def by_generate(policy: CausalPolicy, prompts: PromptBatch, samples: int) -> Callable[[], Tensor]:
-    """What one would otherwise run: tokens [B * samples, L]."""
+def by_generate(policy: TriePolicy, prompts: PromptBatch, count: int, *, beams: bool = False) -> Callable[[], Tensor]:
+    """What one would otherwise run, `count` draws or the best of a beam of `count`: tokens [B * count, L]."""
     trie, length = policy.trie, prompts.input_ids.shape[1]
     following: dict[tuple[int, ...], set[int]] = {}
     for path in policy.tokens[trie.path(torch.arange(trie.items))[:, 1:]].tolist():
         for level, token in enumerate(path):
             following.setdefault(tuple(path[:level]), set()).add(token)
     legal = {prefix: list(tokens) for prefix, tokens in following.items()}
+    kind: dict[str, Any] = {"num_beams": count} if beams else {"do_sample": True, "top_k": 0, "top_p": 1.0}
     how = GenerationConfig(
-        do_sample=True,
-        max_new_tokens=trie.levels,
-        min_new_tokens=trie.levels,
-        top_k=0,
-        top_p=1.0,
-        num_return_sequences=samples,
-        pad_token_id=0,
+        max_new_tokens=trie.levels, min_new_tokens=trie.levels, num_return_sequences=count, pad_token_id=0, renormalize_logits=True, **kind
     )
 
     def generate() -> Tensor:

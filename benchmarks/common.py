@@ -77,7 +77,12 @@ def by_generate(policy: TriePolicy, prompts: PromptBatch, count: int, *, beams: 
     legal = {prefix: list(tokens) for prefix, tokens in following.items()}
     kind: dict[str, Any] = {"num_beams": count} if beams else {"do_sample": True, "top_k": 0, "top_p": 1.0}
     how = GenerationConfig(
-        max_new_tokens=trie.levels, min_new_tokens=trie.levels, num_return_sequences=count, pad_token_id=0, renormalize_logits=True, **kind
+        max_new_tokens=trie.levels,
+        min_new_tokens=trie.levels,
+        num_return_sequences=count,
+        pad_token_id=0,
+        renormalize_logits=True,
+        **kind,
     )
 
     def generate() -> Tensor:

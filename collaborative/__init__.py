@@ -19,7 +19,7 @@ stored and mixed like the others.
 from collaborative.base import Recommender, rank
 from collaborative.factors import ALS, BPR
 from collaborative.item_knn import ItemKNN
-from collaborative.item_vectors import cooccurrence_vectors
+from collaborative.item_vectors import COLLABORATIVE_VECTORS, cooccurrence_vectors
 from collaborative.mixture import Mixture
 from collaborative.popularity import Popularity
 from collaborative.sasrec import SASRec
@@ -27,6 +27,7 @@ from collaborative.store import RECOMMENDERS, fit_recommender, load_recommender
 from collaborative.teacher import Teacher
 
 __all__ = [
+    "COLLABORATIVE_VECTORS",
     "ALS",
     "BPR",
     "RECOMMENDERS",

@@ -1,12 +1,15 @@
 """Item vectors from interactions alone, for catalogues without text."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from collaborative.base import flatten
+from collaborative.factors import ALS
+from collaborative.sasrec import SASRec
+from interactions import Splits
 
 
 def cooccurrence_vectors(
@@ -39,3 +42,27 @@ def _nearby(histories: Sequence[Sequence[int]], items: int, window: int, decay: 
         pairs = flat[:-lag][same], flat[lag:][same]
         counts += sparse.csr_matrix((np.full(len(pairs[0]), decay ** (lag - 1)), pairs), (items, items))
     return counts + counts.T
+
+
+def _cooccurrence(splits: Splits, items: int, seed: int) -> np.ndarray:
+    training = splits.validation["history"]  # what precedes the validation item
+    return cooccurrence_vectors(training, items, dimensions=min(64, items - 1))
+
+
+def _als(splits: Splits, items: int, seed: int) -> np.ndarray:
+    return ALS.from_splits(splits, items, ALS.Settings(seed=seed)).factors.numpy()
+
+
+def _sasrec(splits: Splits, items: int, seed: int) -> np.ndarray:
+    model = SASRec.from_splits(
+        splits, items, SASRec.Settings(max_length=20, learning_rate=1e-3, dropout=0.5, seed=seed)
+    )
+    return model.network.item.weight[:items].detach().cpu().numpy()
+
+
+COLLABORATIVE_VECTORS: dict[str, Callable[[Splits, int, int], np.ndarray]] = {
+    "cooccurrence": _cooccurrence,
+    "als": _als,
+    "sasrec": _sasrec,
+}
+"""Name -> (splits, items, seed) -> vectors [items, d] from the training interactions."""

@@ -26,20 +26,28 @@ class DataArguments:
     min_interactions: int = field(default=5, metadata={"help": "k of the k-core: users and items with fewer go."})
     max_history: int = field(default=20, metadata={"help": "Items in a training window before its target."})
     index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
-    vectors: str | None = field(
+    items: str | None = field(
+        default=None, metadata={"help": "Item table, JSON: id -> {title: ...}, for reports and vectors of text."}
+    )
+    vectors: list[str] | str | None = field(
         default=None,
         metadata={
-            "help": "Item vectors to make IDs from, .npy [items, d] in the order of the sorted item ids. "
-            "Without them, vectors come from the training interactions."
+            "help": "What IDs are made from: cooccurrence (the default), als, sasrec; a file .npz (ids, vectors) or "
+            ".npy (rows in the order of the sorted item ids); a folder of a sentence-transformers model, which reads "
+            "the titles. Several are fused."
         },
     )
+    quantiser: Literal["kmeans", "rq_vae"] = field(
+        default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs gflowgr[rq-vae]."}
+    )
     codebook_sizes: list[int] = field(
-        default_factory=lambda: [64, 64, 64], metadata={"help": "Clusters of each level of the residual k-means."}
+        default_factory=lambda: [64, 64, 64], metadata={"help": "Codes of each level that the quantiser gives."}
     )
     on_collision: Literal["extend", "keep"] = field(
         default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
     )
-    seed: int = field(default=0, metadata={"help": "Of the k-means and the order of the items."})
+    users: int | None = field(default=None, metadata={"help": "Keep the first users only, to try things out."})
+    seed: int = field(default=0, metadata={"help": "Of vectors, quantiser and the order of the items."})
     cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
 
 
@@ -102,6 +110,7 @@ class RecommenderArguments:
         default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
     )
     only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
+    exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
 
     def __post_init__(self) -> None:
         if unknown := set(self.only or ()) - set(self.table):
@@ -276,6 +285,10 @@ class CompareArguments:
         default=None,
         metadata={"help": "Of a sweep: method whose reward, of the same seed, all policies are compared with."},
     )
+    evaluation: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: settings of evaluate.py for all methods, for instance {beam_width: 50}."},
+    )
     data_recipe: str | None = field(
         default=None, metadata={"help": "Of a sweep: recipe to prepare `data` with where it does not exist yet."}
     )
@@ -298,6 +311,11 @@ class CompareArguments:
     def table(self) -> dict[str, Any]:
         """`sweep`, which a recipe gives as a table and the command line as JSON."""
         return as_table("sweep", self.sweep)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """`evaluation`, likewise."""
+        return as_table("evaluation", self.evaluation)
 
 
 def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:

@@ -139,11 +139,11 @@ def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
     return np.where(items >= 0, first[items], -1)
 
 
-def rank_recommender(model: Recommender, rows: Dataset) -> np.ndarray:
-    """The 50 items of a collaborative model that each row's history lacks, best first: [users, 50]."""
+def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool) -> np.ndarray:
+    """The 50 best items of a collaborative model for each row, with or without those of its history: [users, 50]."""
     histories = rows["history"][:]
     some = [histories[start : start + 1024] for start in range(0, len(histories), 1024)]
-    return np.concatenate([rank(model.score(part), part, 50) for part in some])
+    return np.concatenate([rank(model.score(h), h if exclude_history else [[]] * len(h), 50) for h in some])
 
 
 def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
@@ -154,11 +154,11 @@ def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
         folder, settings = Path(args.output_dir) / name, dict(args.table[name] or {})
         model = fit_recommender(settings.pop("kind", name), settings, splits, catalog, folder)
         metrics = {
-            split: list_metrics(rank_recommender(model, rows), rows, catalog, splits)
+            split: list_metrics(rank_recommender(model, rows, args.exclude_history), rows, catalog, splits)
             for split, rows in (("validation", splits.validation), ("test", splits.test))
         }
         seconds = read_json(folder / "recommender.json", "The recommender's record")["seconds"]
-        how = {"exclude_history": True, "users": len(splits.test), "hit": _hit(catalog)}
+        how = {"exclude_history": args.exclude_history, "users": len(splits.test), "hit": _hit(catalog)}
         write_json(folder / "metrics.json", {**metrics, "test_protocol": how, "seconds": seconds})
         measured[name] = metrics["test"]
     return measured

@@ -15,9 +15,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from catalog import Catalog, extend_tokenizer, residual_kmeans, word_tokenizer
-from catalog.files import write_json
-from collaborative import cooccurrence_vectors
+from catalog import QUANTISERS, Catalog, colliding, extend_tokenizer, word_tokenizer
+from catalog.files import read_json, write_json
 from interactions import (
     Splits,
     fetch_movielens_100k,
@@ -29,6 +28,7 @@ from interactions import (
 )
 from policy import auto_class
 from recipes.cli import DataArguments, as_table
+from recipes.item_vectors import item_vectors
 from trainer.launch import in_full
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,9 @@ def prepare(args: DataArguments) -> dict[str, Any]:
     folder = Path(args.output_dir)
     log, titles = _read(args)
     log = in_order(k_core(log, args.min_interactions))
+    if args.users is not None:
+        log = log[log["user"].isin(log["user"].unique()[: args.users])]
+    made: dict[str, Any] = {}
     if args.index:
         catalog = Catalog.from_index(args.index, args.on_collision)
         splits = leave_one_out(log, catalog.item_ids, args.max_history)
@@ -46,9 +49,11 @@ def prepare(args: DataArguments) -> dict[str, Any]:
         # sorted and then shuffled: the order of a log tells who bought what next
         item_ids = np.random.default_rng(args.seed).permutation(sorted(log["item"].unique())).tolist()
         splits = leave_one_out(log, item_ids, args.max_history)
-        codes = residual_kmeans(_vectors(args, item_ids, splits), tuple(args.codebook_sizes), seed=args.seed)
+        vectors = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
+        codes, made["residual"] = QUANTISERS[args.quantiser](vectors, tuple(args.codebook_sizes), seed=args.seed)
+        made["items_that_collided"] = colliding(codes)
         catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision)
-    catalog = Catalog(catalog.trie, catalog.item_ids, tuple(titles.get(item, item) for item in catalog.item_ids))
+    catalog = Catalog(catalog.trie, catalog.item_ids, tuple(titles.get(item) or item for item in catalog.item_ids))
     catalog.save(folder)
     splits.save(folder / "splits")
     counts = {
@@ -59,7 +64,7 @@ def prepare(args: DataArguments) -> dict[str, Any]:
         "levels": catalog.trie.levels,
         "semantic_ids": catalog.trie.leaves,
         "leaf_is_item": catalog.leaf_is_item,
-    }
+    } | made
     write_json(folder / "metrics.json", counts)
     return counts
 
@@ -67,22 +72,14 @@ def prepare(args: DataArguments) -> dict[str, Any]:
 def _read(args: DataArguments) -> tuple[Any, dict[str, str]]:
     columns = as_table("columns", args.columns) or None
     if args.log != "movielens-100k":
-        return read_log(args.log, columns), {}
+        table = read_json(Path(args.items), "The item table") if args.items else {}
+        return read_log(args.log, columns), {item: row.get("title", "") for item, row in table.items()}
     folder = fetch_movielens_100k(args.cache)
     return read_log(folder / "ml-100k.inter"), read_titles(folder / "ml-100k.item")
 
 
-def _vectors(args: DataArguments, item_ids: list[str], splits: Splits) -> np.ndarray:
-    if args.vectors is None:
-        training = splits.validation["history"]  # what precedes the validation item
-        return cooccurrence_vectors(training, len(item_ids), dimensions=min(64, len(item_ids) - 1))
-    vectors = np.load(args.vectors, allow_pickle=False)
-    if len(vectors) != len(item_ids):
-        raise ValueError(
-            f"{args.vectors} has {len(vectors)} rows for the {len(item_ids)} items that are left of the log. "
-            "Give one row per item, in the order of the sorted item ids."
-        )
-    return vectors[np.argsort(np.argsort(item_ids))]
+def _listed(value: list[str] | str | None) -> list[str]:
+    return [value] if isinstance(value, str) else value or ["cooccurrence"]
 
 
 def load_data(folder: str) -> tuple[Catalog, Splits]:

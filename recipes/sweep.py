@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,9 @@ from trainer import METHODS
 
 VOLATILE = {"output_dir", "resume_from_checkpoint", "disable_tqdm", "dry_run"}
 """Settings of a run that say nothing about what it learned."""
+
+TIMES = "stages.jsonl"
+"""What every stage took, in the folder of the runs."""
 
 Settings = dict[str, Any]
 
@@ -46,7 +50,8 @@ def run_sweep(args: CompareArguments) -> list[str]:
     """
     environment = dict(os.environ)  # as it is before checking the settings: transformers keeps some of them there
     methods = check_sweep(args)
-    run_stages(missing_stages(args, methods), args.jobs, environment)
+    times = Path(args.runs_dir or args.output_dir) / TIMES
+    run_stages(missing_stages(args, methods), args.jobs, environment, times)
     return [str(_folder(args, method, seed)) for method in methods for seed in args.seeds]
 
 
@@ -86,15 +91,16 @@ def missing_stages(args: CompareArguments, methods: dict[str, Settings]) -> dict
     return before | after
 
 
-def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str]) -> None:
+def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str], times: Path) -> None:
     """Run every stage after those it needs, `jobs` of them side by side; the first that fails ends it all.
 
-    They share the cores, unless OMP_NUM_THREADS of the environment says something else.
+    They share the cores, unless OMP_NUM_THREADS of the environment says something else. times: a file that gets a line
+    of JSON for each stage that ends well, with its seconds.
     """
     sorter = TopologicalSorter({name: stage.needs & stages.keys() for name, stage in stages.items()})
     sorter.prepare()
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
-    running: dict[Future[None], str] = {}
+    running: dict[Future[float], str] = {}
     with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(stages), unit="stage", disable=not stages) as bar:
         while sorter.is_active():
             running |= {pool.submit(_run, stages[name], environment): name for name in sorter.get_ready()}
@@ -102,18 +108,24 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str])
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 if future.exception():
                     pool.shutdown(wait=False, cancel_futures=True)  # what runs already is finished, and kept
-                future.result()
-                sorter.done(running.pop(future))
+                seconds, name = future.result(), running.pop(future)
+                times.parent.mkdir(parents=True, exist_ok=True)
+                with times.open("a") as file:
+                    file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
+                sorter.done(name)
                 bar.update()
 
 
-def _run(stage: Stage, environment: dict[str, str]) -> None:
+def _run(stage: Stage, environment: dict[str, str]) -> float:
+    """Run a stage; returns its seconds."""
+    started = time.perf_counter()
     stage.log.parent.mkdir(parents=True, exist_ok=True)
     with stage.log.open("a") as log:
         done = subprocess.run(stage.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
     if done.returncode:
         last = "\n".join(stage.log.read_text().splitlines()[-20:])
         raise RuntimeError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last}")
+    return time.perf_counter() - started
 
 
 def _in_order(methods: dict[str, Settings]) -> list[str]:
@@ -208,7 +220,7 @@ def _evaluation(
     own = {"run": str(_folder(args, source, seed)), "data": args.data, "output_dir": str(folder)}
     if args.reward_of:
         own["reward_of"] = str(_folder(args, args.reward_of, seed))
-    argv = _flags(own if source == method else settings | own)
+    argv = _flags(args.how | ({} if source == method else settings) | own)
     (wanted,) = parse(argv, EvaluateArguments)
     needs = {f"train {name}/seed_{seed}" for name in (source, args.reward_of) if name}
     if needs & stages.keys() or not _evaluated(folder, wanted):

@@ -24,6 +24,7 @@ from recipes.cli import (
     setting,
 )
 from recipes.plan import PlanArguments
+from recipes.results import ReproduceArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from trainer import METHODS, METRICS
 
@@ -38,6 +39,7 @@ TYPES = {
     "compare": CompareArguments,
     "serve": ServeArguments,
     "plan": PlanArguments,
+    "reproduce": ReproduceArguments,
 }
 COMMAND = re.compile(r"\b(?:python|accelerate launch) recipes/(\w+)\.py((?: [^\n`]*)?)")
 

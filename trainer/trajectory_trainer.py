@@ -25,7 +25,7 @@ from catalog import Catalog, Trajectories
 from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
-from interactions.rows import cut
+from interactions.rows import by_length, cut
 from policy import PathLogProbs, TriePolicy, check_backbone, policy_of
 from samplers import Mixture, TargetSampler
 from trainer.adapters import ROWS, adapt
@@ -199,7 +199,7 @@ class TrajectoryTrainer(ResumableTrainer):
         place = [self.args.seed, self.state.global_step + len(self._plans), self.args.process_index]
         seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
         rows_of = [self.rows(rows, seed) for rows, seed in zip(batches, seeds, strict=True)]
-        return Plan([self.prompts(rows).to(device) for rows in rows_of], seeds)
+        return Plan([self.prompts(rows).to(device) for rows in by_length(rows_of)], seeds)
 
     def compute_loss(
         self, model: nn.Module, inputs: Step, return_outputs: bool = False, num_items_in_batch: Tensor | None = None

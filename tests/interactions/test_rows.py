@@ -2,6 +2,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interactions import cut
+from interactions.rows import by_length
 
 ROW = {
     "user": "u7",
@@ -54,3 +55,16 @@ def test_no_event_is_lost_or_moved(events, data):
     assert [*short["history"], short["target"], *short["later"]] == items
     assert [*short["history_rating"], short["rating"]] == ratings[: end + 1]
     assert [*short["history_behaviour"], short["behaviour"]] == behaviours[: end + 1]
+
+
+@given(st.lists(st.lists(st.integers(1, 30), max_size=6), max_size=5))
+def test_batches_by_length_keep_their_sizes_and_their_rows(lengths):
+    batches = [
+        [{"user": (b, n), "history": [0] * length} for n, length in enumerate(row)] for b, row in enumerate(lengths)
+    ]
+    sorted_batches = by_length(batches)
+    assert list(map(len, sorted_batches)) == list(map(len, batches))
+    rows = [row for batch in sorted_batches for row in batch]
+    assert sorted(row["user"] for row in rows) == sorted(row["user"] for batch in batches for row in batch)
+    found = [len(row["history"]) for row in rows]
+    assert found == sorted(found)

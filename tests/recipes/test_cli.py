@@ -15,6 +15,7 @@ from recipes.cli import (
     parse,
     setting,
 )
+from recipes.results import ReproduceArguments
 from trainer import METHODS, GFlowNetConfig, SFTConfig
 
 FOLDER = Path(recipes.__file__).parent
@@ -24,6 +25,8 @@ RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != 
 def types_of(path):
     known = {"data.yaml": DataArguments, "collaborative.yaml": RecommenderArguments}
     known |= {"compare.yaml": CompareArguments, "ablations.yaml": CompareArguments}
+    if path.name in ("cpu.yaml", "gpu.yaml"):
+        return (ReproduceArguments,)
     if path.name in known:
         return (known[path.name],)
     return RunArguments, METHODS[yaml.safe_load(path.read_text())["method"]][1]

@@ -197,11 +197,14 @@ def test_stages_run_after_those_they_need_and_share_the_cores(tmp_path):
     note = "import os; print(os.environ['OMP_NUM_THREADS'], file=open({!r}, 'a'))"
     after = f"assert len(open({str(tmp_path / 'out')!r}).readlines()) == 2"
     first = {name: python(note.format(str(tmp_path / "out")), tmp_path / name) for name in ("a", "b")}
-    run_stages({"c": python(after, tmp_path / "c", "a", "b", "done before"), **first}, 2, {})
+    run_stages({"c": python(after, tmp_path / "c", "a", "b", "done before"), **first}, 2, {}, tmp_path / "times")
     threads = str(max(1, (os.cpu_count() or 1) // 2))
     assert (tmp_path / "out").read_text().split() == [threads, threads]
-    run_stages({"a": first["a"]}, 2, {"OMP_NUM_THREADS": "7"})
+    run_stages({"a": first["a"]}, 2, {"OMP_NUM_THREADS": "7"}, tmp_path / "times")
     assert (tmp_path / "out").read_text().split()[2:] == ["7"]
+    times = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]
+    assert {time["stage"] for time in times[:2]} == {"a", "b"} and [time["stage"] for time in times[2:]] == ["c", "a"]
+    assert all(time["seconds"] > 0 for time in times)
 
 
 def test_a_stage_that_fails_ends_the_sweep_with_its_last_words(tmp_path):
@@ -210,7 +213,7 @@ def test_a_stage_that_fails_ends_the_sweep_with_its_last_words(tmp_path):
         "after": python(f"open({str(tmp_path / 'never')!r}, 'w')", tmp_path / "after.log", "bad"),
     }
     with pytest.raises(RuntimeError, match=r"-c .* failed; .*train.log ends with\nerror: no luck"):
-        run_stages(stages, 1, {})
+        run_stages(stages, 1, {}, tmp_path / "times")
     assert not (tmp_path / "never").exists() and "no luck" in (tmp_path / "run" / "train.log").read_text()
 
 

@@ -1,0 +1,71 @@
+"""Vectors to make semantic IDs from: of training interactions, files or titles, one kind or several fused."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from collaborative import COLLABORATIVE_VECTORS
+from interactions import Splits
+
+
+def item_vectors(
+    sources: Sequence[str], item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
+) -> np.ndarray:
+    """Vectors [items, d] float32 in the order of `item_ids`; of several sources the unit vectors side by side.
+
+    sources: names of `COLLABORATIVE_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
+    Raises ValueError for a source that is none of these, or does not have every item.
+    """
+    parts = [_of_source(source, item_ids, titles, splits, seed) for source in sources]
+    if len(parts) == 1:
+        return parts[0]
+    # so that what two items have in common counts alike in each, whatever its number of dimensions
+    return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts], 1)
+
+
+def _of_source(
+    source: str, item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
+) -> np.ndarray:
+    if source in COLLABORATIVE_VECTORS:
+        return COLLABORATIVE_VECTORS[source](splits, len(item_ids), seed)
+    path = Path(source)
+    if path.suffix in (".npy", ".npz") and path.is_file():
+        return _of_file(path, item_ids)
+    if (path / "config.json").is_file():
+        return _of_titles(path, item_ids, titles)
+    known = ", ".join(COLLABORATIVE_VECTORS)
+    raise ValueError(f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.")
+
+
+def _of_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
+    """.npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value."""
+    loaded = np.load(path, allow_pickle=False)
+    if path.suffix == ".npz":
+        if missing := {"ids", "vectors"} - set(loaded):
+            raise ValueError(f"{path} has no array called {min(missing)}. Save it with np.savez(ids=..., vectors=...).")
+        ids, vectors = loaded["ids"].astype(str).tolist(), loaded["vectors"]
+    else:
+        vectors = loaded
+        ids = sorted(item_ids, key=int if all(item.isdecimal() for item in item_ids) else str)
+    if len(vectors) != len(ids):
+        raise ValueError(
+            f"{path} has {len(vectors)} rows for {len(ids)} items. Give one row per item that is left of the log, in "
+            "the order of the sorted item ids, or a .npz file with ids."
+        )
+    row = {item: number for number, item in enumerate(ids)}
+    if absent := [item for item in item_ids if item not in row]:
+        raise ValueError(f"{path} has no vector of item {absent[0]} ({len(absent)} such items). Add them.")
+    return vectors[[row[item] for item in item_ids]].astype(np.float32)
+
+
+def _of_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
+    if absent := [item for item in item_ids if not titles.get(item)]:
+        if len(absent) == len(item_ids):
+            raise ValueError(f"vectors: {path} reads titles, and there are none. Give the item table as items.")
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError as error:
+        raise ValueError(f"vectors: {path} needs a package. Run pip install 'gflowgr[text]'.") from error
+    model = SentenceTransformer(str(path), local_files_only=True)
+    return model.encode([titles.get(item, "") for item in item_ids], show_progress_bar=True, convert_to_numpy=True)

@@ -1,0 +1,67 @@
+"""Item vectors from files, interactions and several of them: each item must get its own."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from interactions import leave_one_out
+from recipes.item_vectors import item_vectors
+
+IDS = ["10", "9", "2", "1", "7", "30"]
+OWN = np.array([[float(item), 1.0] for item in IDS], np.float32)
+
+
+@pytest.fixture
+def splits():
+    rng = np.random.default_rng(0)
+    users = np.repeat([f"u{n}" for n in range(30)], 5)
+    log = pd.DataFrame({"user": users, "item": rng.choice(IDS, 150), "timestamp": np.arange(150)})
+    return leave_one_out(log, IDS, max_history=6)
+
+
+def vectors(*sources, splits=None, titles=None):
+    return item_vectors([str(source) for source in sources], IDS, titles or {}, splits, 0)
+
+
+def test_rows_of_a_file_go_by_the_value_of_the_ids(tmp_path):
+    np.save(tmp_path / "v.npy", OWN[np.argsort([int(item) for item in IDS])])
+    np.testing.assert_array_equal(vectors(tmp_path / "v.npy"), OWN)
+
+
+def test_vectors_with_ids_may_be_of_more_items_in_any_order(tmp_path):
+    order = np.array([3, 0, 5, 1, 4, 2])
+    more = np.concatenate([OWN[order], np.zeros((1, 2), np.float32)])
+    np.savez(tmp_path / "v.npz", ids=np.array([IDS[i] for i in order] + ["99"]), vectors=more)
+    np.testing.assert_array_equal(vectors(tmp_path / "v.npz"), OWN)
+    np.savez(tmp_path / "v.npz", ids=np.array(IDS[1:]), vectors=OWN[1:])
+    with pytest.raises(ValueError, match=r"v.npz has no vector of item 10 \(1 such items\)"):
+        vectors(tmp_path / "v.npz")
+    np.savez(tmp_path / "v.npz", vectors=OWN)
+    with pytest.raises(ValueError, match="has no array called ids"):
+        vectors(tmp_path / "v.npz")
+
+
+def test_several_sources_weigh_the_same(tmp_path, splits):
+    np.save(tmp_path / "v.npy", 100 * OWN)
+    fused = vectors(tmp_path / "v.npy", "als", splits=splits)
+    alone = vectors("als", splits=splits)
+    assert fused.shape == (6, 2 + alone.shape[1])
+    np.testing.assert_allclose(np.linalg.norm(fused[:, :2], axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(fused[:, 2:], axis=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("source", ["cooccurrence", "als", "sasrec"])
+def test_every_item_has_a_vector_of_the_interactions(source, splits):
+    found = vectors(source, splits=splits)
+    assert found.shape[0] == 6 and np.isfinite(found).all()
+
+
+def test_what_is_no_source_is_named(tmp_path, splits):
+    with pytest.raises(ValueError, match="'glove' is none of cooccurrence, als, sasrec, no .npy or .npz file"):
+        vectors("glove")
+    np.save(tmp_path / "v.npy", OWN[:4])
+    with pytest.raises(ValueError, match="v.npy has 4 rows for 6 items"):
+        vectors(tmp_path / "v.npy")
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="reads titles, and there are none. Give the item table as items."):
+        vectors(tmp_path)

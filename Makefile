@@ -1,4 +1,4 @@
-# Three commands: `make demo`, `make compare` and `make test`. They begin from a machine with Python 3.11, make and a C compiler.
+# Four commands: `make demo`, `make compare`, `make reproduce` and `make test`. They begin from a machine with Python 3.11, make and a C compiler.
 PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := runs/demo
@@ -13,7 +13,11 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install install-all demo compare test check bench clean
+# make reproduce DATA=.../amazon-beauty SIZE=cpu: the table of Amazon Beauty, or of amazon-instruments, from your copy of the files
+DATA ?= data/amazon-beauty
+SIZE ?= cpu
+
+.PHONY: install install-all demo compare reproduce test check bench clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints/cpu.txt
@@ -48,6 +52,10 @@ demo: $(if $(BACKBONE),install-all,install)
 compare: install
 	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml
 
+reproduce: install
+	$(BIN)/python recipes/reproduce.py --config recipes/$(patsubst amazon-%,%,$(notdir $(abspath $(DATA))))/$(SIZE).yaml \
+	  --source $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
+
 test: install-all
 	$(BIN)/python -m pytest
 
@@ -58,7 +66,7 @@ check: install-all
 	$(BIN)/lint-imports
 
 bench: install-all
-	for program in trie shared_prefix sampler step_cost grpo_step rollouts staleness; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts staleness; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info

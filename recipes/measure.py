@@ -92,8 +92,13 @@ def match_reward(
     source: Path, policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, catalog: Catalog, folder: Path
 ) -> dict[str, Any]:
     """How far the policy is from the reward of the run `source`; calibration.json goes into `folder`."""
+    if not (catalog.leaf_is_item and len(catalog) <= MATCH_ITEMS) or _settings(source).get("rewards", True) in (
+        {},
+        None,
+    ):
+        return {}
     target = load_target(source, policy, catalog)
-    if not (target.reward.scores_catalog and catalog.leaf_is_item and len(catalog) <= MATCH_ITEMS):
+    if not target.reward.scores_catalog:
         return {}
     points, match = calibration(policy, rows, prompts, target.catalog)
     write_json(folder / "calibration.json", points)

@@ -51,7 +51,7 @@ def prepare(args: DataArguments) -> dict[str, Any]:
         splits = leave_one_out(log, item_ids, args.max_history)
         vectors = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
         codes, made["residual"] = QUANTISERS[args.quantiser](vectors, tuple(args.codebook_sizes), seed=args.seed)
-        made["items_that_collided"] = colliding(codes)
+        made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
         catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision)
     catalog = Catalog(catalog.trie, catalog.item_ids, tuple(titles.get(item) or item for item in catalog.item_ids))
     catalog.save(folder)

@@ -10,8 +10,11 @@ from interactions.log import OPTIONAL
 def by_length(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Mapping[str, Any]]]:
     """The rows of some batches anew, those of the shortest histories in the first one, so that little is padded.
 
-    The batches keep their sizes. What is summed over all of them, as the loss of an optimiser step is, stays the same.
+    The batches keep their sizes, and one alone its order. What is summed over all of them, as the loss of an optimiser
+    step is, stays the same.
     """
+    if len(batches) == 1:
+        return [list(batches[0])]
     rows = iter(sorted(chain.from_iterable(batches), key=lambda row: len(row["history"])))
     return [list(islice(rows, len(batch))) for batch in batches]
 

@@ -29,7 +29,7 @@ class DataArguments:
     items: str | None = field(
         default=None, metadata={"help": "Item table, JSON: id -> {title: ...}, for reports and vectors of text."}
     )
-    vectors: list[str] | str | None = field(
+    vectors: list[str] | None = field(
         default=None,
         metadata={
             "help": "What IDs are made from: cooccurrence (the default), als, sasrec; a file .npz (ids, vectors) or "

@@ -56,8 +56,10 @@ reproduce: install
 	$(BIN)/python recipes/reproduce.py --config recipes/$(patsubst amazon-%,%,$(notdir $(abspath $(DATA))))/$(SIZE).yaml \
 	  --source $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
 
+# two files at a time, each with one thread: most of a test is start-up, which is single-threaded
+test: export OMP_NUM_THREADS := 1
 test: install-all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: install-all
 	$(BIN)/ruff check .

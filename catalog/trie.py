@@ -160,6 +160,15 @@ class Trie:
             counts.index_add_(0, self.parent(nodes), counts[nodes])
         return counts
 
+    @cached_property
+    def open(self) -> Tensor:
+        """Whether a choice is left at or below each node: [nodes] bool. Below the others every step is certain."""
+        found = self.first_child.diff() > 1
+        for level in range(self.levels, 0, -1):
+            nodes = torch.arange(*self.level_start[level : level + 2], device=found.device)
+            found[self.parent(nodes[found[nodes]])] = True
+        return found
+
 
 def _int32(array: np.ndarray) -> Tensor:
     return torch.from_numpy(array.astype(np.int32))

@@ -105,12 +105,12 @@ class TriePolicy(ABC):
         with inference(self.model):
             logits, branches = self._read(prompts)
             nodes = torch.zeros(len(prompts), count, dtype=torch.long, device=logits.device)
-            logits = logits.expand(-1, count, -1)
+            log_p = self.child_log_probs(logits.expand(-1, count, -1), nodes, self.trie.max_children[0])
+            branches.select(nodes)
             taken = []
             for level, width in enumerate(self.trie.max_children):
                 if level:
-                    logits = branches.advance(self.tokens[nodes])
-                log_p = self.child_log_probs(logits, nodes, width)  # [B, count, width]
+                    log_p = self._advance(branches, nodes, width)  # [B, count, width]
                 slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
                 taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
                 nodes = self.trie.first_child[nodes] + slot
@@ -132,21 +132,39 @@ class TriePolicy(ABC):
             exhausted = self._exhausted(excluded)
             row = torch.arange(len(prompts), device=logits.device)[:, None, None] * self.trie.nodes
             nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
+            log_p = self.child_log_probs(logits, nodes, self.trie.max_children[0])
             score = torch.zeros(len(prompts), 1, device=logits.device)
             for level, fan in enumerate(self.trie.max_children):
                 if level:
-                    logits = branches.advance(self.tokens[nodes])
+                    log_p = self._advance(branches, nodes, fan)
                 child = self.trie.children(nodes, fan)  # [B, W, fan]
-                total = score.unsqueeze(-1) + self.child_log_probs(logits, nodes, fan)
+                total = score.unsqueeze(-1) + log_p
                 if guide is not None:
                     total = total + guide.gather(1, child.clamp(min=0).flatten(1)).view_as(total)
                 total = total.masked_fill((child < 0) | torch.isin(row + child, exhausted), -torch.inf).flatten(1)
                 score, best = total.topk(min(width, total.shape[1]))
-                nodes = child.flatten(1).gather(1, best).clamp(min=0)
+                nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
                 branches.select(best // fan)
             items = self.trie.item(nodes.clamp(min=self.trie.level_start[-2])).where(score > -torch.inf, -1)
             missing = (0, width - items.shape[1])
             return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
+
+    def _advance(self, branches: "Branches", nodes: Tensor, width: int) -> Tensor:
+        """P_F over the children of the nodes [B, K] that the branches have come to: [B, K, width].
+
+        Branches without a choice at or below their node are not read, since all their steps have log-probability 0:
+        in public catalogues that is most of them after two codes.
+        """
+        certain = torch.full((*nodes.shape, width), -torch.inf, device=nodes.device)
+        certain[..., 0] = 0.0
+        unsettled = self.trie.open[nodes] & (nodes > 0)  # [B, K]; a place that no item is left for holds the root
+        most = int(unsettled.sum(1).max())
+        if not most:
+            return certain
+        column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; a row with fewer is filled up with others
+        left = nodes.gather(1, column)
+        log_p = self.child_log_probs(branches.advance(self.tokens[left], column), left, width)
+        return certain.scatter(1, column.unsqueeze(-1).expand(-1, -1, width), log_p)
 
     def distribution(self, prompts: PromptBatch) -> Tensor:
         """The exact log-probability of every item: [B, items].
@@ -210,25 +228,27 @@ class Branches(ABC):
     def __init__(self, attention_mask: Tensor, cache: Cache) -> None:
         self.cache = cache
         self.prompt = attention_mask.bool()  # [B, P]
-        self.ancestors = torch.empty(len(attention_mask), 0, 0, dtype=torch.long, device=attention_mask.device)
+        # [B, K, depth], where in the cache each branch's tokens lie; anywhere for those that were not read
+        self.ancestors = torch.empty(len(attention_mask), 1, 0, dtype=torch.long, device=attention_mask.device)
         self.slots = 0  # tokens in the cache behind the prompt
 
-    def advance(self, tokens: Tensor) -> Tensor:
-        """Append one token [B, K] to each branch: logits [B, K, V] after it."""
+    def advance(self, tokens: Tensor, column: Tensor) -> Tensor:
+        """Append one token [B, n] to the branches column [B, n], of those that `select` left: logits [B, n, V]."""
         batch, count = tokens.shape
-        own = torch.arange(self.slots, self.slots + count, device=tokens.device).expand(batch, count).unsqueeze(-1)
-        self.ancestors = own if self.slots == 0 else torch.cat([self.ancestors, own], -1)  # [B, K, depth]
+        own = torch.arange(self.slots, self.slots + count, device=tokens.device).expand(batch, count)
+        depth = self.ancestors.shape[-1]
+        above = self.ancestors.gather(1, column.unsqueeze(-1).expand(-1, -1, depth))  # [B, n, depth]
         visible = torch.zeros(batch, count, self.slots + count, dtype=torch.bool, device=tokens.device)
-        visible.scatter_(-1, self.ancestors, True)
-        depth = self.ancestors.shape[-1] - 1
+        visible.scatter_(-1, torch.cat([above, own.unsqueeze(-1)], -1), True)
+        place = own.new_zeros(self.ancestors.shape[:2]).scatter(1, column, own)
+        self.ancestors = torch.cat([self.ancestors, place.unsqueeze(-1)], -1)
         logits = self._forward(tokens, torch.full_like(tokens, depth), visible)
         self.slots += count
         return logits
 
     def select(self, parent: Tensor) -> None:
-        """Let branch k go on from what was branch parent[b, k]; parent [B, K']."""
-        if self.slots:
-            self.ancestors = self.ancestors.gather(1, parent.unsqueeze(-1).expand(-1, -1, self.ancestors.shape[-1]))
+        """Let branch k go on from what was branch parent[b, k]; parent [B, K']. At first there is one, the prompt."""
+        self.ancestors = self.ancestors.gather(1, parent.unsqueeze(-1).expand(-1, -1, self.ancestors.shape[-1]))
 
     def read(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
         """Logits [B, n, V] after tokens [n] that lie `depth` [n] below the prompt; the cache is left as it was.

@@ -22,12 +22,9 @@ class TriePlan:
 
     @classmethod
     def of(cls, trie: Trie) -> "TriePlan":
-        wanted = trie.first_child.diff() > 1  # [nodes]
+        wanted = trie.open.clone()  # [nodes]
         depth = torch.zeros(trie.nodes, dtype=torch.long, device=trie.key.device)
         first = torch.arange(trie.nodes, device=trie.key.device)  # the level-1 ancestor
-        for level in range(trie.levels, 1, -1):
-            nodes = torch.arange(*trie.level_start[level : level + 2], device=trie.key.device)
-            wanted[trie.parent(nodes[wanted[nodes]])] = True
         for level in range(2, trie.levels + 1):
             nodes = torch.arange(*trie.level_start[level : level + 2], device=trie.key.device)
             depth[nodes], first[nodes] = level - 1, first[trie.parent(nodes)]

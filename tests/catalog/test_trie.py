@@ -56,6 +56,8 @@ def test_nodes_and_their_children_are_the_prefixes_in_use(drawn):
         for level in range(len(sizes))
     )
     assert trie.items_below.tolist() == [len(other.items(prefix)) for prefix in other.prefixes]
+    ways = [len({other.rows[item] for item in other.items(prefix)}) for prefix in other.prefixes]
+    assert trie.open.tolist() == [count > 1 for count in ways]
 
 
 @given(semantic_ids())

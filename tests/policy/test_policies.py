@@ -1,6 +1,6 @@
 """The policies of every kind of backbone against brute force: every item of a small catalogue, one full row each."""
 
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from catalog import node_tokens
 from evaluation.ranker import guidance
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
+from policy.base import Branches
 
 EVERY = torch.arange(48)
 KINDS = ["qwen3", "t5"]
@@ -103,6 +104,20 @@ def test_a_wide_beam_returns_the_catalogue_in_exact_order(policy, prompts, exact
     items, score = policy.beam(prompts, 48)
     assert torch.equal(items, exact.argsort(descending=True))
     torch.testing.assert_close(score, exact.sort(descending=True).values, atol=1e-5, rtol=1e-5)
+
+
+def test_branches_without_a_choice_left_are_not_read(policy, prompts, monkeypatch):
+    read, advance = [], Branches.advance
+
+    def counted(branches, tokens, column):
+        read.append(tokens.shape[1])
+        return advance(branches, tokens, column)
+
+    monkeypatch.setattr(Branches, "advance", counted)
+    policy.beam(prompts, 48)  # as wide as the catalogue: it comes to every node
+    levels = list(pairwise(policy.trie.level_start))[1:-1]
+    assert read == [int(policy.trie.open[a:b].sum()) for a, b in levels]
+    assert read[-1] < levels[-1][1] - levels[-1][0]
 
 
 def test_a_beam_passes_over_excluded_items_without_losing_places(policy, prompts, exact):

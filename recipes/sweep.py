@@ -11,7 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,7 @@ def missing_stages(args: CompareArguments, methods: dict[str, Settings]) -> dict
         for method in methods:
             if stage := _evaluation(args, methods, method, seed, training):
                 evaluation[f"evaluate {method}/seed_{seed}"] = stage
-    after = {name: replace(stage, needs=stage.needs | before.keys()) for name, stage in (training | evaluation).items()}
-    return before | after
+    return before | training | evaluation
 
 
 def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str], times: Path) -> None:
@@ -146,7 +145,7 @@ def _preparations(args: CompareArguments, methods: dict[str, Settings]) -> Itera
             Stage(_command("prepare", "--config", args.data_recipe, "--output_dir", data), logs / "prepare.log"),
         )
     # for reference a model must be measured, to ask it it need only be fitted
-    signs = {Path(asked): "recommender.json" for asked in _recommenders(methods)}
+    signs = {Path(asked): "recommender.json" for settings in methods.values() if (asked := _recommender(settings))}
     signs |= {Path(folder): "metrics.json" for folder in args.references}
     missing = [folder for folder, sign in signs.items() if not (folder / sign).is_file()]
     if missing and not args.recommender_recipe:
@@ -163,12 +162,15 @@ def _preparations(args: CompareArguments, methods: dict[str, Settings]) -> Itera
         yield f"recommenders {parent}", stage
 
 
-def _recommenders(methods: dict[str, Settings]) -> Iterator[str]:
-    """The folders of collaborative models that training or guided decoding asks."""
-    for settings in methods.values():
-        asked = settings.get("guide") if "evaluate" in settings else setting(_flags(settings), "recommender")
-        if asked:
-            yield asked
+def _recommender(settings: Settings) -> str | None:
+    """The folder of the collaborative model that training or guided decoding asks."""
+    return settings.get("guide") if "evaluate" in settings else setting(_flags(settings), "recommender")
+
+
+def _prepared(settings: Settings) -> set[str]:
+    """The preparations that a method waits for: SFT, which asks no collaborative model, does not wait for them."""
+    asked = _recommender(settings)
+    return {"prepare"} | ({f"recommenders {Path(asked).parent}"} if asked else set())
 
 
 def _training(
@@ -183,7 +185,7 @@ def _training(
     argv = _flags(settings | own | {"resume_from_checkpoint": True})
     _check_same(folder, argv)
     if not _weights(folder):
-        needs = {f"train {source}/seed_{seed}"} if source in methods else set()
+        needs = _prepared(methods[method]) | ({f"train {source}/seed_{seed}"} if source in methods else set())
         return Stage(_command("train", *argv), folder / "train.log", needs)
     if source in methods:
         begun = _weights(_folder(args, source, seed))
@@ -224,6 +226,7 @@ def _evaluation(
     (wanted,) = parse(argv, EvaluateArguments)
     needs = {f"train {name}/seed_{seed}" for name in (source, args.reward_of) if name}
     if needs & stages.keys() or not _evaluated(folder, wanted):
+        needs |= _prepared(methods[method])
         return Stage(_command("evaluate", *argv), folder / "evaluate.log", needs)
     return None
 

@@ -88,8 +88,9 @@ def test_every_method_is_trained_from_the_checkpoint_of_its_seed(sweep, folder):
     assert recipe.model == str(folder / "out/sft/seed_2") and recipe.data == str(folder / "data")
     assert (config.objective, config.seed, config.resume_from_checkpoint) == ("flow_kl", 2, "true")
     assert config.output_dir == str(folder / "out/kl/seed_2")
-    assert stages["train kl/seed_2"].needs == {"train sft/seed_2"}
-    assert stages["evaluate sft/seed_1"].needs == {"train sft/seed_1", "train tb/seed_1"}  # whose reward is asked
+    assert stages["train kl/seed_2"].needs == {"prepare", "train sft/seed_2"}
+    reward = {"train tb/seed_1"}  # is asked of all
+    assert stages["evaluate sft/seed_1"].needs == {"prepare", "train sft/seed_1"} | reward
     assert stages["evaluate sft/seed_1"].command[-2:] == ("--reward_of", str(folder / "out/tb/seed_1"))
 
 
@@ -148,7 +149,8 @@ def test_data_and_collaborative_models_come_first_and_parts_before_their_mixture
     fitting = f"recommenders {folder / 'fitted'}"
     assert stages[fitting].command[-3:] == ("--only", "item_knn", "mixture")
     assert stages[fitting].needs == {"prepare"}
-    assert stages["train sft/seed_1"].needs >= {"prepare", fitting}
+    assert stages["train kl/seed_1"].needs == {"prepare", fitting, "train sft/seed_1"}
+    assert stages["train sft/seed_1"].needs == {"prepare"}  # asks no collaborative model
     with pytest.raises(ValueError, match="mixture is not fitted. Run python recipes/recommenders.py, or set"):
         missing(replace(args, sweep=methods, recommender_recipe=None))
     with pytest.raises(ValueError, match="sasrec is missing, and .*models.yaml has no such model"):

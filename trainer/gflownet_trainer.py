@@ -144,11 +144,13 @@ class GFlowNetTrainer(ObjectiveTrainer):
                 f"{sorted(self.reward.rewards)} some score trajectories only. Give each a method "
                 "catalog(batch) -> [B, items], or use tb or vargrad."
             )
+        # every item's P_ref costs many forwards, that of the trajectories one
+        read_off = self.trie.items <= MATCH_ITEMS and not self.args.reads_reference
         return Target(
             self.reward,
             self.trie,
             lambda name: self.args.at(name, self.progress),
-            whole=self.reward.scores_catalog and (exact or self.trie.items <= MATCH_ITEMS),
+            whole=self.reward.scores_catalog and (exact or read_off),
             exact=exact,
             reference=self.reference,  # type: ignore[arg-type]  # not precomputed, which GFlowNetConfig lacks
             reference_weight=self.args.reference_weight,
@@ -235,7 +237,8 @@ class GFlowNetTrainer(ObjectiveTrainer):
 
     def held_out_metrics(self, rows: Dataset) -> dict[str, float]:
         """Total variation, KL and more between P_F and R / Z over the whole catalogue, on the first match_rows rows."""
-        if not (self.target.whole and self.args.match_rows and self.trie.items <= MATCH_ITEMS):
+        assert self.reward is not None
+        if not (self.reward.scores_catalog and self.args.match_rows and self.trie.items <= MATCH_ITEMS):
             return {}
         table = rows.select(range(min(self.args.match_rows, len(rows)))).to_list()
         parts = []

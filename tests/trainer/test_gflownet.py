@@ -115,6 +115,7 @@ def test_with_a_reference_an_indifferent_reward_asks_for_the_reference_itself(ob
     step, output = micro_batch(trainer)
     expected = np.log(2.0) + output.log_pf.sum(-1)
     torch.testing.assert_close(step.scores.log_reward, expected)
+    assert trainer.target.whole == (objective == "exact_db")  # else P_ref of all items would be asked for a few
     if objective == "exact_db":
         assert trainer._loss(trainer.inputs(step, output)).loss.max() < 1e-8
     trainer.train()  # which moves the policy, and not the reference

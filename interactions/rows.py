@@ -35,3 +35,12 @@ def cut(row: Mapping[str, Any], end: int) -> dict[str, Any]:
             events = [*row[f"history_{name}"], row[name]]
             short |= {f"history_{name}": events[:end], name: events[end]}
     return short
+
+
+def prefixes(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The row as it was when the user took each item of its history but the first, oldest first; see `cut`.
+
+    `own`, which names the user's items and not the target's, is kept.
+    """
+    kept = {"own": row["own"]} if "own" in row else {}
+    return [cut(row, end) | kept for end in range(1, len(row["history"]))]

@@ -33,13 +33,14 @@ class PathLogProbs:
     log_pf [B, K, L] of the K given items after the prompt; states [B, K, L, D] the backbone's last hidden state at each
     node that a step leaves, the root's being the end of the prompt. None unless asked for: log_pf_history [B, N, L] of
     each item of the history after the items before it (meaningless where history is -1); child_log_pf [B, K, L, C] of
-    all children of each node that a step leaves, -inf behind the last child.
+    all children of each node that a step leaves, -inf behind the last child; child_log_pf_history [B, N, L, C].
     """
 
     log_pf: Tensor
     states: Tensor
     log_pf_history: Tensor | None = None
     child_log_pf: Tensor | None = None
+    child_log_pf_history: Tensor | None = None
 
 
 class TriePolicy(ABC):
@@ -72,8 +73,15 @@ class TriePolicy(ABC):
     def _paths(self, logits: list[Tensor], states: list[Tensor], path: Tensor, children: bool) -> PathLogProbs:
         """From logits and states [B, K, X] at the node that each step of the paths [B, K, L + 1] leaves."""
         log_pf, child_log_pf = self.along(logits, path)
-        every = [_padded(log_p, max(self.trie.max_children)) for log_p in child_log_pf] if children else []
-        return PathLogProbs(log_pf, torch.stack(states, 2), child_log_pf=torch.stack(every, -2) if every else None)
+        return PathLogProbs(
+            log_pf, torch.stack(states, 2), child_log_pf=self.stacked(child_log_pf) if children else None
+        )
+
+    def stacked(self, child_log_pf: list[Tensor]) -> Tensor:
+        """What `along` gives level by level, [..., C_l] each, as one: [..., L, C], -inf behind the last child."""
+        widest = max(self.trie.max_children)
+        pad = nn.functional.pad
+        return torch.stack([pad(log_p, (0, widest - log_p.shape[-1]), value=-torch.inf) for log_p in child_log_pf], -2)
 
     def along(self, logits: Sequence[Tensor], path: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Log-probability of each step of a path [..., L + 1] from the logits before it, [..., V] each: [..., L].
@@ -213,10 +221,6 @@ def at_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
     """
     first = values[:, :1].expand(-1, count, -1)
     return [first, *values[:, 1:].unflatten(1, (count, steps)).unbind(2)] if steps else [first]
-
-
-def _padded(log_p: Tensor, width: int) -> Tensor:
-    return nn.functional.pad(log_p, (0, width - log_p.shape[-1]), value=-torch.inf)
 
 
 class Branches(ABC):

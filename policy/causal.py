@@ -51,12 +51,10 @@ class CausalPolicy(TriePolicy):
         found = self._paths(logits, states, path, children)
         if not history:
             return found
-        return replace(found, log_pf_history=self._history(output.logits[:, : len(codes)], prompts.history))
-
-    def _history(self, logits: Tensor, history: Tensor) -> Tensor:
-        """log_pf_history from the logits [B, N * L, V] before the history's codes."""
-        logits = logits.unflatten(1, (-1, self.trie.levels))  # [B, N, L, V]
-        return self.along(logits.unbind(-2), self.trie.path(history.clamp(min=0)))[0]
+        before = output.logits[:, : len(codes)].unflatten(1, (-1, self.trie.levels))  # [B, N, L, V]
+        log_pf, child = self.along(before.unbind(-2), self.trie.path(prompts.history.clamp(min=0)))
+        every = self.stacked(child) if children else None
+        return replace(found, log_pf_history=log_pf, child_log_pf_history=every)
 
     def naive_log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         (batch, count), path = items.shape, self.trie.path(items)

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from catalog import Trajectories
+from catalog import PADDING, SOURCES, Trajectories
 from evaluation.match import MATCH_ITEMS, match_metrics
 from interactions.prompts import PromptBatch
 from policy import PathLogProbs, inference
@@ -17,10 +17,11 @@ from rewards import WeightedSum
 from trainer.checks import check_catalog_reward
 from trainer.config import RolloutConfig
 from trainer.flow_heads import NAME, FlowHead
+from trainer.history_flows import at_each, history_flows
 from trainer.metrics import trajectory_metrics
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import OBJECTIVES, FlowInputs, Objective
-from trainer.step import Scores, Step
+from trainer.step import HistoryFlows, Scores, Step
 from trainer.target import Target
 
 
@@ -44,6 +45,14 @@ class GFlowNetConfig(RolloutConfig):
     flow_weight: float = field(
         default=1.0,
         metadata={"help": "Lambda: weight of the flow loss, a mean over K trajectories, against L_SFT."},
+    )
+    flow_positions: Literal["target", "all"] = field(
+        default="target",
+        metadata={
+            "help": "Where flows are matched: 'target', at the end of the prompt on its K trajectories; 'all', also "
+            "after every item of the history on the path to the next one, in the same forward. 'all' needs an "
+            "objective with exact flows."
+        },
     )
     subtb_lambda: float = field(
         default=0.9, metadata={"help": "Of 'subtb': near 0 only single steps count, far above 1 only whole paths."}
@@ -92,6 +101,11 @@ class GFlowNetConfig(RolloutConfig):
                 self.at_least(name, 0, strictly=True)
         for name in ("flow_weight", "reference_weight", "match_rows"):
             self.at_least(name, 0, strictly=False)
+        if self.flow_positions == "all":
+            if OBJECTIVES[self.objective].flow != "exact":
+                raise ValueError(f"flow_positions: all needs exact flows, and {self.objective} has none. Use flow_kl.")
+            if self.sft_positions != "all":
+                raise ValueError("flow_positions: all reads the history as sft_positions: all does. Set both or none.")
         if self.residual_clip is not None and "clip" not in OBJECTIVES[self.objective].options:
             raise ValueError(f"residual_clip={self.residual_clip}: {self.objective} has no residual. Leave it out.")
 
@@ -125,6 +139,7 @@ class GFlowNetTrainer(ObjectiveTrainer):
     def __init__(self, model: Any, args: GFlowNetConfig, **kwargs: Any) -> None:
         self._objective = OBJECTIVES[args.objective]
         self.reads_children = self._objective.children
+        self.reads_history = args.flow_positions == "all"
         self._target: Target | None = None
         super().__init__(model, args, **kwargs)
 
@@ -170,6 +185,8 @@ class GFlowNetTrainer(ObjectiveTrainer):
 
     def score(self, batch: PromptBatch, trajectories: Trajectories) -> Scores:
         scores, mass = self.target.score(batch, trajectories)
+        if self.reads_history:
+            scores = replace(scores, history=history_flows(batch, self.prompts, self.target.flows, self.trie))
         share = {"reward/floor_share": self.target.floor_share(scores.reward, trajectories)}
         self._note(mass | trajectory_metrics(scores.reward, trajectories, self.trie) | share)
         return scores
@@ -180,7 +197,28 @@ class GFlowNetTrainer(ObjectiveTrainer):
     # the loss
 
     def method_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
-        return self.args.flow_weight * super().method_loss(model, step, output)
+        loss = super().method_loss(model, step, output)
+        if step.scores.history is not None:
+            loss = loss + self._history_loss(step.scores.history, output) / step.targets
+        return self.args.flow_weight * loss
+
+    def _history_loss(self, flows: HistoryFlows, output: PathLogProbs) -> Tensor:
+        """The objective's sum over the items of the histories, each a trajectory of its own."""
+        assert output.log_pf_history is not None
+        result = self._loss(
+            FlowInputs(
+                log_pf=output.log_pf_history,
+                log_reward=flows.log_flow[..., -1],
+                source=torch.where(flows.real, SOURCES.index("target"), PADDING),
+                log_flow=flows.log_flow,
+                child_log_pf=output.child_log_pf_history,
+                child_log_flow=flows.child_log_flow if self.reads_children else None,
+            )
+        )
+        count = flows.real.sum(-1)  # [B]
+        total = (result.loss * count).sum()
+        self._note({"objective/history_loss": total / count.sum().clamp(min=1)})
+        return total
 
     def error(self, inputs: FlowInputs) -> Tensor:
         gap = inputs.log_pf.detach().sum(-1) - inputs.log_reward  # [B, K]
@@ -209,11 +247,11 @@ class GFlowNetTrainer(ObjectiveTrainer):
         """With the exact flows of the nodes on the paths and, where they are read, of all children of these."""
         assert step.scores.log_flow is not None
         path = self.trie.path(step.trajectories.items)  # [B, K, L + 1]
-        inputs = replace(inputs, log_flow=_at(step.scores.log_flow, path))
+        inputs = replace(inputs, log_flow=at_each(step.scores.log_flow, path))
         if not self.reads_children:
             return inputs
         child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
-        children = _at(step.scores.log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
+        children = at_each(step.scores.log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
         return replace(inputs, child_log_pf=output.child_log_pf, child_log_flow=children)
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
@@ -263,8 +301,3 @@ class GFlowNetTrainer(ObjectiveTrainer):
             },
         ]
         return optimizer, kwargs | {"params": [group for group in groups if group["params"]]}
-
-
-def _at(values: Tensor, nodes: Tensor) -> Tensor:
-    """values [B, nodes] at nodes [B, ...]: [B, ...]."""
-    return values.gather(1, nodes.flatten(1)).view_as(nodes)

@@ -11,6 +11,7 @@ METRICS = {
     "sft/loss": "mean negative log-probability of a target item, in nats per item",
     "flow/divergence": "divergence from the exact child flows to P_F along a path, in nats (flow_kl); 0 at balance",
     "objective/loss": "mean loss of the method's own objective a prompt, before it is weighted by flow_weight",
+    "objective/history_loss": "the same of an item of the history (flow_positions: all)",
     "flow/residual_rms": "root mean square of what is squared, such as log Z + log P_F - log R (tb); 0 at balance",
     "flow/log_z": "mean log Z(u), learned, exact, or the best for the trajectories at hand (vargrad)",
     "flow/reward_correlation": "correlation of log R and log P_F over a step; 1 at balance, 0 if all rewards are equal",

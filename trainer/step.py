@@ -13,17 +13,33 @@ from interactions.prompts import PromptBatch
 
 
 @dataclass(frozen=True)
+class HistoryFlows:
+    """What the reward says along the history: exact flows on the path to each item, after the items before it.
+
+    log_flow [B, N, L + 1] of the nodes on the path, child_log_flow [B, N, L, C] of all children of those that a step
+    leaves, -inf behind the last child; both where `real` [B, N], elsewhere any finite number. A row's first item has
+    nothing before it and is not real.
+    """
+
+    log_flow: Tensor
+    child_log_flow: Tensor
+    real: Tensor
+
+
+@dataclass(frozen=True)
 class Scores:
     """What trajectories are worth: reward [B, K] >= 0; log_reward [B, K], what a flow objective matches.
 
     Where items share a leaf and the reward scores the catalogue, log_reward is that of the leaf, the sum of its items.
 
-    log_flow [B, nodes] is the exact log F of every trie node, None where the objective does not ask for it.
+    log_flow [B, nodes] is the exact log F of every trie node, None where the objective does not ask for it; so is
+    history, the flows along the history.
     """
 
     reward: Tensor
     log_reward: Tensor
     log_flow: Tensor | None = None
+    history: HistoryFlows | None = None
 
 
 @dataclass(frozen=True)
@@ -63,9 +79,12 @@ def target_source(prompts: PromptBatch, positions: str) -> Tensor:
     last = torch.full_like(prompts.target, target).unsqueeze(1)
     if positions == "target":
         return last
-    real = prompts.history >= 0
-    first = real & (real.cumsum(1) == 1)
-    return torch.cat([torch.where(real & ~first, target, PADDING), last], 1)
+    return torch.cat([torch.where(after_another(prompts.history), target, PADDING), last], 1)
+
+
+def after_another(history: Tensor) -> Tensor:
+    """Which items of histories [B, N], -1 for padding, have one before them: [B, N] bool."""
+    return (history >= 0) & ((history >= 0).cumsum(1) > 1)
 
 
 def dump_step(path: Path, step: Step, log_pf: Tensor, about: dict[str, Any]) -> None:

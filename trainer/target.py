@@ -50,6 +50,10 @@ class Target:
             log_target_of_items = log_target_of_items + self.reference_weight * log_ref
         return Scores(reward, log_target_of_items), {}
 
+    def flows(self, batch: PromptBatch) -> Tensor:
+        """The exact log F of every trie node: [B, nodes]."""
+        return exact_log_flow(self.catalog(batch), self.trie)
+
     def catalog(self, batch: PromptBatch) -> Tensor:
         """The log target of every item, up to a constant: [B, items]."""
         return self._log_target(self.reward.catalog(batch), batch)

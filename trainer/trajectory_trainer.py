@@ -57,6 +57,7 @@ class TrajectoryTrainer(ResumableTrainer):
     ahead = 0  # how many optimiser steps are read before the one that is trained
     sft_weight = 1.0
     reads_children = False  # whether the method's loss reads the log-probabilities of all children on the paths
+    reads_history = False  # whether it reads those of the history's items
 
     def __init__(
         self,
@@ -205,7 +206,7 @@ class TrajectoryTrainer(ResumableTrainer):
         self, model: nn.Module, inputs: Step, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
     ) -> Tensor:
         """sft_weight * L_SFT + the method's loss, as this process's share of the mean over the optimiser step."""
-        history = self.args.sft_positions == "all" and self.sft_weight > 0
+        history = self.reads_history or (self.args.sft_positions == "all" and self.sft_weight > 0)
         output = self.loss_policy(model).log_probs(
             inputs.prompts, inputs.trajectories.items, history=history, children=self.reads_children
         )
@@ -233,7 +234,8 @@ class TrajectoryTrainer(ResumableTrainer):
     def _targets(self, step: Step, output: PathLogProbs) -> FlowInputs:
         """The items whose likelihood is raised, as trajectories: those of the history, if trained, and the target."""
         log_pf = output.log_pf[:, :1]
-        if output.log_pf_history is not None:
+        if self.args.sft_positions == "all":
+            assert output.log_pf_history is not None
             log_pf = torch.cat([output.log_pf_history, log_pf], 1)  # [B, N + 1, L]
         source = self._target_source(step.prompts)
         return FlowInputs(log_pf=log_pf, log_reward=torch.zeros_like(log_pf[..., 0]), source=source)

@@ -1,7 +1,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from interactions import cut
+from interactions import cut, prefixes
 from interactions.rows import by_length
 
 ROW = {
@@ -68,3 +68,10 @@ def test_batches_by_length_keep_their_sizes_and_their_rows(lengths):
     assert sorted(row["user"] for row in rows) == sorted(row["user"] for batch in batches for row in batch)
     found = [len(row["history"]) for row in rows]
     assert found == sorted(found) or len(batches) == 1 and sorted_batches == batches
+
+
+def test_prefixes_are_the_row_at_each_item_but_the_first():
+    whole = ROW | {"own": [4, 5, 6, 7]}
+    assert prefixes(whole) == [cut(ROW, end) | {"own": [4, 5, 6, 7]} for end in (1, 2)]
+    assert [row["target"] for row in prefixes(ROW)] == [5, 6]
+    assert prefixes({"history": [1], "target": 2}) == []

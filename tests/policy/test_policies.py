@@ -51,13 +51,15 @@ def test_shared_prefix_equals_naive_in_values_and_gradients(kind, attention, mak
 
 @pytest.mark.parametrize("policy", ["qwen3"], indirect=True)
 def test_one_forward_with_history_equals_a_prompt_per_position(policy, catalog, tokenizer, rows, prompts):
-    output = policy.log_probs(prompts, prompts.target[:, None], history=True)
+    output = policy.log_probs(prompts, prompts.target[:, None], history=True, children=True)
     builder = PromptBuilder(catalog, tokenizer, max_history=5)
     history = rows[3]["history"]  # 5 items, no padding
     for position in range(1, 5):
         prefix = builder([{"history": history[:position], "target": history[position]}])
-        alone = policy.log_probs(prefix, prefix.target[:, None]).log_pf[0, 0]
-        torch.testing.assert_close(output.log_pf_history[3, position], alone, atol=1e-5, rtol=1e-5)
+        alone = policy.log_probs(prefix, prefix.target[:, None], children=True)
+        torch.testing.assert_close(output.log_pf_history[3, position], alone.log_pf[0, 0], atol=1e-5, rtol=1e-5)
+        every = output.child_log_pf_history[3, position]
+        torch.testing.assert_close(every, alone.child_log_pf[0, 0], atol=1e-5, rtol=1e-5)
     alone = policy.log_probs(prompts, prompts.target[:, None])
     torch.testing.assert_close(output.log_pf, alone.log_pf, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(output.states, alone.states, atol=1e-5, rtol=1e-5)

@@ -1,0 +1,92 @@
+"""Flows along the history are those of a prompt for every prefix of it."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+
+from collaborative import ItemKNN
+from samplers import TargetSampler
+from trainer.step import Step
+
+EXACT = ["exact_tb", "exact_db", "flow_kl"]
+
+
+@pytest.fixture
+def dense(make_trainer, train_rows):
+    """A trainer with a reward that depends on history and target; its rows are longer than what the model reads."""
+    taken = np.zeros((len(train_rows), 48), np.float32)
+    for user, row in enumerate(train_rows):
+        taken[user, [*row["history"], row["target"]]] = 1
+
+    def make(objective, **settings):
+        return make_trainer(
+            objective=objective,
+            rewards={"collaborative": 1.0, "similarity": 1.0},
+            recommender_model=ItemKNN.fit(csr_matrix(taken), 10, decay=0.7),
+            flow_positions="all",
+            **{"samplers": {"target": 1}, "max_history": 4} | settings,
+        )
+
+    return make
+
+
+def first_step(trainer, rows):
+    (step,), _ = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)
+    items = step.trajectories.items
+    return step, trainer.policy.log_probs(step.prompts, items, history=True, children=trainer.reads_children)
+
+
+def of_one_prompt(trainer, row):
+    """The objective of a single row, at the end of its prompt."""
+    batch = trainer.prompts([row])
+    trajectories = TargetSampler(trainer.trie).sample(batch, 1, 0)
+    step = Step(batch, trajectories, trainer.target.score(batch, trajectories)[0], 1, 1)
+    output = trainer.policy.log_probs(batch, trajectories.items, children=trainer.reads_children)
+    return trainer._loss(trainer.inputs(step, output)).loss.item()
+
+
+@pytest.mark.parametrize("objective", EXACT)
+def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(objective, dense, train_rows, monkeypatch):
+    monkeypatch.setattr("trainer.history_flows.CHUNK", 3)  # several parts
+    trainer = dense(objective)
+    of_length = {len(row["history"]): row for row in train_rows.to_list()}
+    rows = trainer.rows([of_length[length] for length in (2, 4, 8)], 0)
+    step, output = first_step(trainer, rows)
+    total = 0.0
+    for row in rows:
+        items = row["history"][-4:]
+        for end in range(1, len(items)):
+            total += of_one_prompt(trainer, {"history": items[:end], "target": items[end], "own": row["own"]})
+    assert step.scores.history.real.sum() == sum(min(len(row["history"]), 4) - 1 for row in rows)
+    assert trainer._history_loss(step.scores.history, output).item() == pytest.approx(total, rel=1e-4)
+    both = trainer.method_loss(trainer.model, step, output).item()
+    ends = np.mean([of_one_prompt(trainer, row | {"history": row["history"][-4:]}) for row in rows])
+    assert both == pytest.approx(ends + total / step.targets, rel=1e-4)
+
+
+def test_a_run_matches_flows_along_the_history_whatever_sft_does(dense, train_rows):
+    trainer = dense("flow_kl", sft_weight=0.0, max_steps=30, per_device_train_batch_size=8)
+    trainer.train()
+    losses = [record["objective/history_loss"] for record in trainer.state.log_history if "loss" in record]
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+
+
+def test_histories_of_one_item_have_no_flows_to_match(dense, train_rows):
+    trainer = dense("flow_kl")
+    rows = trainer.rows([{"user": "u0", "history": [3], "target": 8}, {"user": "u1", "history": [4], "target": 9}], 0)
+    step, output = first_step(trainer, rows)
+    loss = trainer._history_loss(step.scores.history, output)
+    assert loss.item() == 0 and torch.isfinite(torch.autograd.grad(loss, [*trainer.model.parameters()][:1])[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"objective": "tb"}, "flow_positions: all needs exact flows, and tb has none. Use flow_kl."),
+        ({"objective": "flow_kl", "sft_positions": "target"}, "flow_positions: all reads the history as sft_positions"),
+    ],
+)
+def test_what_cannot_be_matched_along_the_history_is_one_sentence(settings, message, dense):
+    with pytest.raises(ValueError, match=message):
+        dense(**settings)

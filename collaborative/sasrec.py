@@ -139,6 +139,8 @@ def _train(splits: Splits, items: int, settings: SASRecSettings) -> Network:
     """The network of the epoch with the best validation NDCG@10; leaves the random state of the caller as it was."""
     windows = list(_windows(splits.validation["history"][:], settings.max_length))
     taken = training_matrix(splits, items)  # [users, items]
+    if settings.loss == "bce" and taken.getnnz(1).max() == items:
+        raise ValueError("loss=bce draws an item that a user never took, and one user took all. Use loss=softmax.")
     with torch.random.fork_rng(), tqdm(range(settings.epochs), f"sasrec {settings.loss}", unit="epoch") as progress:
         torch.manual_seed(settings.seed)
         network = Network(items, settings).to(_device())
@@ -169,8 +171,8 @@ def _epoch(
     losses = []
     for rows in torch.randperm(len(windows)).split(settings.batch_size):
         users, sequences = zip(*(windows[row] for row in rows), strict=True)
-        unseen = torch.from_numpy(taken[list(users)].toarray() == 0) if settings.loss == "bce" else None
-        loss = _loss(network, sequences, unseen)
+        seen = torch.from_numpy(taken[list(users)].toarray() > 0) if settings.loss == "bce" else None
+        loss = _loss(network, sequences, seen)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -185,19 +187,28 @@ def _windows(sequences: Histories, max_length: int) -> Iterator[tuple[int, list[
             yield user, list(sequence[max(0, end - max_length - 1) : end])
 
 
-def _loss(network: Network, windows: Histories, unseen: Tensor | None) -> Tensor:
+def _loss(network: Network, windows: Histories, seen: Tensor | None) -> Tensor:
     """Mean over the positions of B windows of the loss of the item that follows.
 
-    unseen: `[B, items]`, the items that may be drawn as a negative; None for cross-entropy over the catalogue.
+    seen: `[B, items]`, the items that may not be drawn as a negative; None for cross-entropy over the catalogue.
     """
     history, target = (network.pad(part) for part in ([w[:-1] for w in windows], [w[1:] for w in windows]))  # [B, N]
     real = target != network.padding
     states = network(history)[real]  # [positions, dimensions]
-    if unseen is None:
+    if seen is None:
         return F.cross_entropy(network.logits(states), target[real])
-    negative = torch.multinomial(unseen.to(states), target.shape[1], replacement=True)[real]  # [positions]
+    negative = _unseen(seen, target.shape[1]).to(target.device)[real]  # [positions]
     positive, negative = ((states * network.item(item)).sum(-1) for item in (target[real], negative))
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+
+def _unseen(seen: Tensor, count: int) -> Tensor:
+    """`count` items for each row of `seen [B, items]` that it does not mark, uniformly: `[B, count]`."""
+    rows, items = seen.shape
+    drawn = torch.randint(items, (rows, count))
+    while (again := seen.gather(1, drawn)).any():  # rare: a user took few of the items
+        drawn = torch.where(again, torch.randint(items, (rows, count)), drawn)
+    return drawn
 
 
 def _validate(model: SASRec, rows: Dataset) -> tuple[float, float]:

@@ -1,10 +1,12 @@
 import datasets
+import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_matrix
 
 import collaborative.sasrec
 from collaborative import SASRec, rank
-from collaborative.sasrec import Network, _loss, _validate, _windows
+from collaborative.sasrec import Network, _loss, _unseen, _validate, _windows
 from interactions import Splits
 
 SMALL = dict(max_length=8, dimensions=16, layers=1, heads=2, dropout=0.1, learning_rate=0.01, batch_size=16)
@@ -33,7 +35,7 @@ def test_bce_learns_what_follows_what(successors):
 
 def test_the_losses_by_hand():
     torch.manual_seed(0)
-    network, unseen = Network(5, SASRec.Settings(**SMALL)).eval(), torch.tensor([[0, 0, 0, 0, 1], [0, 0, 0, 1, 0]])
+    network, seen = Network(5, SASRec.Settings(**SMALL)).eval(), torch.tensor([[1, 1, 1, 1, 0], [1, 1, 1, 0, 1]])
     windows = [[0, 1, 2], [2, 0]]  # 1 after 0, 2 after 0 and 1, 0 after 2; negatives can only be 4, 4, 3
     logits = torch.stack(
         [*network.logits(network(torch.tensor([[0, 1]])))[0], network.logits(network(torch.tensor([[2]])))[0, 0]]
@@ -41,22 +43,35 @@ def test_the_losses_by_hand():
     softmax = -logits.log_softmax(-1)[range(3), [1, 2, 0]].mean()
     torch.testing.assert_close(_loss(network, windows, None), softmax)
     likely, unlikely = logits[range(3), [1, 2, 0]].sigmoid(), 1 - logits[range(3), [4, 4, 3]].sigmoid()
-    torch.testing.assert_close(_loss(network, windows, unseen), -(likely.log() + unlikely.log()).mean())
+    torch.testing.assert_close(_loss(network, windows, seen.bool()), -(likely.log() + unlikely.log()).mean())
 
 
 def test_negatives_are_items_the_user_never_took(successors, monkeypatch):
     drawn = []
 
-    def loss(network, windows, unseen):
-        drawn.extend(zip(windows, unseen, strict=True))
+    def loss(network, windows, seen):
+        drawn.extend(zip(windows, seen, strict=True))
         return network.item.weight.sum()
 
     monkeypatch.setattr(collaborative.sasrec, "_loss", loss)
     SASRec.from_splits(successors, 24, SASRec.Settings(**SMALL, epochs=1, loss="bce"))
     histories = [set(history) for history in successors.validation["history"][:]]
-    for window, unseen in drawn:
-        taken = set((~unseen).nonzero()[:, 0].tolist())
+    for window, seen in drawn:
+        taken = set(seen.nonzero()[:, 0].tolist())
         assert taken in histories and taken >= set(window)
+
+
+def test_negatives_are_uniform_over_what_is_left():
+    torch.manual_seed(0)
+    seen = torch.tensor([[1, 0, 1, 0, 0, 1], [0, 1, 1, 1, 1, 1]]).bool()
+    share = torch.nn.functional.one_hot(_unseen(seen, 6000), 6).float().mean(1)
+    torch.testing.assert_close(share, torch.tensor([[0, 1, 0, 1, 1, 0], [3, 0, 0, 0, 0, 0]]) / 3, atol=0.03, rtol=0)
+
+
+def test_a_user_who_took_everything_is_one_sentence(successors, monkeypatch):
+    monkeypatch.setattr(collaborative.sasrec, "training_matrix", lambda splits, items: csr_matrix(np.ones((2, items))))
+    with pytest.raises(ValueError, match="one user took all. Use loss=softmax"):
+        SASRec.from_splits(successors, 24, SASRec.Settings(**SMALL, loss="bce"))
 
 
 @pytest.mark.parametrize("training", [True, False])

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
-from collaborative.base import Histories, fit_temperature, rank
+from collaborative.base import Histories, fit_temperature, flatten
 from interactions import Splits, training_matrix
 
 
@@ -212,10 +212,13 @@ def _unseen(seen: Tensor, count: int) -> Tensor:
 
 
 def _validate(model: SASRec, rows: Dataset) -> tuple[float, float]:
-    """Recall@10 and NDCG@10 of the targets among the items that are not in the history."""
-    gains = []
+    """Recall@10 and NDCG@10 of the targets among the items that are not in the history; ties count as half."""
+    places = []
     for batch in rows.select_columns(["history", "target"]).iter(1024):
-        ranked = rank(model.score(batch["history"]), batch["history"], 10)  # [b, 10]
-        gains.append((ranked == np.array(batch["target"])[:, None]) / np.log2(np.arange(2, 12)))
-    gain = np.concatenate(gains).sum(1)  # [B]
-    return float((gain > 0).mean()), float(gain.mean())
+        scores = model.score(batch["history"]).to("cpu", copy=True)  # [b, items]
+        seen, lengths = flatten(batch["history"])
+        scores[np.repeat(np.arange(len(scores)), lengths), seen] = -torch.inf
+        own = scores.gather(1, torch.tensor(batch["target"]).unsqueeze(1))  # [b, 1]
+        places.append((scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2)
+    place = torch.cat(places).numpy()  # [rows], from 0
+    return float((place < 10).mean()), float(np.where(place < 10, 1 / np.log2(place + 2), 0).mean())

@@ -56,10 +56,12 @@ reproduce: install
 	$(BIN)/python recipes/reproduce.py --config recipes/$(patsubst amazon-%,%,$(notdir $(abspath $(DATA))))/$(SIZE).yaml \
 	  --source $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
 
-# two files at a time, each with one thread: most of a test is start-up, which is single-threaded
+# two files at a time, each with one thread: most of a test is start-up, which is single-threaded. Those that start engines and
+# processes of their own have the machine to themselves
 test: export OMP_NUM_THREADS := 1
 test: install-all
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/vllm --ignore tests/distributed
+	$(BIN)/python -m pytest tests/vllm tests/distributed
 
 check: install-all
 	$(BIN)/ruff check .

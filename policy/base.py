@@ -166,9 +166,7 @@ class TriePolicy(ABC):
         certain = torch.full((*nodes.shape, width), -torch.inf, device=nodes.device)
         certain[..., 0] = 0.0
         unsettled = self.trie.open[nodes] & (nodes > 0)  # [B, K]; a place that no item is left for holds the root
-        most = int(unsettled.sum(1).max())
-        if not most:
-            return certain
+        most = max(1, int(unsettled.sum(1).max()))  # never none: processes that share a sharded model stay in step
         column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; a row with fewer is filled up with others
         left = nodes.gather(1, column)
         log_p = self.child_log_probs(branches.advance(self.tokens[left], column), left, width)

@@ -153,7 +153,8 @@ def test_gguf_without_its_reader_is_refused(catalog, monkeypatch):
 
 def write_gguf(path, model, tokenizer):
     """A llama as llama.cpp keeps it: weights in float32, the rotary halves of queries and keys interleaved."""
-    gguf = pytest.importorskip("gguf")
+    import gguf
+
     config, writer = model.config, gguf.GGUFWriter(path, "llama")
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)

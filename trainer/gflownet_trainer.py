@@ -102,12 +102,20 @@ class GFlowNetConfig(RolloutConfig):
         for name in ("flow_weight", "reference_weight", "match_rows"):
             self.at_least(name, 0, strictly=False)
         if self.flow_positions == "all":
-            if OBJECTIVES[self.objective].flow != "exact":
-                raise ValueError(f"flow_positions: all needs exact flows, and {self.objective} has none. Use flow_kl.")
-            if self.sft_positions != "all":
-                raise ValueError("flow_positions: all reads the history as sft_positions: all does. Set both or none.")
+            self._check_history()
         if self.residual_clip is not None and "clip" not in OBJECTIVES[self.objective].options:
             raise ValueError(f"residual_clip={self.residual_clip}: {self.objective} has no residual. Leave it out.")
+
+    def _check_history(self) -> None:
+        if OBJECTIVES[self.objective].flow != "exact":
+            raise ValueError(f"flow_positions: all needs exact flows, and {self.objective} has none. Use flow_kl.")
+        if self.sft_positions != "all":
+            raise ValueError("flow_positions: all reads the history as sft_positions: all does. Set both or none.")
+        if self.reads_reference or "likelihood" in self.rewards:  # type: ignore[operator]  # a table by now
+            raise ValueError(
+                "flow_positions: all would ask a policy for every item after every prefix of a history. Leave out "
+                "reference_weight and the reward likelihood, or set flow_positions: target."
+            )
 
     def loss(self) -> Objective:
         known = {"clip": self.residual_clip, "lambda_": self.subtb_lambda}

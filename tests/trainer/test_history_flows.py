@@ -22,10 +22,10 @@ def dense(make_trainer, train_rows):
     def make(objective, **settings):
         return make_trainer(
             objective=objective,
-            rewards={"collaborative": 1.0, "similarity": 1.0},
             recommender_model=ItemKNN.fit(csr_matrix(taken), 10, decay=0.7),
             flow_positions="all",
-            **{"samplers": {"target": 1}, "max_history": 4} | settings,
+            **{"rewards": {"collaborative": 1.0, "similarity": 1.0}, "samplers": {"target": 1}, "max_history": 4}
+            | settings,
         )
 
     return make
@@ -85,6 +85,8 @@ def test_histories_of_one_item_have_no_flows_to_match(dense, train_rows):
     [
         ({"objective": "tb"}, "flow_positions: all needs exact flows, and tb has none. Use flow_kl."),
         ({"objective": "flow_kl", "sft_positions": "target"}, "flow_positions: all reads the history as sft_positions"),
+        ({"objective": "flow_kl", "reference_weight": 1.0}, "would ask a policy for every item after every prefix"),
+        ({"objective": "flow_kl", "rewards": {"likelihood": 1.0}}, "Leave out reference_weight and the reward likel"),
     ],
 )
 def test_what_cannot_be_matched_along_the_history_is_one_sentence(settings, message, dense):

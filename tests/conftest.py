@@ -44,6 +44,12 @@ SMALL: dict[str, dict] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def same_draws() -> None:
+    """A test draws the same numbers whatever ran before it, and in whichever process."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def catalog() -> Catalog:
     """48 items of 3 codes with 4 to 6 codes a level; some share all three and get a fourth."""

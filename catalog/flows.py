@@ -17,6 +17,8 @@ def exact_log_flow(log_reward: Tensor, trie: Trie, *, chunk: int = CHUNK) -> Ten
     of s, and F(child) / F(s) the policy that samples items in proportion to their reward.
     """
     rows = max(1, chunk // trie.items)
+    if len(log_reward) <= rows:
+        return _flows(log_reward.T, trie).T
     return torch.cat([_flows(part.T, trie).T for part in log_reward.split(rows)])
 
 
@@ -32,9 +34,19 @@ def _flows(log_reward: Tensor, trie: Trie) -> Tensor:
 
 
 def _segment_logsumexp(values: Tensor, offsets: Tensor) -> Tensor:
-    """logsumexp over rows offsets[i] .. offsets[i + 1] - 1, none of them empty: [n, B] -> [segments, B]."""
-    values = values.contiguous()
-    largest = torch.segment_reduce(values, "max", offsets=offsets, axis=0)
+    """logsumexp over rows offsets[i] .. offsets[i + 1] - 1, none of them empty: [n, B] -> [segments, B].
+
+    Only segments of several rows are summed: in public catalogues most nodes have one child after two codes.
+    """
+    sizes = offsets.diff()
+    several = sizes > 1
+    result = values[offsets[:-1]]
+    if not several.any():
+        return result
+    part = values[several.repeat_interleave(sizes)]
+    sizes = sizes[several]
+    largest = torch.segment_reduce(part, "max", lengths=sizes, axis=0)
     largest = largest.clamp(min=torch.finfo(values.dtype).min)  # -inf - -inf would be NaN
-    shifted = values - largest.repeat_interleave(offsets.diff(), 0)
-    return torch.segment_reduce(shifted.exp(), "sum", offsets=offsets, axis=0).log() + largest
+    shifted = part - largest.repeat_interleave(sizes, 0)
+    result[several] = torch.segment_reduce(shifted.exp(), "sum", lengths=sizes, axis=0).log() + largest
+    return result

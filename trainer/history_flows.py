@@ -1,7 +1,7 @@
 """Exact flows along the history: what the reward says after each prefix of it, on the path to the item taken next."""
 
 from collections.abc import Callable
-from itertools import chain
+from itertools import accumulate, chain
 
 import torch
 from torch import Tensor
@@ -10,32 +10,55 @@ from catalog import Trie
 from interactions import prefixes
 from interactions.log import OPTIONAL
 from interactions.prompts import PromptBatch, PromptBuilder
+from trainer.reference import ROW
 from trainer.step import HistoryFlows, after_another
 
 CHUNK = 256
 """Prefixes whose flows are computed at once: each has a number for every node of the trie."""
 
 
-def history_flows(
-    batch: PromptBatch, prompts: PromptBuilder, flows: Callable[[PromptBatch], Tensor], trie: Trie
-) -> HistoryFlows:
+class HistoryTarget:
     """Every item of the histories but the first is the target of a prompt of its own, and `flows` is asked for it.
 
-    flows: prompts [M] -> exact log F of every node [M, nodes].
+    flows: prompts [M] -> exact log F of every node [M, nodes]. keep: what a row has is computed once, and kept in main
+    memory of the process; batches then have the column of `numbered`. Rows are computed one by one, so that what one
+    has does not depend on the rows beside it, to the last bit.
     """
-    real = after_another(batch.history)
-    path = trie.path(batch.history.clamp(min=0))  # [B, N, L + 1]
-    child = trie.children(path[..., :-1], max(trie.max_children))  # [B, N, L, C]
-    log_flow = torch.zeros(path.shape, device=path.device)
-    child_log_flow = torch.zeros(child.shape, device=path.device)
-    rows, (row, column) = _prefixes(batch), real.nonzero(as_tuple=True)  # both row by row, oldest first
-    for start in range(0, len(rows), CHUNK):
-        part = slice(start, start + CHUNK)
-        everything = flows(prompts(rows[part]).to(path.device))  # [M, nodes]
-        place = row[part], column[part]
-        log_flow[place] = at_each(everything, path[place])
-        child_log_flow[place] = at_each(everything, child[place].clamp(min=0))
-    return HistoryFlows(log_flow, child_log_flow.masked_fill(child < 0, -torch.inf), real)
+
+    def __init__(
+        self, prompts: PromptBuilder, flows: Callable[[PromptBatch], Tensor], trie: Trie, *, keep: bool = False
+    ) -> None:
+        self.prompts, self.flows, self.trie, self.keep = prompts, flows, trie, keep
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __call__(self, batch: PromptBatch) -> HistoryFlows:
+        real = after_another(batch.history)
+        path = self.trie.path(batch.history.clamp(min=0))  # [B, N, L + 1]
+        child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, N, L, C]
+        log_flow = torch.zeros(path.shape, device=path.device)
+        child_log_flow = torch.zeros(child.shape, device=path.device)
+        rows, (row, column) = _prefixes(batch), real.nonzero(as_tuple=True)  # both row by row, oldest first
+        sizes = real.sum(1).tolist() if self.keep else [CHUNK] * -(-len(rows) // CHUNK)
+        numbers = batch.columns[ROW] if self.keep else [None] * len(sizes)
+        for number, end, size in zip(numbers, accumulate(sizes), sizes, strict=True):
+            part = slice(end - size, end)
+            place = row[part], column[part]
+            log_flow[place], values = self._of(number, rows[part], path[place], child[place])
+            child_log_flow[place] = child_log_flow[place].masked_scatter(child[place] >= 0, values)
+        return HistoryFlows(log_flow, child_log_flow.masked_fill(child < 0, -torch.inf), real)
+
+    def _of(self, number: int | None, rows: list[dict], path: Tensor, child: Tensor) -> tuple[Tensor, Tensor]:
+        """log F at path [M, L + 1], and at those of child [M, L, C] that there are, one after the other."""
+        if number in self._kept:
+            log_flow, child_log_flow = self._kept[number]
+            return log_flow.to(path.device), child_log_flow.to(path.device)
+        if not rows:  # a history of one item
+            return path.float(), child.float()
+        everything = self.flows(self.prompts(rows).to(path.device))  # [M, nodes]
+        log_flow, child_log_flow = at_each(everything, path), at_each(everything, child.clamp(min=0))[child >= 0]
+        if number is not None:
+            self._kept[number] = log_flow.cpu(), child_log_flow.cpu()
+        return log_flow, child_log_flow
 
 
 def at_each(values: Tensor, nodes: Tensor) -> Tensor:

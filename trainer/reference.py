@@ -18,8 +18,8 @@ from policy import TriePolicy, auto_class, inference
 if TYPE_CHECKING:
     from trainer.rollout_trainer import RolloutTrainer
 
-ROW = "reference_row"
-"""The column with which a training row finds its place in a precomputed table."""
+ROW = "row_number"
+"""The column by which a table finds what it has of a training row."""
 
 
 class Reference:
@@ -90,7 +90,7 @@ class PrecomputedReference:
 
 
 def numbered(rows: Dataset) -> Dataset:
-    """The training rows with the column by which `PrecomputedReference` finds them again."""
+    """The training rows with the column `ROW`."""
     return rows.add_column(ROW, list(range(len(rows))))
 
 

@@ -23,8 +23,12 @@ def dense(make_trainer, train_rows):
         return make_trainer(
             objective=objective,
             recommender_model=ItemKNN.fit(csr_matrix(taken), 10, decay=0.7),
-            flow_positions="all",
-            **{"rewards": {"collaborative": 1.0, "similarity": 1.0}, "samplers": {"target": 1}, "max_history": 4}
+            **{
+                "flow_positions": "all",
+                "rewards": {"collaborative": 1.0, "similarity": 1.0},
+                "samplers": {"target": 1},
+                "max_history": 4,
+            }
             | settings,
         )
 
@@ -72,6 +76,35 @@ def test_a_run_matches_flows_along_the_history_whatever_sft_does(dense, train_ro
     assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
 
 
+def test_flows_that_are_kept_are_those_computed_anew_and_each_row_is_asked_once(dense, train_rows):
+    losses, asked = {}, {}
+    for keep in (False, True):
+        trainer = dense("flow_kl", keep_flows=keep, max_steps=20, per_device_train_batch_size=8, name=f"keep_{keep}")
+        whole, asked[keep] = trainer.target.flows, []
+
+        def flows(batch, whole=whole, seen=asked[keep]):
+            seen.extend(batch.users)
+            return whole(batch)
+
+        trainer.target.flows = flows
+        trainer.train()  # 4 epochs of 40 rows
+        losses[keep] = [record["loss"] for record in trainer.state.log_history if "loss" in record]
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
+    prefixes = sum(min(len(row["history"]), 4) - 1 for row in train_rows)
+    assert len(asked[True]) == prefixes and len(asked[False]) == 4 * prefixes
+
+
+def test_what_is_kept_of_a_row_does_not_depend_on_the_rows_beside_it(dense, train_rows):
+    alone, together = dense("flow_kl", keep_flows=True), dense("flow_kl", keep_flows=True, name="together")
+    rows = [{**row, "row_number": number} for number, row in enumerate(train_rows.to_list()[:8])]
+    together.history_target(together.prompts(rows))
+    for number, row in enumerate(rows):
+        expected = alone.history_target(alone.prompts([row]))
+        again = together.history_target(together.prompts([row]))  # from what it kept
+        assert torch.equal(again.child_log_flow[0], expected.child_log_flow[0]), number
+        assert torch.equal(again.log_flow[0], expected.log_flow[0])
+
+
 def test_histories_of_one_item_have_no_flows_to_match(dense, train_rows):
     trainer = dense("flow_kl")
     rows = trainer.rows([{"user": "u0", "history": [3], "target": 8}, {"user": "u1", "history": [4], "target": 9}], 0)
@@ -87,6 +120,8 @@ def test_histories_of_one_item_have_no_flows_to_match(dense, train_rows):
         ({"objective": "flow_kl", "sft_positions": "target"}, "flow_positions: all reads the history as sft_positions"),
         ({"objective": "flow_kl", "reference_weight": 1.0}, "would ask a policy for every item after every prefix"),
         ({"objective": "flow_kl", "rewards": {"likelihood": 1.0}}, "Leave out reference_weight and the reward likel"),
+        ({"objective": "flow_kl", "keep_flows": True, "reward_floor_end": 1e-4}, "Leave out reward_floor_end."),
+        ({"objective": "flow_kl", "keep_flows": True, "flow_positions": "target"}, "keep_flows keeps flows along whol"),
     ],
 )
 def test_what_cannot_be_matched_along_the_history_is_one_sentence(settings, message, dense):

@@ -169,9 +169,8 @@ class GFlowNetTrainer(ObjectiveTrainer):
         if args.keep_flows and kwargs.get("train_dataset") is not None:
             kwargs["train_dataset"] = numbered(kwargs["train_dataset"])
         super().__init__(model, args, **kwargs)
-        self.history_target = HistoryTarget(
-            self.prompts, lambda batch: self.target.flows(batch), self.trie, keep=args.keep_flows
-        )
+        kept = self._numbered_prompts if args.keep_flows else None
+        self.history_target = HistoryTarget(self.prompts, lambda batch: self.target.flows(batch), self.trie, kept)
 
     @property
     def target(self) -> Target:
@@ -212,6 +211,10 @@ class GFlowNetTrainer(ObjectiveTrainer):
             check_catalog_reward(values, reward.catalog(batch), trajectories, self.catalog)
 
     # rows, trajectories and what they are worth
+
+    def _numbered_prompts(self, part: slice) -> PromptBatch:
+        rows = self.train_dataset.select(range(*part.indices(len(self.train_dataset)))).to_list()
+        return self.prompts(self.rows(rows, seed=0)).to(self.args.device)
 
     def score(self, batch: PromptBatch, trajectories: Trajectories) -> Scores:
         scores, mass = self.target.score(batch, trajectories)

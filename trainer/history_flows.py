@@ -1,7 +1,7 @@
 """Exact flows along the history: what the reward says after each prefix of it, on the path to the item taken next."""
 
 from collections.abc import Callable
-from itertools import accumulate, chain
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -17,48 +17,68 @@ CHUNK = 256
 """Prefixes whose flows are computed at once: each has a number for every node of the trie."""
 
 
+GROUP = 32
+"""Training rows whose flows are computed together to be kept; always the same, so that a resumed run finds the same."""
+
+
 class HistoryTarget:
     """Every item of the histories but the first is the target of a prompt of its own, and `flows` is asked for it.
 
-    flows: prompts [M] -> exact log F of every node [M, nodes]. keep: what a row has is computed once, and kept in main
-    memory of the process; batches then have the column of `numbered`. Rows are computed one by one, so that what one
-    has does not depend on the rows beside it, to the last bit.
+    flows: prompts [M] -> exact log F of every node [M, nodes]. numbered: the training rows of a slice as prompts with
+    the column of `trainer.reference.numbered`; what is computed of them is kept in main memory. None: nothing is.
     """
 
     def __init__(
-        self, prompts: PromptBuilder, flows: Callable[[PromptBatch], Tensor], trie: Trie, *, keep: bool = False
+        self,
+        prompts: PromptBuilder,
+        flows: Callable[[PromptBatch], Tensor],
+        trie: Trie,
+        numbered: Callable[[slice], PromptBatch] | None = None,
     ) -> None:
-        self.prompts, self.flows, self.trie, self.keep = prompts, flows, trie, keep
+        self.prompts, self.flows, self.trie, self.numbered = prompts, flows, trie, numbered
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
 
     def __call__(self, batch: PromptBatch) -> HistoryFlows:
-        real = after_another(batch.history)
-        path = self.trie.path(batch.history.clamp(min=0))  # [B, N, L + 1]
-        child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, N, L, C]
+        real, path, child = self._positions(batch)
+        there = (child >= 0) & real[..., None, None]
+        on_path, of_children = self._anew(batch) if self.numbered is None else self._from_kept(batch)
         log_flow = torch.zeros(path.shape, device=path.device)
-        child_log_flow = torch.zeros(child.shape, device=path.device)
-        rows, (row, column) = _prefixes(batch), real.nonzero(as_tuple=True)  # both row by row, oldest first
-        sizes = real.sum(1).tolist() if self.keep else [CHUNK] * -(-len(rows) // CHUNK)
-        numbers = batch.columns[ROW] if self.keep else [None] * len(sizes)
-        for number, end, size in zip(numbers, accumulate(sizes), sizes, strict=True):
-            part = slice(end - size, end)
-            place = row[part], column[part]
-            log_flow[place], values = self._of(number, rows[part], path[place], child[place])
-            child_log_flow[place] = child_log_flow[place].masked_scatter(child[place] >= 0, values)
+        log_flow[real] = on_path
+        child_log_flow = torch.zeros(child.shape, device=path.device).masked_scatter(there, of_children)
         return HistoryFlows(log_flow, child_log_flow.masked_fill(child < 0, -torch.inf), real)
 
-    def _of(self, number: int | None, rows: list[dict], path: Tensor, child: Tensor) -> tuple[Tensor, Tensor]:
-        """log F at path [M, L + 1], and at those of child [M, L, C] that there are, one after the other."""
-        if number in self._kept:
-            log_flow, child_log_flow = self._kept[number]
-            return log_flow.to(path.device), child_log_flow.to(path.device)
-        if not rows:  # a history of one item
-            return path.float(), child.float()
-        everything = self.flows(self.prompts(rows).to(path.device))  # [M, nodes]
-        log_flow, child_log_flow = at_each(everything, path), at_each(everything, child.clamp(min=0))[child >= 0]
-        if number is not None:
-            self._kept[number] = log_flow.cpu(), child_log_flow.cpu()
-        return log_flow, child_log_flow
+    def _positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
+        """Which items have a prefix [B, N], the paths to all [B, N, L + 1] and the children on them [B, N, L, C]."""
+        path = self.trie.path(batch.history.clamp(min=0))
+        return after_another(batch.history), path, self.trie.children(path[..., :-1], max(self.trie.max_children))
+
+    def _anew(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Of the real items, row by row, oldest first: log F on their paths [M, L + 1], of all children one by one."""
+        real, path, child = self._positions(batch)
+        rows, path, child = _prefixes(batch), path[real], child[real]
+        on_path, of_children = [path[:0].float()], [child[:0].float().flatten()]
+        for start in range(0, len(rows), CHUNK):
+            part = slice(start, start + CHUNK)
+            everything = self.flows(self.prompts(rows[part]).to(path.device))  # [M, nodes]
+            on_path.append(at_each(everything, path[part]))
+            of_children.append(at_each(everything, child[part].clamp(min=0))[child[part] >= 0])
+        return torch.cat(on_path), torch.cat(of_children)
+
+    def _from_kept(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        for number in batch.columns[ROW]:
+            if number not in self._kept:
+                self._keep(number // GROUP * GROUP)
+        on_path, of_children = zip(*(self._kept[number] for number in batch.columns[ROW]), strict=True)
+        return torch.cat(on_path).to(batch.history.device), torch.cat(of_children).to(batch.history.device)
+
+    def _keep(self, first: int) -> None:
+        assert self.numbered is not None
+        batch = self.numbered(slice(first, first + GROUP))
+        real, _, child = self._positions(batch)
+        on_path, of_children = (values.cpu() for values in self._anew(batch))
+        children = ((child >= 0) & real[..., None, None]).sum((1, 2, 3)).tolist()
+        parts = zip(on_path.split(real.sum(1).tolist()), of_children.split(children), strict=True)
+        self._kept |= dict(zip(batch.columns[ROW], parts, strict=True))
 
 
 def at_each(values: Tensor, nodes: Tensor) -> Tensor:

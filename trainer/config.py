@@ -2,6 +2,7 @@
 
 import json
 import os
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
@@ -123,7 +124,7 @@ class TrajectoryConfig(TrainingArguments):
 
 
 @dataclass
-class RolloutConfig(TrajectoryConfig):
+class RolloutConfig(TrajectoryConfig, ABC):
     """Arguments of the methods that draw trajectories: which samplers and rewards, and what draws from the policy.
 
     A method's own config adds its settings and says with `loss` what they mean. The names with vllm in them are TRL's
@@ -238,9 +239,9 @@ class RolloutConfig(TrajectoryConfig):
         if not (value > bound if strictly else value >= bound) or value == float("inf"):
             raise ValueError(f"{name}={value}: it must be a finite number {'>' if strictly else '>='} {bound}.")
 
+    @abstractmethod
     def loss(self) -> Objective:
         """What a step minimises, with its settings bound: FlowInputs -> LossOutput."""
-        raise NotImplementedError
 
     @property
     def reads_reference(self) -> bool:

@@ -16,7 +16,6 @@ from trainer.step import HistoryFlows, after_another
 CHUNK = 256
 """Prefixes whose flows are computed at once: each has a number for every node of the trie."""
 
-
 GROUP = 32
 """Training rows whose flows are computed together to be kept; always the same, so that a resumed run finds the same."""
 

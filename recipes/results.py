@@ -107,10 +107,10 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
     }
     tests = {n: {m: PairedTest(**t) for m, t in record["tests"][n].items()} for n in TESTED if n in record["tests"]}
     how = record["protocol"]["test"]
+    seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     lines = [
         f"{how['users']:,} users; a hit is a {how['hit']}; beam of {how['beam_width']}; items of the history are "
-        f"{'not ' if how['exclude_history'] else ''}ranked; seeds {', '.join(map(str, args.seeds))}. "
-        f"{_hours(args)}",
+        f"{'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
         markdown(metric_table(values, {heading: names for heading, names in sections.items() if names}, SHOWN)),
     ]
     if tests:

@@ -40,6 +40,13 @@ def zero(request, tmp_path_factory):
     return request.param, launch(command(f"cpu-zero{request.param}", WORKER)[:-1], folder), folder
 
 
+@pytest.fixture(scope="module")
+def zero_3(tmp_path_factory):
+    """(results, where it exported) of what only ZeRO-3 does."""
+    folder = tmp_path_factory.mktemp("only_zero3")
+    return launch(command("cpu-zero3", WORKER)[:-1], folder, "sharded", "bf16"), folder
+
+
 def loaded_log_pf(folder):
     """What a checkpoint, loaded by transformers alone, gives the pairs that zero_worker.log_pf asks for."""
     model = auto_class(AutoConfig.from_pretrained(folder)).from_pretrained(folder, dtype=torch.float32)
@@ -96,17 +103,17 @@ def test_lora_trains_the_rows_of_the_codes_and_leaves_the_others_their_bits(alon
         assert results["lora"]["moved"] == alone["lora"]["moved"]
 
 
-def test_a_reference_of_a_sharded_model_is_its_copy_and_sharded(tmp_path):
-    result = launch(command("cpu-zero3", WORKER)[:-1], tmp_path, "sharded")["sharded"]
+def test_a_reference_of_a_sharded_model_is_its_copy_and_sharded(zero_3):
+    result = zero_3[0]["sharded"]
     assert result["margins"][0] == pytest.approx(0, abs=1e-5) and max(result["margins"]) > 1e-4
     whole = sum(parameter.numel() for parameter in make_model().parameters())
     assert 0 < result["held"] < 0.6 * whole
 
 
-def test_bfloat16_under_zero_3_is_float32_to_its_precision(alone, tmp_path):
-    results = launch(command("cpu-zero3", WORKER)[:-1], tmp_path, "bf16")
+def test_bfloat16_under_zero_3_is_float32_to_its_precision(alone, zero_3):
+    results, folder = zero_3
     assert results["bf16"]["got"]["precision"] == "bf16"
     assert results["bf16"]["losses"] == pytest.approx(alone["sgd"]["losses"], abs=0.02)
     torch.testing.assert_close(
-        loaded_log_pf(tmp_path / "bf16" / "export"), torch.tensor(results["bf16"]["log_pf"]), atol=0.05, rtol=0
+        loaded_log_pf(folder / "bf16" / "export"), torch.tensor(results["bf16"]["log_pf"]), atol=0.05, rtol=0
     )

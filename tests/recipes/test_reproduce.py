@@ -31,8 +31,9 @@ def test_a_rehearsal_ends_with_the_table_of_every_method(source, tmp_path, monke
     argv = ["--config", RECIPE, "--source", str(source), "--smoke", str(folder)]
     main(argv)
     methods = json.loads((folder / "results.json").read_text())["beauty"]
-    trained = {"sft", "sft_continued", "dpo", "sdpo", "grpo", "gflownet_tb", "gflownet", "sft_guided"}
-    assert trained | {"mixture", "sasrec", "sasrec_bce", "item_knn"} <= methods.keys()
+    from_scratch = {"sft", "sft_longer", "gflownet_scratch"}
+    stages = {"sft_continued", "dpo", "sdpo", "grpo", "gflownet_tb", "gflownet", "sft_guided"}
+    assert from_scratch | stages | {"mixture", "sasrec", "sasrec_bce", "item_knn"} <= methods.keys()
     assert all(0 <= row["recall@10"]["mean"] <= 1 for row in methods.values())
     page = (folder / "results.md").read_text()
     assert "60 users" in page and "| LETTER-TIGER | 0.0431 | 0.0672 |" in page and "All stages together took" in page

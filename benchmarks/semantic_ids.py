@@ -7,8 +7,11 @@ What is finished is kept in `output`. --epochs 0 makes the IDs and trains nothin
 """
 
 import json
+import os
 import subprocess
 import sys
+from argparse import Namespace
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common import arguments
@@ -30,41 +33,44 @@ def main() -> None:
         "text + SASRec": ["--vectors", text, "sasrec", *CODES],
         "text + co-occurrence": ["--vectors", text, "cooccurrence", *CODES],
     }
-    rows = [["IDs from", "distinct IDs", "items that collide", "residual", *(MEASURED if args.epochs else ())]]
-    for name, flags in kinds.items():
-        folder = Path(args.output) / name.lower().replace(",", "").replace(" ", "_")
-        data, run = folder / "data", folder / "sft"
-        if not data.exists():
-            log = ["--log", str(source / "Beauty.inter.json"), "--output_dir", str(data)]
-            command("prepare", *log, *flags)
-        made = json.loads((data / "metrics.json").read_text())
-        residual = f"{made['residual']:.3f}" if "residual" in made else "–"
-        row = [
-            name,
-            f"{made.get('distinct_codes', made['semantic_ids']):,}",
-            str(made.get("items_that_collided", "–")),
-            residual,
-        ]
-        if args.epochs:
-            if not (run / "ranked_test.npz").exists():
-                train(data, run, args.epochs)
-            test = json.loads((run / "metrics.json").read_text())["test"]
-            row += [f"{test[metric]:.4f}" for metric in MEASURED]
-        rows.append(row)
-        print(" | ".join(row), flush=True)
-    rows.insert(1, ["---"] * len(rows[0]))
-    print("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    head = ["IDs from", "distinct IDs", "items that collide", "residual", *(MEASURED if args.epochs else ())]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # so small a policy is faster with a core to itself
+        rows = pool.map(lambda kind: row(args, *kind), kinds.items())
+        table = [head, ["---"] * len(head), *rows]
+    print("\n".join(f"| {' | '.join(row)} |" for row in table))
+
+
+def row(args: Namespace, name: str, flags: list[str]) -> list[str]:
+    """What IDs of one kind are like, and with epochs how well they recommend."""
+    folder = Path(args.output) / name.lower().replace(",", "").replace(" ", "_")
+    data, run = folder / "data", folder / "sft"
+    if not data.exists():
+        log = ["--log", str(Path(args.source) / "Beauty.inter.json"), "--output_dir", str(data)]
+        command("prepare", *log, *flags)
+    made = json.loads((data / "metrics.json").read_text())
+    residual = f"{made['residual']:.3f}" if "residual" in made else "–"
+    cells = [name, f"{made['distinct_codes']:,}", f"{made['items_that_collided']:,}", residual]
+    if args.epochs:
+        if not (run / "ranked_test.npz").exists():
+            train(data, run, args.epochs)
+        test = json.loads((run / "metrics.json").read_text())["test"]
+        cells += [f"{test[metric]:.4f}" for metric in MEASURED]
+    print(" | ".join(cells), flush=True)
+    return cells
 
 
 def train(data: Path, run: Path, epochs: int) -> None:
     settings = ["--data", str(data), "--output_dir", str(run), "--num_train_epochs", str(epochs)]
+    settings += ["--resume_from_checkpoint", "true"]
     command("train", "--config", "recipes/beauty/sft-cpu.yaml", *settings)
     how = ["--beam_width", "50", "--exclude_history", "false"]
     command("evaluate", "--run", str(run), "--data", str(data), *how)
 
 
 def command(program: str, *argv: str) -> None:
-    done = subprocess.run([sys.executable, f"recipes/{program}.py", *argv], capture_output=True, text=True)
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = f"recipes/{program}.py"
+    done = subprocess.run([sys.executable, program, *argv], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(done.stderr[-2000:])
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from transformers import PretrainedConfig
 
 from catalog.files import complete, read_json, write_json
-from catalog.index import collisions, read_index
+from catalog.index import collisions
 from catalog.trie import Trie
 
 logger = logging.getLogger(__name__)
@@ -92,11 +92,6 @@ class Catalog:
             if on_collision == "extend":
                 codes, sizes = np.c_[codes, position], (*sizes, int(position.max()) + 1)
         return cls(Trie.build(codes, sizes), tuple(item_ids), tuple(titles))
-
-    @classmethod
-    def from_index(cls, path: str | Path, on_collision: Collisions = "extend") -> "Catalog":
-        """The catalogue of an index file, see `read_index`."""
-        return cls.from_codes(*read_index(path), on_collision=on_collision)
 
     def save(self, folder: str | Path) -> None:
         """Write catalog.safetensors (the trie) and catalog.json (everything else) under `folder`.

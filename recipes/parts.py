@@ -2,6 +2,7 @@
 
 import importlib.util
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from catalog import QUANTISERS, Catalog, colliding, extend_tokenizer, word_tokenizer
+from catalog import QUANTISERS, Catalog, colliding, extend_tokenizer, read_index, word_tokenizer
 from catalog.files import read_json, write_json
 from interactions import (
     Splits,
@@ -42,17 +43,18 @@ def prepare(args: DataArguments) -> dict[str, Any]:
     if args.users is not None:
         log = log[log["user"].isin(log["user"].unique()[: args.users])]
     made: dict[str, Any] = {}
+    item_ids: Sequence[str]
     if args.index:
-        catalog = Catalog.from_index(args.index, args.on_collision)
-        splits = leave_one_out(log, catalog.item_ids, args.max_history)
+        item_ids, codes = read_index(args.index)
+        splits = leave_one_out(log, item_ids, args.max_history)
     else:
         # sorted and then shuffled: the order of a log tells who bought what next
         item_ids = np.random.default_rng(args.seed).permutation(sorted(log["item"].unique())).tolist()
         splits = leave_one_out(log, item_ids, args.max_history)
         vectors = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
         codes, made["residual"] = QUANTISERS[args.quantiser](vectors, tuple(args.codebook_sizes), seed=args.seed)
-        made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
-        catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision)
+    made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
+    catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision)
     catalog = Catalog(catalog.trie, catalog.item_ids, tuple(titles.get(item) or item for item in catalog.item_ids))
     catalog.save(folder)
     splits.save(folder / "splits")

@@ -83,8 +83,8 @@ def test_collisions_count_the_earlier_items_with_the_same_codes(rows):
 
 
 def test_a_catalogue_of_an_index_has_its_items_and_codes(tmp_path):
-    path = written(tmp_path, '{"p": [1, 0], "q": [0, 2], "r": [1, 0]}')
-    assert Catalog.from_index(path).trie.leaves == 3
-    catalog = Catalog.from_index(path, "keep")
+    index = read_index(written(tmp_path, '{"p": [1, 0], "q": [0, 2], "r": [1, 0]}'))
+    assert Catalog.from_codes(*index).trie.leaves == 3
+    catalog = Catalog.from_codes(*index, on_collision="keep")
     assert catalog.item_ids == ("p", "q", "r")
     assert catalog.trie.sizes == (2, 3)

@@ -5,30 +5,28 @@ import pandas as pd
 import pytest
 
 from interactions import leave_one_out
-from recipes.item_vectors import item_vectors
+from recipes.item_vectors import affinity, item_vectors
 
 IDS = ["10", "9", "2", "1", "7", "30"]
 OWN = np.array([[float(item), 1.0] for item in IDS], np.float32)
 
 
 @pytest.fixture
-def splits():
+def vectors():
+    """The vectors of sources, for random users."""
     rng = np.random.default_rng(0)
     users = np.repeat([f"u{n}" for n in range(30)], 5)
     log = pd.DataFrame({"user": users, "item": rng.choice(IDS, 150), "timestamp": np.arange(150)})
-    return leave_one_out(log, IDS, max_history=6)
+    splits = leave_one_out(log, IDS, max_history=6)
+    return lambda *sources, titles=None: item_vectors([str(source) for source in sources], IDS, titles or {}, splits, 0)
 
 
-def vectors(*sources, splits=None, titles=None):
-    return item_vectors([str(source) for source in sources], IDS, titles or {}, splits, 0)
-
-
-def test_rows_of_a_file_go_by_the_value_of_the_ids(tmp_path):
+def test_rows_of_a_file_go_by_the_value_of_the_ids(tmp_path, vectors):
     np.save(tmp_path / "v.npy", OWN[np.argsort([int(item) for item in IDS])])
     np.testing.assert_array_equal(vectors(tmp_path / "v.npy"), OWN)
 
 
-def test_vectors_with_ids_may_be_of_more_items_in_any_order(tmp_path):
+def test_vectors_with_ids_may_be_of_more_items_in_any_order(tmp_path, vectors):
     order = np.array([3, 0, 5, 1, 4, 2])
     more = np.concatenate([OWN[order], np.zeros((1, 2), np.float32)])
     np.savez(tmp_path / "v.npz", ids=np.array([IDS[i] for i in order] + ["99"]), vectors=more)
@@ -41,22 +39,42 @@ def test_vectors_with_ids_may_be_of_more_items_in_any_order(tmp_path):
         vectors(tmp_path / "v.npz")
 
 
-def test_several_sources_weigh_the_same(tmp_path, splits):
+def test_several_sources_weigh_the_same(tmp_path, vectors):
     np.save(tmp_path / "v.npy", 100 * OWN)
-    fused = vectors(tmp_path / "v.npy", "als", splits=splits)
-    alone = vectors("als", splits=splits)
+    fused = vectors(tmp_path / "v.npy", "als")
+    alone = vectors("als")
     assert fused.shape == (6, 2 + alone.shape[1])
     np.testing.assert_allclose(np.linalg.norm(fused[:, :2], axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(fused[:, 2:], axis=1), 1, rtol=1e-5)
 
 
 @pytest.mark.parametrize("source", ["cooccurrence", "als", "sasrec"])
-def test_every_item_has_a_vector_of_the_interactions(source, splits):
-    found = vectors(source, splits=splits)
+def test_every_item_has_a_vector_of_the_interactions(source, vectors):
+    found = vectors(source)
     assert found.shape[0] == 6 and np.isfinite(found).all()
 
 
-def test_what_is_no_source_is_named(tmp_path, splits):
+def test_rows_of_other_items_are_noticed(tmp_path, caplog):
+    rng = np.random.default_rng(0)
+    steps = np.array([-2, -1, 1, 2])  # of users who walk around a circle of 400 items
+    taken = (rng.integers(0, 400, (500, 1)) + rng.choice(steps, (500, 6)).cumsum(1)) % 400
+    users = np.repeat(np.arange(500).astype(str), 6)
+    log = pd.DataFrame({"user": users, "item": taken.ravel().astype(str), "timestamp": range(3000)})
+    splits = leave_one_out(log, [str(item) for item in range(400)], max_history=6)
+    angle = 2 * np.pi * np.arange(400) / 400
+    circle = np.stack([np.cos(angle), np.sin(angle)], 1)
+    others = rng.permutation(circle)
+    assert affinity(circle, splits) > 1 and abs(affinity(others, splits)) < 0.1
+    for name, rows in (("right", circle), ("wrong", others)):
+        np.save(tmp_path / f"{name}.npy", rows)
+    item_vectors([str(tmp_path / "right.npy")], [str(item) for item in range(400)], {}, splits, 0)
+    assert not caplog.messages
+    item_vectors([str(tmp_path / f"{n}.npy") for n in ("right", "wrong")], [str(i) for i in range(400)], {}, splits, 0)
+    (told,) = caplog.messages
+    assert "wrong.npy: items that follow each other" in told and "Check that every row belongs to its item" in told
+
+
+def test_what_is_no_source_is_named(tmp_path, vectors):
     with pytest.raises(ValueError, match="'glove' is none of cooccurrence, als, sasrec, no .npy or .npz file"):
         vectors("glove")
     np.save(tmp_path / "v.npy", OWN[:4])

@@ -1,7 +1,7 @@
 """Semantic IDs of one data set from several vectors and quantisers: how many are distinct, what they leave over, and
 how well a short SFT on them recommends.
 
-python benchmarks/semantic_ids.py --source data/amazon-beauty --vectors data/amazon-beauty/Beauty.minilm384.f16.npy
+python benchmarks/semantic_ids.py --source data/amazon-beauty --vectors items.npz
 
 What is finished is kept in `output`. --epochs 0 makes the IDs and trains nothing.
 """
@@ -21,7 +21,7 @@ MEASURED = ("recall@10", "recall@50", "ndcg@10", "coverage@10")
 
 
 def main() -> None:
-    args = arguments(__doc__, source="data/amazon-beauty", vectors="items.npy", output="runs/semantic_ids", epochs=6)
+    args = arguments(__doc__, source="data/amazon-beauty", vectors="items.npz", output="runs/semantic_ids", epochs=6)
     source, text = Path(args.source), args.vectors
     kinds = {
         "LETTER, as published": ["--index", str(source / "Beauty.index.letter.json"), "--on_collision", "keep"],

@@ -17,24 +17,27 @@ PAIRS = 20_000
 
 def item_vectors(
     sources: Sequence[str], item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
-) -> np.ndarray:
+) -> tuple[np.ndarray, dict[str, float]]:
     """Vectors [items, d] float32 in the order of `item_ids`; of several sources the unit vectors side by side.
 
+    Beside them the `affinity` of each source; a low one is warned of.
     sources: names of `COLLABORATIVE_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
     Raises ValueError for a source that is none of these, or does not have every item.
     """
     parts = [_of_source(source, item_ids, titles, splits, seed) for source in sources]
-    for source, part in zip(sources, parts, strict=True):
-        if (found := affinity(part, splits)) < 0.1:
+    alike = {source: affinity(part, splits) for source, part in zip(sources, parts, strict=True)}
+    for source, found in alike.items():
+        if found < 0.1:
             logger.warning(
                 "%s: items that follow each other have vectors hardly more alike than items at random (affinity %.2f). "
                 "Check that every row belongs to its item; a .npz file with ids leaves no doubt.",
                 *(source, found),
             )
     if len(parts) == 1:
-        return parts[0]
+        return parts[0], alike
     # so that what two items have in common counts alike in each, whatever its number of dimensions
-    return np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts], 1)
+    units = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts]
+    return np.concatenate(units, 1), alike
 
 
 def affinity(vectors: np.ndarray, splits: Splits) -> float:

@@ -29,7 +29,7 @@ from interactions import (
 )
 from policy import auto_class
 from recipes.cli import DataArguments, as_table
-from recipes.item_vectors import affinity, item_vectors
+from recipes.item_vectors import item_vectors
 from trainer.launch import in_full
 
 logger = logging.getLogger(__name__)
@@ -51,8 +51,7 @@ def prepare(args: DataArguments) -> dict[str, Any]:
         # sorted and then shuffled: the order of a log tells who bought what next
         item_ids = np.random.default_rng(args.seed).permutation(sorted(log["item"].unique())).tolist()
         splits = leave_one_out(log, item_ids, args.max_history)
-        vectors = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
-        made["affinity"] = affinity(vectors, splits)
+        vectors, made["affinity"] = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
         codes, made["residual"] = QUANTISERS[args.quantiser](vectors, tuple(args.codebook_sizes), seed=args.seed)
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
     catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision)

@@ -18,7 +18,7 @@ def vectors():
     users = np.repeat([f"u{n}" for n in range(30)], 5)
     log = pd.DataFrame({"user": users, "item": rng.choice(IDS, 150), "timestamp": np.arange(150)})
     splits = leave_one_out(log, IDS, max_history=6)
-    return lambda *sources, titles=None: item_vectors([str(source) for source in sources], IDS, titles or {}, splits, 0)
+    return lambda *sources: item_vectors([str(source) for source in sources], IDS, {}, splits, 0)[0]
 
 
 def test_rows_of_a_file_go_by_the_value_of_the_ids(tmp_path, vectors):
@@ -69,7 +69,9 @@ def test_rows_of_other_items_are_noticed(tmp_path, caplog):
         np.save(tmp_path / f"{name}.npy", rows)
     item_vectors([str(tmp_path / "right.npy")], [str(item) for item in range(400)], {}, splits, 0)
     assert not caplog.messages
-    item_vectors([str(tmp_path / f"{n}.npy") for n in ("right", "wrong")], [str(i) for i in range(400)], {}, splits, 0)
+    both = [str(tmp_path / "right.npy"), str(tmp_path / "wrong.npy")]
+    _, alike = item_vectors(both, [str(item) for item in range(400)], {}, splits, 0)
+    assert alike == pytest.approx({both[0]: affinity(circle, splits), both[1]: affinity(others, splits)}, abs=1e-5)
     (told,) = caplog.messages
     assert "wrong.npy: items that follow each other" in told and "Check that every row belongs to its item" in told
 

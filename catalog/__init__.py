@@ -8,8 +8,8 @@ through the trie, and `exact_log_flow` is what each of its nodes is worth when t
 
 from catalog.catalog import Catalog, Collisions
 from catalog.flows import exact_log_flow
-from catalog.index import read_index, write_index
-from catalog.quantiser import QUANTISERS, Quantised, colliding, residual_kmeans, rq_vae
+from catalog.index import colliding, read_index, write_index
+from catalog.quantiser import QUANTISERS, Quantised, residual_kmeans, rq_vae
 from catalog.tokens import code_of_token, extend_tokenizer, node_tokens, word_tokenizer
 from catalog.trajectories import PADDING, SOURCES, Trajectories
 from catalog.trie import Trie

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save
 from transformers import PretrainedConfig
 
 from catalog.files import complete, read_json, write_json
-from catalog.index import collisions
+from catalog.index import collision_rank
 from catalog.trie import Trie
 
 logger = logging.getLogger(__name__)
@@ -86,11 +86,11 @@ class Catalog:
                 f"Item {item_ids[item]!r} has code {codes[item, level]} at level {level + 1}, which holds the codes "
                 f"0 to {sizes[level] - 1}. Correct the index or the stated size."
             )
-        position = collisions(codes)
-        if position.any():
-            logger.info("%d of %d items share their codes with an earlier item", (position > 0).sum(), len(codes))
+        rank = collision_rank(codes)
+        if rank.any():
+            logger.info("%d of %d items share their codes with an earlier item", (rank > 0).sum(), len(codes))
             if on_collision == "extend":
-                codes, sizes = np.c_[codes, position], (*sizes, int(position.max()) + 1)
+                codes, sizes = np.c_[codes, rank], (*sizes, int(rank.max()) + 1)
         return cls(Trie.build(codes, sizes), tuple(item_ids), tuple(titles))
 
     def save(self, folder: str | Path) -> None:

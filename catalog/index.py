@@ -57,7 +57,7 @@ def write_index(path: str | Path, item_ids: Sequence[str], codes: np.ndarray) ->
     write_json(Path(path), dict(zip(item_ids, codes.tolist(), strict=True)))
 
 
-def collisions(codes: np.ndarray) -> np.ndarray:
+def collision_rank(codes: np.ndarray) -> np.ndarray:
     """Each item's position [items] among the items with the same codes [items, L]: 0 for the first of every group."""
     _, group = np.unique(codes, axis=0, return_inverse=True)
     order = group.argsort(kind="stable")
@@ -65,3 +65,9 @@ def collisions(codes: np.ndarray) -> np.ndarray:
     position = np.empty(len(codes), np.int64)
     position[order] = np.arange(len(codes)) - starts[group[order]]
     return position
+
+
+def colliding(codes: np.ndarray) -> int:
+    """How many of the items with codes [items, L] share all of them with another one."""
+    rank = collision_rank(codes)
+    return int((rank > 0).sum() + (rank == 1).sum())  # all but the first of each group, and that one once

@@ -20,12 +20,6 @@ class Quantised(NamedTuple):
     residual: float
 
 
-def colliding(codes: np.ndarray) -> int:
-    """How many of the items with codes [items, L] share all of them with another one."""
-    _, which, counts = np.unique(codes, axis=0, return_inverse=True, return_counts=True)
-    return int((counts[which] > 1).sum())
-
-
 def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantised:
     """Level l clusters what the levels before it left over of `vectors` [items, d].
 

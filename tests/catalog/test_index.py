@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog import Catalog, read_index, write_index
-from catalog.index import collisions
+from catalog import Catalog, colliding, read_index, write_index
+from catalog.index import collision_rank
 
 
 def written(tmp_path, text):
@@ -78,8 +78,10 @@ def test_a_bad_index_is_refused_by_file_and_item(text, message, tmp_path):
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 2)), min_size=1, max_size=30))
-def test_collisions_count_the_earlier_items_with_the_same_codes(rows):
-    assert collisions(np.array(rows)).tolist() == [rows[:i].count(row) for i, row in enumerate(rows)]
+def test_items_of_equal_codes_are_ranked_in_their_order_and_counted(rows):
+    codes = np.array(rows)
+    assert collision_rank(codes).tolist() == [rows[:i].count(row) for i, row in enumerate(rows)]
+    assert colliding(codes) == sum(rows.count(row) > 1 for row in rows)
 
 
 def test_a_catalogue_of_an_index_has_its_items_and_codes(tmp_path):

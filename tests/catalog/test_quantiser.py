@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from catalog import colliding, residual_kmeans, rq_vae
+from catalog import residual_kmeans, rq_vae
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -47,10 +47,6 @@ def test_an_rq_vae_tells_planted_clusters_apart():
     groups = codes.reshape(16, 20, 2)
     assert np.mean((groups == groups[:, :1]).all((1, 2))) > 0.8  # items of a cluster share their codes
     assert len(np.unique(codes, axis=0)) >= 6
-
-
-def test_colliding_items_are_counted():
-    assert colliding(np.array([[0, 1], [0, 1], [1, 0], [0, 1], [2, 2]])) == 3
 
 
 @pytest.mark.parametrize("quantise", [residual_kmeans, partial(rq_vae, epochs=2)])

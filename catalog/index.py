@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from catalog.files import read_json, write_json
 
@@ -59,12 +60,8 @@ def write_index(path: str | Path, item_ids: Sequence[str], codes: np.ndarray) ->
 
 def collision_rank(codes: np.ndarray) -> np.ndarray:
     """Each item's position [items] among the items with the same codes [items, L]: 0 for the first of every group."""
-    _, group = np.unique(codes, axis=0, return_inverse=True)
-    order = group.argsort(kind="stable")
-    starts = np.r_[0, np.bincount(group).cumsum()[:-1]]
-    position = np.empty(len(codes), np.int64)
-    position[order] = np.arange(len(codes)) - starts[group[order]]
-    return position
+    table = pd.DataFrame(codes)
+    return table.groupby([*table], sort=False).cumcount().to_numpy()
 
 
 def colliding(codes: np.ndarray) -> int:

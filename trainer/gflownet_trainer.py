@@ -17,13 +17,13 @@ from rewards import WeightedSum
 from trainer.checks import check_catalog_reward
 from trainer.config import RolloutConfig
 from trainer.flow_heads import NAME, FlowHead
-from trainer.history_flows import HistoryTarget, at_each
+from trainer.history_flows import HistoryTarget
 from trainer.metrics import trajectory_metrics
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import OBJECTIVES, FlowInputs, Objective
 from trainer.reference import numbered
-from trainer.step import HistoryFlows, Scores, Step
-from trainer.target import Target
+from trainer.step import PathFlows, Scores, Step
+from trainer.target import KeptTarget, Target
 
 
 @dataclass
@@ -59,8 +59,8 @@ class GFlowNetConfig(RolloutConfig):
         default=False,
         metadata={
             "help": "Compute the flows along a row's history once and keep them for later epochs, in main memory: 4 "
-            "bytes for each child on the paths, about 10 kB for 8 items of 4 codes of 256. Needs rewards that say the "
-            "same of a row at any time."
+            "bytes for each child on the paths, about 10 kB for 8 items of 4 codes of 256. So too those of the target "
+            "where it is the only trajectory. Needs rewards that say the same of a row at any time."
         },
     )
     subtb_lambda: float = field(
@@ -171,6 +171,7 @@ class GFlowNetTrainer(ObjectiveTrainer):
         super().__init__(model, args, **kwargs)
         kept = self._numbered_prompts if args.keep_flows else None
         self.history_target = HistoryTarget(self.prompts, lambda batch: self.target.flows(batch), self.trie, kept)
+        self.kept_target = KeptTarget(self.target, kept) if kept and args.samplers == {"target": 1} else None
 
     @property
     def target(self) -> Target:
@@ -217,10 +218,11 @@ class GFlowNetTrainer(ObjectiveTrainer):
         return self.prompts(self.rows(rows, seed=0)).to(self.args.device)
 
     def score(self, batch: PromptBatch, trajectories: Trajectories) -> Scores:
-        scores, mass = self.target.score(batch, trajectories)
+        scores, mass = self.kept_target.score(batch) if self.kept_target else self.target.score(batch, trajectories)
         if self.reads_history:
             scores = replace(scores, history=self.history_target(batch))
         share = {"reward/floor_share": self.target.floor_share(scores.reward, trajectories)}
+        mass = {name: of_prompts.mean() for name, of_prompts in mass.items()}
         self._note(mass | trajectory_metrics(scores.reward, trajectories, self.trie) | share)
         return scores
 
@@ -235,7 +237,7 @@ class GFlowNetTrainer(ObjectiveTrainer):
             loss = loss + self._history_loss(step.scores.history, output) / step.targets
         return self.args.flow_weight * loss
 
-    def _history_loss(self, flows: HistoryFlows, output: PathLogProbs) -> Tensor:
+    def _history_loss(self, flows: PathFlows, output: PathLogProbs) -> Tensor:
         """The objective's sum over the items of the histories, each a trajectory of its own."""
         assert output.log_pf_history is not None
         result = self._loss(
@@ -278,14 +280,12 @@ class GFlowNetTrainer(ObjectiveTrainer):
 
     def _exact_inputs(self, inputs: FlowInputs, step: Step, output: PathLogProbs) -> FlowInputs:
         """With the exact flows of the nodes on the paths and, where they are read, of all children of these."""
-        assert step.scores.log_flow is not None
-        path = self.trie.path(step.trajectories.items)  # [B, K, L + 1]
-        inputs = replace(inputs, log_flow=at_each(step.scores.log_flow, path))
+        flows = step.scores.flows
+        assert flows is not None
+        inputs = replace(inputs, log_flow=flows.log_flow)
         if not self.reads_children:
             return inputs
-        child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
-        children = at_each(step.scores.log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
-        return replace(inputs, child_log_pf=output.child_log_pf, child_log_flow=children)
+        return replace(inputs, child_log_pf=output.child_log_pf, child_log_flow=flows.child_log_flow)
 
     def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
         steps, total = super().get_batch_samples(*args)

@@ -10,21 +10,18 @@ from catalog import Trie
 from interactions import prefixes
 from interactions.log import OPTIONAL
 from interactions.prompts import PromptBatch, PromptBuilder
-from trainer.reference import ROW
-from trainer.step import HistoryFlows, after_another
+from trainer.row_memory import RowMemory
+from trainer.step import PathFlows, after_another, at_each
 
 CHUNK = 256
 """Prefixes whose flows are computed at once: each has a number for every node of the trie."""
-
-GROUP = 32
-"""Training rows whose flows are computed together to be kept; always the same, so that a resumed run finds the same."""
 
 
 class HistoryTarget:
     """Every item of the histories but the first is the target of a prompt of its own, and `flows` is asked for it.
 
-    flows: prompts [M] -> exact log F of every node [M, nodes]. numbered: the training rows of a slice as prompts with
-    the column of `trainer.reference.numbered`; what is computed of them is kept in main memory. None: nothing is.
+    flows: prompts [M] -> exact log F of every node [M, nodes]. numbered: the training rows of a slice, of which what is
+    computed is kept. None: nothing is.
     """
 
     def __init__(
@@ -34,17 +31,20 @@ class HistoryTarget:
         trie: Trie,
         numbered: Callable[[slice], PromptBatch] | None = None,
     ) -> None:
-        self.prompts, self.flows, self.trie, self.numbered = prompts, flows, trie, numbered
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self.prompts, self.flows, self.trie = prompts, flows, trie
+        self.memory = None if numbered is None else RowMemory(self._by_row, numbered)
 
-    def __call__(self, batch: PromptBatch) -> HistoryFlows:
+    def __call__(self, batch: PromptBatch) -> PathFlows:
         real, path, child = self._positions(batch)
         there = (child >= 0) & real[..., None, None]
-        on_path, of_children = self._anew(batch) if self.numbered is None else self._from_kept(batch)
+        if self.memory is None:
+            on_path, of_children = self._anew(batch)
+        else:
+            on_path, of_children = map(torch.cat, zip(*self.memory(batch), strict=True))
         log_flow = torch.zeros(path.shape, device=path.device)
         log_flow[real] = on_path
         child_log_flow = torch.zeros(child.shape, device=path.device).masked_scatter(there, of_children)
-        return HistoryFlows(log_flow, child_log_flow.masked_fill(child < 0, -torch.inf), real)
+        return PathFlows(log_flow, child_log_flow.masked_fill(child < 0, -torch.inf), real)
 
     def _positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Which items have a prefix [B, N], the paths to all [B, N, L + 1] and the children on them [B, N, L, C]."""
@@ -63,26 +63,12 @@ class HistoryTarget:
             of_children.append(at_each(everything, child[part].clamp(min=0))[child[part] >= 0])
         return torch.cat(on_path), torch.cat(of_children)
 
-    def _from_kept(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        for number in batch.columns[ROW]:
-            if number not in self._kept:
-                self._keep(number // GROUP * GROUP)
-        on_path, of_children = zip(*(self._kept[number] for number in batch.columns[ROW]), strict=True)
-        return torch.cat(on_path).to(batch.history.device), torch.cat(of_children).to(batch.history.device)
-
-    def _keep(self, first: int) -> None:
-        assert self.numbered is not None
-        batch = self.numbered(slice(first, first + GROUP))
+    def _by_row(self, batch: PromptBatch) -> list[tuple[Tensor, Tensor]]:
+        """`_anew`, row by row."""
         real, _, child = self._positions(batch)
-        on_path, of_children = (values.cpu() for values in self._anew(batch))
+        on_path, of_children = self._anew(batch)
         children = ((child >= 0) & real[..., None, None]).sum((1, 2, 3)).tolist()
-        parts = zip(on_path.split(real.sum(1).tolist()), of_children.split(children), strict=True)
-        self._kept |= dict(zip(batch.columns[ROW], parts, strict=True))
-
-
-def at_each(values: Tensor, nodes: Tensor) -> Tensor:
-    """values [B, nodes] at nodes [B, ...]: [B, ...]."""
-    return values.gather(1, nodes.flatten(1)).view_as(nodes)
+        return list(zip(on_path.split(real.sum(1).tolist()), of_children.split(children), strict=True))
 
 
 def _prefixes(batch: PromptBatch) -> list[dict]:

@@ -13,12 +13,11 @@ from interactions.prompts import PromptBatch
 
 
 @dataclass(frozen=True)
-class HistoryFlows:
-    """What the reward says along the history: exact flows on the path to each item, after the items before it.
+class PathFlows:
+    """The exact flows on paths of the trie: those of K trajectories or, then K = N, those to the items of a history.
 
-    log_flow [B, N, L + 1] of the nodes on the path, child_log_flow [B, N, L, C] of all children of those that a step
-    leaves, -inf behind the last child; both where `real` [B, N], elsewhere any finite number. A row's first item has
-    nothing before it and is not real.
+    log_flow [B, K, L + 1] of the nodes on the path, child_log_flow [B, K, L, C] of all children of those that a step
+    leaves, -inf behind the last child; both where `real` [B, K], elsewhere any finite number.
     """
 
     log_flow: Tensor
@@ -32,14 +31,14 @@ class Scores:
 
     Where items share a leaf and the reward scores the catalogue, log_reward is that of the leaf, the sum of its items.
 
-    log_flow [B, nodes] is the exact log F of every trie node, None where the objective does not ask for it; so is
-    history, the flows along the history.
+    flows are those of the trajectories, None where the objective does not ask for exact ones; so is history, the flows
+    on the path to each item of the history, after the items before it. The first has nothing before it: it is not real.
     """
 
     reward: Tensor
     log_reward: Tensor
-    log_flow: Tensor | None = None
-    history: HistoryFlows | None = None
+    flows: PathFlows | None = None
+    history: PathFlows | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,11 @@ def target_source(prompts: PromptBatch, positions: str) -> Tensor:
 def after_another(history: Tensor) -> Tensor:
     """Which items of histories [B, N], -1 for padding, have one before them: [B, N] bool."""
     return (history >= 0) & ((history >= 0).cumsum(1) > 1)
+
+
+def at_each(values: Tensor, nodes: Tensor) -> Tensor:
+    """values [B, nodes] at nodes [B, ...]: [B, ...]."""
+    return values.gather(1, nodes.flatten(1)).view_as(nodes)
 
 
 def dump_step(path: Path, step: Step, log_pf: Tensor, about: dict[str, Any]) -> None:

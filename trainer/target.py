@@ -2,13 +2,18 @@
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from catalog import Trajectories, Trie, exact_log_flow
 from interactions.prompts import PromptBatch
 from rewards import WeightedSum, log_reward
+from samplers import TargetSampler
 from trainer.reference import Reference
-from trainer.step import Scores
+from trainer.row_memory import RowMemory
+from trainer.step import PathFlows, Scores, at_each
+
+MASS = ("reward/target_mass", "reward/floor_mass", "reward/rest_mass")
 
 
 class Target:
@@ -33,16 +38,17 @@ class Target:
         self.reference, self.reference_weight = reference, reference_weight
 
     def score(self, batch: PromptBatch, trajectories: Trajectories) -> tuple[Scores, dict[str, Tensor]]:
-        """What trajectories are worth, and how the reward's mass is spread where all of it is known."""
+        """What trajectories are worth, and where all is known how each prompt's mass is spread: metric -> [B]."""
         items = trajectories.items
         if self.whole:
             everything = self.reward.catalog(batch)  # [B, items]
             log_target = self._log_target(everything, batch)
-            of_items, log_flow = log_target.gather(1, items), None
+            of_items, flows = log_target.gather(1, items), None
             if self.exact or self.trie.leaves < self.trie.items:  # a leaf is worth the sum of its items
                 log_flow = exact_log_flow(log_target, self.trie)
                 of_items = log_flow.gather(1, self.trie.leaf_of_item[items].long())
-            return Scores(everything.gather(1, items), of_items, log_flow), self._mass(everything, log_target, batch)
+                flows = self._on_paths(log_flow, trajectories) if self.exact else None
+            return Scores(everything.gather(1, items), of_items, flows), self._mass(everything, log_target, batch)
         reward = self.reward(batch, trajectories)
         log_target_of_items = self._log_reward(reward)
         if self.reference is not None:
@@ -67,16 +73,47 @@ class Target:
     def _log_reward(self, reward: Tensor) -> Tensor:
         return log_reward(reward, self.at("reward_floor"), self.at("reward_temperature"))
 
+    def _on_paths(self, log_flow: Tensor, trajectories: Trajectories) -> PathFlows:
+        """log_flow [B, nodes] where the trajectories pass."""
+        path = self.trie.path(trajectories.items)  # [B, K, L + 1]
+        child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
+        of_children = at_each(log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
+        return PathFlows(at_each(log_flow, path), of_children, trajectories.source >= 0)
+
     def _mass(self, everything: Tensor, log_target: Tensor, batch: PromptBatch) -> dict[str, Tensor]:
-        """How the whole mass, after floor and temperature, divides among the target, the floor and the rest."""
+        """How a prompt's mass, after floor and temperature, divides among the target, the floor and the rest: [B]."""
         mass = log_target.softmax(-1)
         leaf = self.trie.leaf_of_item
         target = (leaf == leaf[batch.target].unsqueeze(1)) * mass  # [B, items]
         floor = (everything < self.at("reward_floor")) * (mass - target)
-        shares = {"target": target.sum(-1).mean(), "floor": floor.sum(-1).mean()}
-        return {f"reward/{n}_mass": v for n, v in (shares | {"rest": 1 - shares["target"] - shares["floor"]}).items()}
+        of_target, of_floor = target.sum(-1), floor.sum(-1)
+        return dict(zip(MASS, (of_target, of_floor, 1 - of_target - of_floor), strict=True))
 
     def floor_share(self, reward: Tensor, trajectories: Trajectories) -> Tensor:
         """The share of the trajectories that count whose reward [B, K] is below the floor."""
         real = trajectories.source >= 0
         return ((reward < self.at("reward_floor")) & real).sum() / real.sum()
+
+
+class KeptTarget:
+    """`Target.score` of the training rows where the only trajectory is the target and the reward never changes.
+
+    numbered: the training rows of a slice, of which what is computed is kept.
+    """
+
+    def __init__(self, target: Target, numbered: Callable[[slice], PromptBatch]) -> None:
+        self.target, self.sampler = target, TargetSampler(target.trie)
+        self.memory = RowMemory(self._by_row, numbered)
+
+    def score(self, batch: PromptBatch) -> tuple[Scores, dict[str, Tensor]]:
+        reward, log_reward, log_flow, child_log_flow, real, *mass = map(
+            torch.stack, zip(*self.memory(batch), strict=True)
+        )
+        return Scores(reward, log_reward, PathFlows(log_flow, child_log_flow, real)), dict(zip(MASS, mass, strict=True))
+
+    def _by_row(self, batch: PromptBatch) -> list[tuple[Tensor, ...]]:
+        scores, mass = self.target.score(batch, self.sampler.sample(batch, 1, 0))
+        flows = scores.flows
+        assert flows is not None
+        parts = (scores.reward, scores.log_reward, flows.log_flow, flows.child_log_flow, flows.real)
+        return list(zip(*parts, *(mass[name] for name in MASS), strict=True))

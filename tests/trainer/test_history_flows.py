@@ -77,25 +77,33 @@ def test_a_run_matches_flows_along_the_history_whatever_sft_does(dense, train_ro
 
 
 def test_flows_that_are_kept_are_those_computed_anew_and_each_row_is_asked_once(dense, train_rows):
-    losses, asked = {}, {}
+    logged, asked = {}, {}
     for keep in (False, True):
         trainer = dense("flow_kl", keep_flows=keep, max_steps=20, per_device_train_batch_size=8, name=f"keep_{keep}")
-        whole, asked[keep] = trainer.target.flows, []
+        whole, asked[keep] = trainer.target.reward.catalog, []
 
-        def flows(batch, whole=whole, seen=asked[keep]):
+        def catalog(batch, whole=whole, seen=asked[keep]):
             seen.extend(batch.users)
             return whole(batch)
 
-        trainer.target.flows = flows
+        trainer.target.reward.catalog = catalog
         trainer.train()  # 4 epochs of 40 rows
-        losses[keep] = [record["loss"] for record in trainer.state.log_history if "loss" in record]
-    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
-    prefixes = sum(min(len(row["history"]), 4) - 1 for row in train_rows)
-    assert len(asked[True]) == prefixes and len(asked[False]) == 4 * prefixes
+        logged[keep] = [record for record in trainer.state.log_history if "loss" in record]
+    for name in ("loss", "reward/mean", "reward/target_mass", "reward/floor_share", "flow/divergence"):
+        of_kept, anew = ([record[name] for record in logged[keep]] for keep in (True, False))
+        assert of_kept == pytest.approx(anew, rel=1e-5)
+    targets_and_prefixes = sum(min(len(row["history"]), 4) for row in train_rows)
+    assert len(asked[True]) == targets_and_prefixes and len(asked[False]) == 4 * targets_and_prefixes
+
+
+def test_beside_drawn_trajectories_only_the_history_is_kept(dense, train_rows):
+    trainer = dense("flow_kl", keep_flows=True, samplers={"target": 1, "random": 3})
+    step, _ = first_step(trainer, trainer.rows(trainer.train_dataset.select(range(4)).to_list(), 0))
+    assert step.scores.flows.log_flow.shape[:2] == (4, 4)
 
 
 def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows, monkeypatch):
-    monkeypatch.setattr("trainer.history_flows.GROUP", 3)
+    monkeypatch.setattr("trainer.row_memory.GROUP", 3)
     anew, kept, other = (dense("flow_kl", keep_flows=keep, name=str(place)) for place, keep in enumerate([0, 1, 1]))
     rows = kept.rows(kept.train_dataset.to_list(), 0)
     kept.history_target(kept.prompts(rows))
@@ -105,6 +113,9 @@ def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows
         assert torch.equal(first.child_log_flow, second.child_log_flow) and torch.equal(first.log_flow, second.log_flow)
         torch.testing.assert_close(first.child_log_flow[first.real], expected.child_log_flow[expected.real])
         torch.testing.assert_close(first.log_flow[first.real], expected.log_flow[expected.real])
+        of_target, again = (trainer.kept_target.score(batch)[0] for trainer in (kept, other))
+        assert torch.equal(of_target.flows.child_log_flow, again.flows.child_log_flow)
+        assert torch.equal(of_target.reward, again.reward)
 
 
 def test_histories_of_one_item_have_no_flows_to_match(dense, train_rows):

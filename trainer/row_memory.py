@@ -1,0 +1,37 @@
+"""What is computed of a training row once and kept in main memory for later epochs."""
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor
+
+from interactions.prompts import PromptBatch
+from trainer.reference import ROW
+
+GROUP = 32
+"""Training rows that are computed together; always the same ones, so that a resumed run finds the same numbers."""
+
+
+class RowMemory:
+    """of: prompts -> for each a tuple of tensors. numbered: the training rows of a slice with the column `ROW`."""
+
+    def __init__(
+        self,
+        of: Callable[[PromptBatch], Sequence[tuple[Tensor, ...]]],
+        numbered: Callable[[slice], PromptBatch],
+    ) -> None:
+        self.of, self.numbered = of, numbered
+        self._kept: dict[int, tuple[Tensor, ...]] = {}
+
+    def __call__(self, batch: PromptBatch) -> list[tuple[Tensor, ...]]:
+        """What is kept of each row of a batch, on its device; what is not yet is computed first, by groups."""
+        numbers = batch.columns[ROW]
+        for number in numbers:
+            if number not in self._kept:
+                self._keep(number // GROUP * GROUP)
+        return [tuple(value.to(batch.target.device) for value in self._kept[number]) for number in numbers]
+
+    def _keep(self, first: int) -> None:
+        batch = self.numbered(slice(first, first + GROUP))
+        # a part of a larger tensor would keep all of it
+        values = [tuple(value.cpu().clone() for value in row) for row in self.of(batch)]
+        self._kept |= dict(zip(batch.columns[ROW], values, strict=True))

@@ -40,7 +40,7 @@ class HistoryTarget:
         if self.memory is None:
             on_path, of_children = self._anew(batch)
         else:
-            on_path, of_children = map(torch.cat, zip(*self.memory(batch), strict=True))
+            on_path, of_children = self.memory(batch, torch.cat)
         log_flow = torch.zeros(path.shape, device=path.device)
         log_flow[real] = on_path
         child_log_flow = torch.zeros(child.shape, device=path.device).masked_scatter(there, of_children)

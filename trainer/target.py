@@ -106,9 +106,7 @@ class KeptTarget:
         self.memory = RowMemory(self._by_row, numbered)
 
     def score(self, batch: PromptBatch) -> tuple[Scores, dict[str, Tensor]]:
-        reward, log_reward, log_flow, child_log_flow, real, *mass = map(
-            torch.stack, zip(*self.memory(batch), strict=True)
-        )
+        reward, log_reward, log_flow, child_log_flow, real, *mass = self.memory(batch, torch.stack)
         return Scores(reward, log_reward, PathFlows(log_flow, child_log_flow, real)), dict(zip(MASS, mass, strict=True))
 
     def _by_row(self, batch: PromptBatch) -> list[tuple[Tensor, ...]]:

@@ -1,4 +1,4 @@
-"""Training curves, calibration and groups of users as SVG text that can stand inside an HTML page."""
+"""Variety and accuracy, training curves, calibration and groups of users as SVG text that can stand inside a page."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from evaluation.breakdown import Breakdown
-from evaluation.comparison import Calibration, Records
+from evaluation.comparison import Calibration, Records, Values, spread
 from evaluation.metric_help import METRIC_HELP
 
 Curves = Mapping[str, Sequence[Records]]
@@ -55,6 +55,11 @@ class Style(NamedTuple):
         """The same line in CSS."""
         return {"-": "solid", "--": "dashed", ":": "dotted"}[self.dash] + f" {self.colour}"
 
+    @property
+    def marker(self) -> str:
+        """The same for a point."""
+        return {"-": "o", "--": "s", ":": "^"}[self.dash]
+
 
 class Panel(NamedTuple):
     """One small plot of a logged value over the optimiser steps."""
@@ -90,6 +95,26 @@ def flow_panels(curves: Curves) -> dict[str, Panel]:
     units = {"share": "share", "mass": "share", "correlation": "correlation"}
     panels = {name: Panel(name, units.get(name.rsplit("_", 1)[-1], "nats")) for name in names}
     return {name: panel for name, panel in MATCHING.items() if name in logged} | panels
+
+
+TRADEOFF = ("coverage@10", "ndcg@10")
+
+
+def tradeoff_figure(values: Values, styles: Mapping[str, Style]) -> str | None:
+    """A point per method, variety to the right and accuracy upwards, with the deviation over seeds; None below two."""
+    points = {m: [spread(row[name]) for name in TRADEOFF] for m, row in values.items() if {*TRADEOFF} <= row.keys()}
+    if len(points) < 2:
+        return None
+    label = " against ".join(METRIC_HELP[name].heading for name in reversed(TRADEOFF))
+    with rc_context(LOOK | {"svg.hashsalt": label}):
+        figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+        axis = figure.subplots()
+        for method, ((x, x_sd), (y, y_sd)) in points.items():
+            colour, marker = styles[method].colour, styles[method].marker
+            axis.errorbar(x, y, y_sd, x_sd, fmt=marker, color=colour, ms=6, elinewidth=1, label=method)
+        axis.set(xlabel=METRIC_HELP[TRADEOFF[0]].meaning, title=METRIC_HELP[TRADEOFF[1]].heading)
+        figure.legend(loc="outside right upper")
+        return _svg(figure, label)
 
 
 def training_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 4) -> str | None:
@@ -232,3 +257,9 @@ def _svg(figure: Figure, label: str) -> str:
     text = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", text[text.index("<svg") :])
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+def standalone(svg: str) -> str:
+    """The same as a file of its own."""
+    schemas = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return svg.replace("<svg ", f"<svg {schemas} ", 1)

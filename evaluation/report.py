@@ -14,6 +14,7 @@ from evaluation.figures import (
     calibration_figure,
     flow_figure,
     method_styles,
+    tradeoff_figure,
     training_figure,
 )
 from evaluation.tables import breakdown_table, example_table, markdown, metric_tables, significance_table
@@ -59,15 +60,7 @@ def markdown_page(comparison: Comparison) -> str:
 
 def _render(comparison: Comparison) -> str:
     """The page as text."""
-    with_style = dict.fromkeys(
-        [
-            *(name for name in comparison.values if name in comparison.curves),
-            *comparison.curves,
-            *comparison.calibration,
-            *(name for broken in comparison.breakdowns.values() for row in broken.means.values() for name in row),
-        ]
-    )
-    styles = method_styles(with_style)
+    styles = styles_of(comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -87,9 +80,17 @@ def _render(comparison: Comparison) -> str:
     )
 
 
+def styles_of(comparison: Comparison) -> dict[str, Style]:
+    """How its methods are drawn: those that were trained come first, in the order of the table."""
+    trained = [name for name in comparison.values if name in comparison.curves]
+    others = [name for part in (comparison.curves, comparison.calibration, comparison.values) for name in part]
+    return method_styles(dict.fromkeys(trained + others))
+
+
 def _figures(comparison: Comparison, styles: Mapping[str, Style]) -> dict[str, Markup]:
     """The figures that have something to show, by section."""
     curves = {"training": training_figure(comparison.curves, styles), "flow": flow_figure(comparison.curves, styles)}
+    curves["tradeoff"] = tradeoff_figure(comparison.values, styles)
     figures = {name: svg for name, svg in curves.items() if svg is not None}
     if comparison.calibration:
         figures["calibration"] = calibration_figure(comparison.calibration, styles)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.files import complete, read_json, write_json
+from evaluation.figures import method_styles, standalone, tradeoff_figure
 from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
 from recipes.cli import CompareArguments, DataArguments, as_table, parse, read_recipe, setting
@@ -73,7 +74,7 @@ def rehearsal(args: ReproduceArguments) -> ReproduceArguments:
 
 
 def write_results(args: ReproduceArguments) -> None:
-    """The data set's entry of results.json and its part of results.md, from the comparison in `output_dir`.
+    """The data set's entry of results.json, its part of results.md and its figure, from the comparison in `output_dir`.
 
     Its part stands between `<!-- name -->` and `<!-- end of name -->`, at the end of the page where it is new.
     """
@@ -85,6 +86,10 @@ def write_results(args: ReproduceArguments) -> None:
         for m, row in record["methods"].items()
     }
     write_json(docs / "results.json", results | {args.name: methods})
+    if figure := tradeoff_figure(_seeds(record), method_styles(record["methods"])):
+        (docs / "images").mkdir(parents=True, exist_ok=True)
+        with complete(docs / _figure(args)) as temporary:
+            temporary.write_text(standalone(figure))
     page = (docs / "results.md").read_text() if (docs / "results.md").is_file() else "# Results\n"
     start, end = f"<!-- {args.name} -->", f"<!-- end of {args.name} -->"
     part = f"{start}\n{_part(args, record)}\n{end}"
@@ -96,8 +101,7 @@ def write_results(args: ReproduceArguments) -> None:
 
 def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
     published: dict[str, Any] = as_table("published", args.published)
-    values = {m: {n: row[n]["seeds"] for n in SHOWN if n in row} for m, row in record["methods"].items()}
-    values |= {name: {n: [value] for n, value in row.items()} for name, row in published.items()}
+    values = _seeds(record) | {name: {n: [value] for n, value in row.items()} for name, row in published.items()}
     guided = [m for m, settings in args.table.items() if "guide" in settings]
     references = [Path(reference).name for reference in args.references]
     sections = {
@@ -112,6 +116,7 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
         f"{how['users']:,} users; a hit is a {how['hit']}; beam of {how['beam_width']}; items of the history are "
         f"{'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
         markdown(metric_table(values, {heading: names for heading, names in sections.items() if names}, SHOWN)),
+        f"![Accuracy against variety on {args.title}]({_figure(args)})",
     ]
     if tests:
         lines += [
@@ -119,6 +124,15 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
             markdown(significance_table(tests, str(args.baseline))),
         ]
     return "\n\n".join(lines)
+
+
+def _seeds(record: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Method -> metric -> its value for each seed, of the metrics that are shown."""
+    return {m: {n: row[n]["seeds"] for n in SHOWN if n in row} for m, row in record["methods"].items()}
+
+
+def _figure(args: ReproduceArguments) -> str:
+    return f"images/{args.name}.svg"
 
 
 def _hours(args: ReproduceArguments) -> str:

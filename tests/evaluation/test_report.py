@@ -111,6 +111,18 @@ def test_figures_name_the_panels_and_leave_other_logs_out(page: Page):
     assert "sampler/time" not in text
 
 
+def test_accuracy_stands_against_variety_for_the_methods_that_have_both(tmp_path: Path):
+    both = {"SFT": {"ndcg@10": 0.3, "coverage@10": 0.5}, "item-kNN": {"ndcg@10": 0.2, "coverage@10": 0.9}}
+    write_report(tmp_path / "report.html", Comparison("Title", over_seeds(both | {"GRPO": {"ndcg@10": 0.1}})))
+    page = Page(tmp_path / "report.html")
+    drawn = page.texts[page.texts.index("NDCG@10", page.texts.index("Items") + 1) :]
+    assert page.seen.count("svg") == 1
+    assert {"SFT", "item-kNN"} <= set(drawn) and "GRPO" not in drawn
+
+    write_report(tmp_path / "report.html", Comparison("Title", over_seeds({"SFT": both["SFT"]})))
+    assert "svg" not in Page(tmp_path / "report.html").seen
+
+
 def test_page_refers_to_nothing_outside_itself(tmp_path: Path, page: Page):
     assert all(link.startswith("#") for link in page.links)
     text = (tmp_path / "report.html").read_text(encoding="utf-8")

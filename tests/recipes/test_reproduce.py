@@ -1,6 +1,7 @@
 """The whole road from a data set's files to the results page, rehearsed on made-up files in LETTER's layout."""
 
 import json
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -37,6 +38,9 @@ def test_a_rehearsal_ends_with_the_table_of_every_method(source, tmp_path, monke
     assert all(0 <= row["recall@10"]["mean"] <= 1 for row in methods.values())
     page = (folder / "results.md").read_text()
     assert "60 users" in page and "| LETTER-TIGER | 0.0431 | 0.0672 |" in page and "All stages together took" in page
+    assert "(images/beauty.svg)" in page
+    drawn = ElementTree.parse(folder / "images/beauty.svg").getroot()
+    assert methods.keys() - {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")} == set()
 
     written = (folder / "runs/gflownet/seed_42/model.safetensors").stat().st_mtime_ns
     (folder / "results.md").write_text(f"Before.\n\n{page}\nAfter.\n")

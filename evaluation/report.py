@@ -60,7 +60,7 @@ def markdown_page(comparison: Comparison) -> str:
 
 def _render(comparison: Comparison) -> str:
     """The page as text."""
-    styles = styles_of(comparison)
+    styles = _styles(comparison)
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -80,7 +80,7 @@ def _render(comparison: Comparison) -> str:
     )
 
 
-def styles_of(comparison: Comparison) -> dict[str, Style]:
+def _styles(comparison: Comparison) -> dict[str, Style]:
     """How its methods are drawn: those that were trained come first, in the order of the table."""
     trained = [name for name in comparison.values if name in comparison.curves]
     others = [name for part in (comparison.curves, comparison.calibration, comparison.values) for name in part]
@@ -89,9 +89,12 @@ def styles_of(comparison: Comparison) -> dict[str, Style]:
 
 def _figures(comparison: Comparison, styles: Mapping[str, Style]) -> dict[str, Markup]:
     """The figures that have something to show, by section."""
-    curves = {"training": training_figure(comparison.curves, styles), "flow": flow_figure(comparison.curves, styles)}
-    curves["tradeoff"] = tradeoff_figure(comparison.values, styles)
-    figures = {name: svg for name, svg in curves.items() if svg is not None}
+    drawn = {
+        "tradeoff": tradeoff_figure(comparison.values, styles),
+        "training": training_figure(comparison.curves, styles),
+        "flow": flow_figure(comparison.curves, styles),
+    }
+    figures = {name: svg for name, svg in drawn.items() if svg is not None}
     if comparison.calibration:
         figures["calibration"] = calibration_figure(comparison.calibration, styles)
     if comparison.breakdowns:

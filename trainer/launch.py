@@ -110,10 +110,14 @@ def check_launch(accelerator: Accelerator) -> None:
 
 
 def _asked(command: list[str]) -> Namespace | None:
-    """What the `accelerate launch` of a command line was asked for, its options before its file; None for another."""
-    if "launch" not in command or "accelerate" not in " ".join(command[: command.index("launch")]):
+    """What the `accelerate launch` of a command line was asked for, its options before its file; None for another.
+
+    It is also started as accelerate-launch and as accelerate.commands.launch.
+    """
+    options = 1 + next((place for place, word in enumerate(command) if word.endswith("launch")), -1)
+    if "accelerate" not in " ".join(command[:options]):
         return None
-    told = launch_command_parser().parse_args(command[command.index("launch") + 1 :])
+    told = launch_command_parser().parse_args(command[options:])
     file = load_config_from_file(told.config_file) if told.config_file else Namespace()
     kind = getattr(file, "distributed_type", None)
     return Namespace(

@@ -13,7 +13,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
 
 def command(recipe: str, program: str, *arguments: object, options: tuple[str, ...] = ()) -> list[str]:
     """`accelerate launch` of a program with one of recipes/accelerate, at a free port."""
-    launcher = [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--main_process_port", "0"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
     config = ["--config_file", f"recipes/accelerate/{recipe}.yaml"]
     return [*launcher, *config, *options, str(program), *map(str, arguments)]
 

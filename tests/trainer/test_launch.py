@@ -86,19 +86,18 @@ def test_a_launch_recipe_is_refused_where_one_process_trains_alone(path, launche
         (dict(processes=4, kind=DistributedType.DEEPSPEED, stage=2), "zero_stage=3 and this run has 2"),
     ],
 )
-def test_what_the_launcher_was_told_is_compared_with_what_runs(launched_by, got, message):
+@pytest.mark.parametrize(
+    "start",
+    [
+        ("python", "-m", "accelerate.commands.accelerate_cli", "launch"),
+        ("python", "-m", "accelerate.commands.launch"),
+        ("python", "/bin/accelerate-launch"),
+    ],
+    ids=lambda start: start[-1],
+)
+def test_what_the_launcher_was_told_is_compared_with_what_runs(launched_by, start, got, message):
     recipe = str(next(path for path in RECIPES if path.stem == "cpu-zero3"))
-    launched_by(
-        "python",
-        "-m",
-        "accelerate.commands.accelerate_cli",
-        "launch",
-        "--num_processes",
-        "4",
-        "--config_file",
-        recipe,
-        "a.py",
-    )
+    launched_by(*start, "--num_processes", "4", "--config_file", recipe, "a.py")
     with pytest.raises(ValueError, match=message):
         launch.check_launch(accelerator(**{"processes": 2} | got))
     launch.check_launch(accelerator(DistributedType.DEEPSPEED, 4, 3))

@@ -13,7 +13,7 @@ from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
 from recipes.cli import CompareArguments, DataArguments, as_table, parse, read_recipe, setting
 from recipes.comparison import TESTED
-from recipes.sweep import TIMES
+from recipes.stages import TIMES
 
 SHOWN = ("recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10", "coverage@10", "gini@10", "seconds")
 USERS = 60

@@ -1,44 +1,27 @@
 """What `compare.py` trains: every method of a sweep with every seed, in `<runs_dir>/<method>/seed_<seed>`.
 
-A stage is a command of the recipes. What is finished is kept, so that an interrupted sweep goes on.
+What is finished is kept, so that an interrupted sweep goes on.
 """
 
 import json
 import os
-import shlex
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import yaml
-from tqdm.auto import tqdm
 
 from catalog.files import read_json
 from recipes.cli import CompareArguments, EvaluateArguments, RecommenderArguments, RunArguments, parse, setting
+from recipes.stages import TIMES, Stage, run_stages
 from trainer import METHODS
 
 VOLATILE = {"output_dir", "resume_from_checkpoint", "disable_tqdm", "dry_run"}
 """Settings of a run that say nothing about what it learned."""
 
-TIMES = "stages.jsonl"
-"""What every stage took, in the folder of the runs."""
-
 Settings = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One command. needs: names of the stages that come before it; those that are not to be run count as done."""
-
-    command: tuple[str, ...]
-    log: Path
-    needs: set[str] = field(default_factory=set)
 
 
 def run_sweep(args: CompareArguments) -> list[str]:
@@ -46,7 +29,7 @@ def run_sweep(args: CompareArguments) -> list[str]:
 
     Raises:
         ValueError: the sweep names what is not there, or a run in its folders was trained with other settings.
-        RuntimeError: a stage failed; the message ends with what it said.
+        RuntimeError: a stage failed, and the message ends with what it said; or the sweep was asked to stop.
     """
     environment = dict(os.environ)  # as it is before checking the settings: transformers keeps some of them there
     methods = check_sweep(args)
@@ -88,43 +71,6 @@ def missing_stages(args: CompareArguments, methods: dict[str, Settings]) -> dict
             if stage := _evaluation(args, methods, method, seed, training):
                 evaluation[f"evaluate {method}/seed_{seed}"] = stage
     return before | training | evaluation
-
-
-def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str], times: Path) -> None:
-    """Run every stage after those it needs, `jobs` of them side by side; the first that fails ends it all.
-
-    They share the cores, unless OMP_NUM_THREADS of the environment says something else. times: a file that gets a line
-    of JSON for each stage that ends well, with its seconds.
-    """
-    sorter = TopologicalSorter({name: stage.needs & stages.keys() for name, stage in stages.items()})
-    sorter.prepare()
-    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
-    running: dict[Future[float], str] = {}
-    with ThreadPoolExecutor(jobs) as pool, tqdm(total=len(stages), unit="stage", disable=not stages) as bar:
-        while sorter.is_active():
-            running |= {pool.submit(_run, stages[name], environment): name for name in sorter.get_ready()}
-            bar.set_postfix_str(", ".join(list(running.values())[:jobs]))
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                if future.exception():
-                    pool.shutdown(wait=False, cancel_futures=True)  # what runs already is finished, and kept
-                seconds, name = future.result(), running.pop(future)
-                times.parent.mkdir(parents=True, exist_ok=True)
-                with times.open("a") as file:
-                    file.write(json.dumps({"stage": name, "seconds": round(seconds, 1)}) + "\n")
-                sorter.done(name)
-                bar.update()
-
-
-def _run(stage: Stage, environment: dict[str, str]) -> float:
-    """Run a stage; returns its seconds."""
-    started = time.perf_counter()
-    stage.log.parent.mkdir(parents=True, exist_ok=True)
-    with stage.log.open("a") as log:
-        done = subprocess.run(stage.command, stdout=log, stderr=subprocess.STDOUT, env=environment)
-    if done.returncode:
-        last = "\n".join(stage.log.read_text().splitlines()[-20:])
-        raise RuntimeError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last}")
-    return time.perf_counter() - started
 
 
 def _in_order(methods: dict[str, Settings]) -> list[str]:

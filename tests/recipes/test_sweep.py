@@ -2,7 +2,10 @@
 
 import json
 import os
+import signal
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,8 @@ import yaml
 from interactions import leave_one_out
 from recipes.cli import CompareArguments, parse
 from recipes.compare import main
-from recipes.sweep import Stage, check_sweep, missing_stages, run_stages, run_sweep
+from recipes.stages import STOPPED, Stage, run_stages
+from recipes.sweep import check_sweep, missing_stages, run_sweep
 
 TRAINING = dict(
     max_history=6,
@@ -205,8 +209,8 @@ def test_stages_run_after_those_they_need_and_share_the_cores(tmp_path):
     run_stages({"a": first["a"]}, 2, {"OMP_NUM_THREADS": "7"}, tmp_path / "times")
     assert (tmp_path / "out").read_text().split()[2:] == ["7"]
     times = [json.loads(line) for line in (tmp_path / "times").read_text().splitlines()]
-    assert {time["stage"] for time in times[:2]} == {"a", "b"} and [time["stage"] for time in times[2:]] == ["c", "a"]
-    assert all(time["seconds"] >= 0 for time in times)
+    assert {line["stage"] for line in times[:2]} == {"a", "b"} and [line["stage"] for line in times[2:]] == ["c", "a"]
+    assert all(line["seconds"] >= 0 and line["status"] == 0 for line in times)
 
 
 def test_a_stage_that_fails_ends_the_sweep_with_its_last_words(tmp_path):
@@ -217,6 +221,29 @@ def test_a_stage_that_fails_ends_the_sweep_with_its_last_words(tmp_path):
     with pytest.raises(RuntimeError, match=r"-c .* failed; .*train.log ends with\nerror: no luck"):
         run_stages(stages, 1, {}, tmp_path / "times")
     assert not (tmp_path / "never").exists() and "no luck" in (tmp_path / "run" / "train.log").read_text()
+    assert json.loads((tmp_path / "times").read_text())["status"] == 1
+
+
+def test_a_sweep_that_is_asked_to_stop_asks_its_stages(tmp_path):
+    ready, stopped = tmp_path / "ready", tmp_path / "stopped"
+    handler = f"lambda *_: (open({str(stopped)!r}, 'w'), sys.exit(3))"
+    code = f"import signal, sys; signal.signal(15, {handler}); open({str(ready)!r}, 'w'); signal.pause()"
+    stages = {
+        "train": python(code, tmp_path / "train.log"),
+        "next": python(f"open({str(tmp_path / 'never')!r}, 'w')", tmp_path / "next.log"),
+    }
+
+    def ask():
+        while not ready.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    threading.Thread(target=ask, daemon=True).start()
+    with pytest.raises(RuntimeError, match=STOPPED):
+        run_stages(stages, 1, {}, tmp_path / "times")
+    assert stopped.exists() and not (tmp_path / "never").exists()
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.mark.slow

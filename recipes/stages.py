@@ -1,0 +1,100 @@
+"""The stages of a sweep, each a command of the recipes in a process of its own, some of them side by side."""
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import time
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from tqdm.auto import tqdm
+
+TIMES = "stages.jsonl"
+"""What every stage took, in the folder of the runs."""
+
+STOPPED = "The sweep was asked to stop. The same command goes on."
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command. needs: names of the stages that come before it; those that are not to be run count as done."""
+
+    command: tuple[str, ...]
+    log: Path
+    needs: set[str] = field(default_factory=set)
+
+
+def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str], times: Path) -> None:
+    """Run every stage after those it needs, `jobs` of them side by side; the first that fails ends it all.
+
+    They share the cores, unless OMP_NUM_THREADS of the environment says something else. times: a file that gets a line
+    of JSON for each stage that ends, well or not, with its seconds and exit status.
+
+    Raises RuntimeError where a stage failed or, after a SIGTERM, when all have ended; what trained left a checkpoint.
+    """
+    sorter = TopologicalSorter({name: stage.needs & stages.keys() for name, stage in stages.items()})
+    sorter.prepare()
+    environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
+    waiting: dict[Future[None], str] = {}
+    bar = tqdm(total=len(stages), unit="stage", disable=not stages)
+    with _Processes(environment, times) as processes, ThreadPoolExecutor(jobs) as pool, bar:
+        while sorter.is_active():
+            waiting |= {pool.submit(processes.run, name, stages[name]): name for name in sorter.get_ready()}
+            bar.set_postfix_str(", ".join(list(waiting.values())[:jobs]))
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                if future.exception():
+                    pool.shutdown(wait=False, cancel_futures=True)  # what runs already is finished, and kept
+                future.result()
+                sorter.done(waiting.pop(future))
+                bar.update()
+
+
+class _Processes:
+    """What runs. Inside `with` a SIGTERM is one to each of them, and to those that were about to start."""
+
+    def __init__(self, environment: dict[str, str], times: Path) -> None:
+        self._environment, self._times = environment, times
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._asked = False
+
+    def __enter__(self) -> "_Processes":
+        self._before = signal.signal(signal.SIGTERM, self._stop)
+        return self
+
+    def __exit__(self, kind: type | None, error: Exception | None, trace: TracebackType | None) -> None:
+        signal.signal(signal.SIGTERM, self._before)
+
+    def _stop(self, *_: Any) -> None:
+        self._asked = True
+        for process in list(self._running):
+            process.terminate()
+
+    def run(self, name: str, stage: Stage) -> None:
+        if self._asked:
+            raise RuntimeError(STOPPED)
+        started = time.perf_counter()
+        stage.log.parent.mkdir(parents=True, exist_ok=True)
+        with stage.log.open("a") as log:
+            process = subprocess.Popen(stage.command, stdout=log, stderr=subprocess.STDOUT, env=self._environment)
+            self._running.add(process)
+            if self._asked:  # meanwhile
+                process.terminate()
+            status = process.wait()
+            self._running.remove(process)
+        self._note({"stage": name, "seconds": round(time.perf_counter() - started, 1), "status": status})
+        if status and self._asked:
+            raise RuntimeError(STOPPED)
+        if status:
+            last = "\n".join(stage.log.read_text().splitlines()[-20:])
+            raise RuntimeError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last}")
+
+    def _note(self, line: dict[str, Any]) -> None:
+        self._times.parent.mkdir(parents=True, exist_ok=True)
+        with self._times.open("a") as file:
+            file.write(json.dumps(line) + "\n")

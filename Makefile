@@ -56,12 +56,13 @@ reproduce: install
 	$(BIN)/python recipes/reproduce.py --config recipes/$(patsubst amazon-%,%,$(notdir $(abspath $(DATA))))/$(SIZE).yaml \
 	  --source $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
 
-# two files at a time, each with one thread: most of a test is start-up, which is single-threaded. Those that start engines and
-# processes of their own have the machine to themselves
+# two files at a time, each with one thread: most of a test is start-up, which is single-threaded. Where processes are killed or
+# watched by the clock they have the machine to themselves
+ALONE := tests/distributed/test_faults.py tests/vllm/test_server.py tests/vllm/test_server_training.py
 test: export OMP_NUM_THREADS := 1
 test: install-all
-	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/vllm --ignore tests/distributed
-	$(BIN)/python -m pytest tests/vllm tests/distributed
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore ,$(ALONE))
+	$(BIN)/python -m pytest $(ALONE)
 
 check: install-all
 	$(BIN)/ruff check .

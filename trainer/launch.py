@@ -114,7 +114,9 @@ def _asked(command: list[str]) -> Namespace | None:
 
     It is also started as accelerate-launch and as accelerate.commands.launch.
     """
-    options = 1 + next((place for place, word in enumerate(command) if word.endswith("launch")), -1)
+    alone = ("accelerate-launch", "accelerate.commands.launch")
+    starts = [place for place, word in enumerate(command, 1) if word == "launch" or word.endswith(alone)]
+    options = starts[0] if starts else 0
     if "accelerate" not in " ".join(command[:options]):
         return None
     told = launch_command_parser().parse_args(command[options:])

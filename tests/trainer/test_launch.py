@@ -103,7 +103,16 @@ def test_what_the_launcher_was_told_is_compared_with_what_runs(launched_by, star
     launch.check_launch(accelerator(DistributedType.DEEPSPEED, 4, 3))
 
 
-@pytest.mark.parametrize("command", [("bash",), ("python", "-m", "pytest"), ("torchrun", "launch")])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("bash",),
+        ("python", "-m", "pytest"),
+        ("torchrun", "launch"),
+        ("/accelerate/bin/python", "-m", "deepspeed.launcher.launch"),
+    ],
+    ids=lambda command: command[-1],
+)
 def test_other_launchers_are_not_asked(launched_by, command):
     launched_by(*command)
     launch.check_launch(accelerator())

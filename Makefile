@@ -57,8 +57,8 @@ reproduce: install
 	  --source $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
 
 # two files at a time, each with one thread: most of a test is start-up, which is single-threaded. Where processes are killed or
-# watched by the clock they have the machine to themselves
-ALONE := tests/distributed/test_faults.py tests/vllm/test_server.py tests/vllm/test_server_training.py
+# watched by the clock, or run two at a time already, they have the machine to themselves
+ALONE := tests/distributed/test_faults.py tests/recipes/test_reproduce.py tests/vllm/test_server.py tests/vllm/test_server_training.py
 test: export OMP_NUM_THREADS := 1
 test: install-all
 	$(BIN)/python -m pytest -n 2 --dist loadfile $(addprefix --ignore ,$(ALONE))

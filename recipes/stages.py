@@ -6,13 +6,16 @@ import shlex
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 TIMES = "stages.jsonl"
@@ -36,14 +39,21 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
     They share the cores, unless OMP_NUM_THREADS of the environment says something else. times: a file that gets a line
     of JSON for each stage that ends, well or not, with its seconds and exit status.
 
-    Raises RuntimeError where a stage failed or, after a SIGTERM, when all have ended; what trained left a checkpoint.
+    Raises RuntimeError where another process runs stages there, where a stage failed or, after a SIGTERM, when all have
+    ended; what trained left a checkpoint.
     """
+    if not stages:
+        return
     sorter = TopologicalSorter({name: stage.needs & stages.keys() for name, stage in stages.items()})
     sorter.prepare()
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
     waiting: dict[Future[None], str] = {}
-    bar = tqdm(total=len(stages), unit="stage", disable=not stages)
-    with _Processes(environment, times) as processes, ThreadPoolExecutor(jobs) as pool, bar:
+    with (
+        _alone(times.parent),
+        _Processes(environment, times) as processes,
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(total=len(stages), unit="stage") as bar,
+    ):
         while sorter.is_active():
             waiting |= {pool.submit(processes.run, name, stages[name]): name for name in sorter.get_ready()}
             bar.set_postfix_str(", ".join(list(waiting.values())[:jobs]))
@@ -53,6 +63,20 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
                 future.result()
                 sorter.done(waiting.pop(future))
                 bar.update()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep a second sweep out of a folder. The lock ends with the process, however that ends."""
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(folder / "stages.lock").acquire(blocking=False)
+    except Timeout:
+        raise RuntimeError(
+            f"Another sweep is at work in {folder}. Wait for it, or choose another folder."
+        ) from None
+    with held:
+        yield
 
 
 class _Processes:
@@ -95,6 +119,5 @@ class _Processes:
             raise RuntimeError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last}")
 
     def _note(self, line: dict[str, Any]) -> None:
-        self._times.parent.mkdir(parents=True, exist_ok=True)
         with self._times.open("a") as file:
             file.write(json.dumps(line) + "\n")

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from filelock import FileLock
 
 from interactions import leave_one_out
 from recipes.cli import CompareArguments, parse
@@ -222,6 +223,14 @@ def test_a_stage_that_fails_ends_the_sweep_with_its_last_words(tmp_path):
         run_stages(stages, 1, {}, tmp_path / "times")
     assert not (tmp_path / "never").exists() and "no luck" in (tmp_path / "run" / "train.log").read_text()
     assert json.loads((tmp_path / "times").read_text())["status"] == 1
+
+
+def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
+    stages = {"a": python("pass", tmp_path / "a")}
+    with FileLock(tmp_path / "stages.lock"), pytest.raises(RuntimeError, match="Another sweep is at work in .* Wait"):
+        run_stages(stages, 1, {}, tmp_path / "times")
+    run_stages(stages, 1, {}, tmp_path / "times")
+    assert (tmp_path / "times").is_file()
 
 
 def test_a_sweep_that_is_asked_to_stop_asks_its_stages(tmp_path):

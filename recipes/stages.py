@@ -72,9 +72,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         held = FileLock(folder / "stages.lock").acquire(blocking=False)
     except Timeout:
-        raise RuntimeError(
-            f"Another sweep is at work in {folder}. Wait for it, or choose another folder."
-        ) from None
+        raise RuntimeError(f"Another sweep is at work in {folder}. Wait for it, or choose another folder.") from None
     with held:
         yield
 

@@ -21,6 +21,9 @@ from tqdm.auto import tqdm
 TIMES = "stages.jsonl"
 """What every stage took, in the folder of the runs."""
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a sweep to stop: a queue, Ctrl-C, a terminal that is closed."""
+
 STOPPED = "The sweep was asked to stop. The same command goes on."
 
 
@@ -39,8 +42,8 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
     They share the cores, unless OMP_NUM_THREADS of the environment says something else. times: a file that gets a line
     of JSON for each stage that ends, well or not, with its seconds and exit status.
 
-    Raises RuntimeError where another process runs stages there, where a stage failed or, after a SIGTERM, when all have
-    ended; what trained left a checkpoint.
+    Raises RuntimeError where another process runs stages there, where a stage failed or, after one of `STOPS`, when all
+    have ended; what trained left a checkpoint.
     """
     if not stages:
         return
@@ -78,7 +81,7 @@ def _alone(folder: Path) -> Iterator[None]:
 
 
 class _Processes:
-    """What runs. Inside `with` a SIGTERM is one to each of them, and to those that were about to start."""
+    """What runs. Inside `with` one of `STOPS` is a SIGTERM to each of them, and to those that were about to start."""
 
     def __init__(self, environment: dict[str, str], times: Path) -> None:
         self._environment, self._times = environment, times
@@ -86,11 +89,13 @@ class _Processes:
         self._asked = False
 
     def __enter__(self) -> "_Processes":
-        self._before = signal.signal(signal.SIGTERM, self._stop)
+        heard = [sign for sign in STOPS if signal.getsignal(sign) != signal.SIG_IGN]  # as nohup and & have it
+        self._before = {sign: signal.signal(sign, self._stop) for sign in heard}
         return self
 
     def __exit__(self, kind: type | None, error: Exception | None, trace: TracebackType | None) -> None:
-        signal.signal(signal.SIGTERM, self._before)
+        for sign, handler in self._before.items():
+            signal.signal(sign, handler)
 
     def _stop(self, *_: Any) -> None:
         self._asked = True
@@ -103,7 +108,13 @@ class _Processes:
         started = time.perf_counter()
         stage.log.parent.mkdir(parents=True, exist_ok=True)
         with stage.log.open("a") as log:
-            process = subprocess.Popen(stage.command, stdout=log, stderr=subprocess.STDOUT, env=self._environment)
+            process = subprocess.Popen(
+                stage.command,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C goes to all of a terminal's session, and would end a training at once
+            )
             self._running.add(process)
             if self._asked:  # meanwhile
                 process.terminate()

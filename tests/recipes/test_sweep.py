@@ -18,7 +18,7 @@ from filelock import FileLock
 from interactions import leave_one_out
 from recipes.cli import CompareArguments, parse
 from recipes.compare import main
-from recipes.stages import STOPPED, Stage, run_stages
+from recipes.stages import STOPPED, STOPS, Stage, run_stages
 from recipes.sweep import check_sweep, missing_stages, run_sweep
 
 TRAINING = dict(
@@ -233,7 +233,15 @@ def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
     assert (tmp_path / "times").is_file()
 
 
-def test_a_sweep_that_is_asked_to_stop_asks_its_stages(tmp_path):
+@pytest.fixture(params=STOPS)
+def sign(request):
+    """A signal that is not ignored, as nohup would have it."""
+    before = signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
+def test_a_sweep_that_is_asked_to_stop_asks_its_stages(sign, tmp_path):
     ready, stopped = tmp_path / "ready", tmp_path / "stopped"
     handler = f"lambda *_: (open({str(stopped)!r}, 'w'), sys.exit(3))"
     code = f"import signal, sys; signal.signal(15, {handler}); open({str(ready)!r}, 'w'); signal.pause()"
@@ -245,14 +253,13 @@ def test_a_sweep_that_is_asked_to_stop_asks_its_stages(tmp_path):
     def ask():
         while not ready.exists():
             time.sleep(0.05)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), sign)
 
-    before = signal.getsignal(signal.SIGTERM)
     threading.Thread(target=ask, daemon=True).start()
     with pytest.raises(RuntimeError, match=STOPPED):
         run_stages(stages, 1, {}, tmp_path / "times")
     assert stopped.exists() and not (tmp_path / "never").exists()
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(sign) == signal.SIG_DFL
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def test_two_processes_draw_the_same_wherever_their_engine_is(servers, tmp_path)
             stderr=subprocess.PIPE,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr + "".join(servers.log(port)[-3000:] for port in servers.ports)
         assert "Traceback" not in done.stderr  # the engine leaves the processes' group before they do
         results.append(json.loads((out / "result.json").read_text()))
     for result in results:

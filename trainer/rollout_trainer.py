@@ -133,7 +133,8 @@ class RolloutTrainer(TrajectoryTrainer):
         if self.rollout_gap is None:
             sampler = RolloutSampler(self.engine, self.policy)
             exact = self.exact and self.engine.exact
-            self.rollout_gap = check_rollouts(self.policy, sampler, plans[0].prompts[0], exact)
+            with self.together():
+                self.rollout_gap = check_rollouts(self.policy, sampler, plans[0].prompts[0], exact)
             self._load()  # empties the cache again: a resumed run must find what the uninterrupted one found
         if self.ahead:
             for plan in plans:

@@ -5,10 +5,22 @@ usage: processes.py OUT_DIR TENSOR_PARALLEL [SERVER ...]
 
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from tests.distributed.problem import make_rows, make_trainer
 from tests.vllm.servers import SHAPE
+
+
+def late(seconds: float, call: Callable) -> Callable:
+    def later(*args: Any, **kwargs: Any) -> Any:
+        time.sleep(seconds)
+        return call(*args, **kwargs)
+
+    return later
+
 
 out, parallel, servers = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
 trainer = make_trainer(
@@ -24,6 +36,11 @@ trainer = make_trainer(
     vllm_mode="server" if servers else "colocate",
     **({"vllm_server_base_url": servers} if servers else {}),
 )
+if servers:  # a transfer takes its time, and the second process draws late: in the midst of it, if nobody waits
+    if trainer.args.process_index == 0:
+        trainer.engine._send = late(0.2, trainer.engine._send)
+    else:
+        trainer.engine.sample = late(0.3, trainer.engine.sample)
 trainer.train()
 rows = make_rows().to_list()[4 * trainer.args.process_index :][:4]
 drawn = trainer.mixture().sample(trainer.prompts(rows), seed=5).items

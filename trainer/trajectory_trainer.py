@@ -117,6 +117,10 @@ class TrajectoryTrainer(ResumableTrainer):
 
     def end_training(self) -> None:
         """Leave the group of the processes; the last call, without which a process may abort at its end."""
+        # gloo's threads outlive the group, since DeepSpeed holds it, and abort the process (CPython before 3.14) where
+        # they let go of the last collective's tensors while Python ends; nothing tells that they have, so they get time
+        if torch.distributed.is_initialized():
+            time.sleep(0.5)
         self.accelerator.end_training()
 
     # what a method adds

@@ -7,29 +7,13 @@
 - `metric_help`: what every reported number means, and which way is better
 - `comparison`: all that a page says of some methods; `tables` and `figures` of it
 - `report`: the comparison as one HTML page, and as Markdown
+
+What only a page needs comes from its own file: a run that trains loads neither plots nor tests.
 """
 
 from evaluation.breakdown import break_down
-from evaluation.comparison import Comparison, Example, Shown, spread
 from evaluation.diversity import diversity_metrics
 from evaluation.metric_help import METRIC_HELP
 from evaluation.ranking import mean_metrics, ranking_metrics
-from evaluation.report import markdown_page, write_report
-from evaluation.significance import paired_tests
-from evaluation.tables import markdown_table
 
-__all__ = [
-    "METRIC_HELP",
-    "Comparison",
-    "Example",
-    "Shown",
-    "break_down",
-    "diversity_metrics",
-    "markdown_page",
-    "markdown_table",
-    "mean_metrics",
-    "paired_tests",
-    "ranking_metrics",
-    "spread",
-    "write_report",
-]
+__all__ = ["METRIC_HELP", "break_down", "diversity_metrics", "mean_metrics", "ranking_metrics"]

@@ -10,9 +10,11 @@ import yaml
 
 from catalog import Catalog
 from catalog.files import complete, read_json, write_json
-from evaluation import Comparison, Example, Shown, break_down, markdown_page, paired_tests, spread, write_report
+from evaluation import break_down
 from evaluation.breakdown import Breakdown
-from evaluation.significance import RESAMPLES, PairedTest
+from evaluation.comparison import Comparison, Example, Shown, spread
+from evaluation.report import markdown_page, write_report
+from evaluation.significance import RESAMPLES, PairedTest, paired_tests
 from evaluation.tables import markdown, metric_table
 from interactions import Splits, training_counts
 from recipes.cli import CompareArguments

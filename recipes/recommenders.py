@@ -13,7 +13,7 @@ from recipes.cli import DataArguments, RecommenderArguments, fail, parse, read_r
 
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, RecommenderArguments)
-    from evaluation import markdown_table
+    from evaluation.tables import markdown_table
     from recipes.measure import fit_recommenders
     from recipes.parts import prepare
 

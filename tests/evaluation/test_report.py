@@ -5,18 +5,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation import (
-    METRIC_HELP,
-    Comparison,
-    Example,
-    Shown,
-    break_down,
-    markdown_page,
-    markdown_table,
-    paired_tests,
-    write_report,
-)
-from evaluation.tables import MISSING
+from evaluation import METRIC_HELP, break_down
+from evaluation.comparison import Comparison, Example, Shown
+from evaluation.report import markdown_page, write_report
+from evaluation.significance import paired_tests
+from evaluation.tables import MISSING, markdown_table
 
 ROWS = {
     "SFT": {"recall@10": 0.0639, "ndcg@10": 0.0331, "gini@10": 0.7},

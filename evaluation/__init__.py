@@ -8,7 +8,7 @@
 - `comparison`: all that a page says of some methods; `tables` and `figures` of it
 - `report`: the comparison as one HTML page, and as Markdown
 
-What only a page needs comes from its own file: a run that trains loads neither plots nor tests.
+What only a page needs comes from its own file: a run that trains loads neither plots nor statistics.
 """
 
 from evaluation.breakdown import break_down

@@ -44,7 +44,7 @@ def test_no_file_is_too_long_to_read():
     assert not {str(path): lines for path in files if (lines := len(path.read_text().splitlines())) > 400}
 
 
-def test_every_room_can_be_imported_from_elsewhere(tmp_path):
+def test_every_room_can_be_imported_from_elsewhere_and_loads_no_more_than_training_needs(tmp_path):
     rooms = "catalog, interactions, policy, collaborative, rewards, samplers, evaluation, trainer, recipes"
     command = [sys.executable, "-c", f"import sys, {rooms}; print(*sys.modules)"]
     loaded = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout.split()

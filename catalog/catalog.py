@@ -11,6 +11,7 @@ import numpy as np
 from safetensors.torch import load_file, save
 from transformers import PretrainedConfig
 
+from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
 from catalog.index import collision_rank
 from catalog.trie import Trie
@@ -44,12 +45,12 @@ class Catalog:
         return digest.hexdigest()[:16]
 
     def check_trained(self, config: PretrainedConfig) -> None:
-        """Raise ValueError where a model was trained for another catalogue: its codes would mean other items."""
+        """Raise InputError where a model was trained for another catalogue: its codes would mean other items."""
         known = getattr(config, "catalog_fingerprint", None)
         if known not in (None, self.fingerprint):
-            raise ValueError(
-                f"The model was trained for catalogue {known}, not for {self.fingerprint}: its codes mean other items. "
-                "Give the folder of data it was trained with, or train anew."
+            raise InputError(
+                f"The model was trained for catalogue {known}, not for {self.fingerprint}: its codes mean other items.",
+                remedy="Give the folder of data it was trained with, or train anew.",
             )
 
     def __len__(self) -> int:
@@ -71,20 +72,23 @@ class Catalog:
         "keep" lets a leaf hold several. Where no codes are equal both leave the codes as they are.
         sizes: the number of codes of each level; by default one more than the largest in use.
 
-        Raises ValueError for repeated items, for another number of rows than items and for codes outside `sizes`.
+        Raises InputError for repeated items, for another number of rows than items and for codes outside `sizes`.
         """
         if len(item_ids) != len(codes) or not codes.size:
-            raise ValueError(f"{len(item_ids)} items with codes of shape {codes.shape}. Give each item a row of codes.")
+            raise InputError(
+                f"{len(item_ids)} items with codes of shape {codes.shape}.", remedy="Give each item a row of codes."
+            )
         if len(set(item_ids)) < len(item_ids):
             seen: set[str] = set()
             twice = next(item for item in item_ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-            raise ValueError(f"Item {twice!r} is listed twice in the catalogue. Keep one of its rows.")
+            raise InputError(f"Item {twice!r} is listed twice in the catalogue.", remedy="Keep one of its rows.")
         sizes = tuple(sizes or (codes.max(0) + 1).tolist())
         if outside := np.argwhere((codes < 0) | (codes >= np.array(sizes))).tolist():
             item, level = outside[0]
-            raise ValueError(
+            raise InputError(
                 f"Item {item_ids[item]!r} has code {codes[item, level]} at level {level + 1}, which holds the codes "
-                f"0 to {sizes[level] - 1}. Correct the index or the stated size."
+                f"0 to {sizes[level] - 1}.",
+                remedy="Correct the index or the stated size.",
             )
         rank = collision_rank(codes)
         if rank.any():
@@ -106,7 +110,7 @@ class Catalog:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":
-        """The catalogue that `save` wrote. Raises FileNotFoundError where it is missing."""
+        """The catalogue that `save` wrote. Raises InputError where it is missing."""
         folder = Path(folder)
         table = read_json(folder / "catalog.json", "The catalogue")
         tensors = load_file(folder / "catalog.safetensors")

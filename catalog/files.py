@@ -1,36 +1,126 @@
-"""Writing that is either complete or absent."""
+"""Files and folders that are whole or absent, marked where that must be seen, and written by one process at a time."""
 
 import json
 import os
 import shutil
+import socket
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
+from catalog.errors import InputError, SetupError
+
+MARKER = "complete.json"
+"""Written last into a folder: what it is of, and the size of every other file in it."""
+
 
 @contextmanager
 def complete(path: Path) -> Iterator[Path]:
     """A temporary sibling of `path` to write a file or fill a folder at; it takes `path`'s place if nothing is raised.
 
-    A full disk is an OSError that names the place and the remedy; the old `path`, if any, is then untouched.
+    A killed process leaves the old `path` or the new one, never a mixture; what it left beside them is removed by the
+    next `complete` of the same path. Raises SetupError where the disk is full; the old `path`, if any, is untouched.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_leftovers(path)
+    temporary, replaced = (path.with_name(_temporary_name(path, end)) for end in ("tmp", "old"))
     try:
         yield temporary
         if path.is_dir():
-            shutil.rmtree(path)
+            os.rename(path, replaced)  # a folder cannot be replaced in one call: for a moment there is none
         os.replace(temporary, path)
     except OSError as error:
-        if isinstance(error.__cause__, OSError):  # told by a `complete` inside this one
-            raise
-        raise OSError(
-            error.errno, f"{path} could not be written ({error.strerror}). Free space there or choose another folder"
+        raise SetupError(
+            f"{path} could not be written ({error.strerror or error}).",
+            remedy="Free space there or choose another folder.",
+            file=path,
         ) from error
     finally:
-        shutil.rmtree(temporary) if temporary.is_dir() else temporary.unlink(missing_ok=True)
+        if replaced.exists() and not path.exists():
+            os.rename(replaced, path)
+        _remove(temporary)
+        _remove(replaced)
+
+
+def _temporary_name(path: Path, end: str) -> str:
+    return f".{path.name}.{socket.gethostname()}.{os.getpid()}.{end}"
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what dead processes of this machine left of earlier tries to write `path`."""
+    start = f".{path.name}.{socket.gethostname()}."
+    for left in path.parent.glob(f"{_escaped(start)}*"):
+        number, _, end = left.name.removeprefix(start).partition(".")
+        if end in ("tmp", "old") and number.isdigit() and not _alive(int(number)):
+            if end == "old" and not path.exists():  # killed between the two renames
+                os.rename(left, path)
+            _remove(left)
+
+
+def _escaped(name: str) -> str:
+    return "".join(f"[{letter}]" if letter in "[]*?" else letter for letter in name)
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def seal(folder: Path, about: dict[str, Any]) -> None:
+    """Mark a folder as complete. about: what it was made of, which `sealed` returns."""
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
+    files.pop(MARKER, None)
+    write_json(folder / MARKER, {"saved_at": time.time(), "of": about, "files": files})
+
+
+def broken(folder: Path) -> str | None:
+    """Why a folder is not what `seal` marked as complete, None for a whole one."""
+    if not (folder / MARKER).is_file():
+        return f"it has no {MARKER}, so it was not completed."
+    for name, size in read_json(folder / MARKER, "The marker")["files"].items():
+        if not (file := folder / name).is_file():
+            return f"{name} is missing."
+        if file.stat().st_size != size:
+            return f"{name} has {file.stat().st_size} bytes instead of {size}."
+    return None
+
+
+def sealed(folder: Path, what: str) -> dict[str, Any]:
+    """What a complete folder was made of. Raises InputError where it is not complete; `what` names it."""
+    if reason := broken(folder):
+        raise InputError(f"{what} {folder} is not complete: {reason}", remedy="Make it again.", file=folder)
+    return read_json(folder / MARKER, "The marker")["of"]
+
+
+@contextmanager
+def locked(folder: Path, name: str = "folder.lock") -> Iterator[None]:
+    """Keep other processes that ask for the same lock out of a folder, which is made where it is missing.
+
+    The lock ends with the process, however that ends. Raises SetupError at once where another process has it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        held = FileLock(folder / name).acquire(blocking=False)
+    except Timeout:
+        raise SetupError(
+            f"Another process is writing into {folder}.", remedy="Wait for it, or choose another folder.", file=folder
+        ) from None
+    with held:
+        yield
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -40,21 +130,34 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """The content of a JSON file; `what` names it in the one sentence that a missing or malformed file gives."""
+    """The content of a JSON file. Raises InputError where it is missing or malformed; `what` names it."""
     if not path.is_file():
-        raise FileNotFoundError(f"{what} {path} does not exist. Check the path.")
+        raise InputError(f"{what} {path} does not exist.", remedy="Check the path.", file=path)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
         if len(table) < len(pairs):
             ((repeated, times),) = Counter(name for name, _ in pairs).most_common(1)
-            raise ValueError(f"{what} {path} lists {repeated!r} {times} times. Keep one entry.")
+            raise InputError(
+                f"{what} {path} lists {repeated!r} {times} times.",
+                remedy="Keep one entry.",
+                file=path,
+                field=repeated,
+            )
         return table
 
     try:
-        return json.loads(path.read_text(), object_pairs_hook=once)
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
     except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{what} {path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}. "
-            "Repair or download it again."
+        raise InputError(
+            f"{what} {path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
+            remedy="Repair or download it again.",
+            file=path,
+            row=error.lineno,
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{what} {path} is not UTF-8 text: {error.reason} at byte {error.start}.",
+            remedy="Convert it to UTF-8, or unpack it where it is compressed.",
+            file=path,
         ) from error

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from catalog.errors import InputError
 from catalog.files import read_json, write_json
 
 TOKEN = re.compile(r"<([a-z])_(\d+)>")
@@ -18,26 +19,29 @@ def read_index(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
     Read are the layout shared by LETTER, LC-Rec and MiniOneRec, {"0": ["<a_183>", "<b_70>", ...], ...}, and the plain
     one that `write_index` makes, {"0": [183, 70, ...], ...}.
 
-    Raises ValueError naming the item whose codes are malformed, negative or of another length than the first item's.
+    Raises InputError naming the item whose codes are malformed, negative or of another length than the first item's.
     """
     path = Path(path)
     table = read_json(path, "The semantic-ID index")
     if not isinstance(table, dict) or not table:
-        raise ValueError(f"{path} holds no items. An index is a JSON object: item id -> list of codes.")
+        raise InputError(
+            f"{path} holds no items.", remedy="An index is a JSON object: item id -> list of codes.", file=path
+        )
     rows = [_codes(path, item, entry) for item, entry in table.items()]
     levels = len(rows[0])
     for item, row in zip(table, rows, strict=True):
         if len(row) != levels or not row:
-            raise ValueError(
-                f"{path}: item {item} has {len(row)} codes and the first item {levels}. "
-                "All semantic IDs need the same, non-zero number of levels."
+            raise InputError(
+                f"{path}: item {item} has {len(row)} codes and the first item {levels}.",
+                remedy="All semantic IDs need the same, non-zero number of levels.",
+                file=path,
             )
     return tuple(table), np.array(rows, np.int64)
 
 
 def _codes(path: Path, item: str, entry: object) -> list[int]:
     if not isinstance(entry, list):
-        raise ValueError(f"{path}: item {item} has {entry!r} instead of a list of codes.")
+        raise InputError(f"{path}: item {item} has {entry!r} instead of a list of codes.", file=path)
     return [_code(path, item, level, value) for level, value in enumerate(entry)]
 
 
@@ -46,9 +50,10 @@ def _code(path: Path, item: str, level: int, value: object) -> int:
         return value
     token = TOKEN.fullmatch(value) if isinstance(value, str) else None
     if token is None or token[1] != chr(ord("a") + level):
-        raise ValueError(
-            f"{path}: item {item} has {value!r} at level {level + 1}. "
-            f'A code is a number >= 0 or a token such as "<{chr(ord("a") + level)}_12>".'
+        raise InputError(
+            f"{path}: item {item} has {value!r} at level {level + 1}.",
+            remedy=f'A code is a number >= 0 or a token such as "<{chr(ord("a") + level)}_12>".',
+            file=path,
         )
     return int(token[2])
 

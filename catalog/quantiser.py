@@ -12,6 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 from tqdm.auto import trange
 
+from catalog.errors import InputError
+
 
 class Quantised(NamedTuple):
     """codes [items, L] int64; residual: the squared distance that they leave over, as a share of the variance."""
@@ -23,7 +25,7 @@ class Quantised(NamedTuple):
 def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantised:
     """Level l clusters what the levels before it left over of `vectors` [items, d].
 
-    sizes: the number of clusters of each level. Raises ValueError for NaN or infinite vectors, which it names by row,
+    sizes: the number of clusters of each level. Raises InputError for NaN or infinite vectors, which it names by row,
     and for more clusters than items.
     """
     _check(vectors, sizes)
@@ -52,11 +54,13 @@ def rq_vae(
 
     The RQ-VAE of TIGER, arXiv 2305.05065: an encoder d -> 512 -> 256 -> 128 -> 32, the decoder its mirror image, and
     codebooks by vector-quantize-pytorch, which begin at k-means and follow as moving averages; codes that fall out of
-    use begin anew. Raises ValueError as `residual_kmeans` does, and where the package is missing.
+    use begin anew. Raises InputError as `residual_kmeans` does, and where the package is missing.
     """
     _check(vectors, sizes)
     if not importlib.util.find_spec("vector_quantize_pytorch"):
-        raise ValueError("quantiser=rq_vae: a package is missing. Run pip install 'gflowgr[rq-vae]'.")
+        raise InputError(
+            "quantiser=rq_vae: a package is missing.", remedy="Run pip install 'gflowgr[rq-vae]'.", field="quantiser"
+        )
     from vector_quantize_pytorch import ResidualVQ
 
     with torch.random.fork_rng():
@@ -98,9 +102,13 @@ def _layers(widths: list[int]) -> nn.Sequential:
 
 def _check(vectors: np.ndarray, sizes: tuple[int, ...]) -> None:
     if bad := np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
-        raise ValueError(f"The vector of item row {bad[0]} is not finite ({len(bad)} such rows). Mend or drop them.")
+        raise InputError(
+            f"The vector of item row {bad[0]} is not finite ({len(bad)} such rows).", remedy="Mend or drop them."
+        )
     if max(sizes) > len(vectors):
-        raise ValueError(f"{max(sizes)} clusters for {len(vectors)} items. Choose sizes up to the number of items.")
+        raise InputError(
+            f"{max(sizes)} clusters for {len(vectors)} items.", remedy="Choose sizes up to the number of items."
+        )
 
 
 def _share(left: np.ndarray, vectors: np.ndarray) -> float:

@@ -5,6 +5,7 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from catalog.errors import InputError
 from catalog.trie import Trie
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -13,7 +14,7 @@ SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_t
 def code_words(sizes: tuple[int, ...]) -> list[str]:
     """The words <a_0>, <a_1>, ..., <b_0>, ... of every level's codes; the layout of LETTER and LC-Rec."""
     if len(sizes) > 26:
-        raise ValueError(f"{len(sizes)} levels: words are lettered a to z, so at most 26 levels can be written.")
+        raise InputError(f"{len(sizes)} levels: words are lettered a to z, so at most 26 levels can be written.")
     return [f"<{chr(ord('a') + level)}_{code}>" for level, size in enumerate(sizes) for code in range(size)]
 
 
@@ -40,15 +41,15 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, sizes: tuple[int, ...])
 def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
     """The token on the edge into each trie node: [nodes] int64, 0 for the root, which has none.
 
-    Raises ValueError where a code is not exactly one token, so that sampled and trained tokens could differ.
+    Raises InputError where a code is not exactly one token, so that sampled and trained tokens could differ.
     """
     words = code_words(trie.sizes)
     encoded = tokenizer(words, add_special_tokens=False)["input_ids"]
     for word, ids in zip(words, encoded, strict=True):
         if tokenizer.convert_ids_to_tokens(ids) != [word]:
-            raise ValueError(
-                f"The tokenizer turns the code {word} into {tokenizer.convert_ids_to_tokens(ids)}. "
-                "Every code must be one token: call extend_tokenizer(tokenizer, sizes) first."
+            raise InputError(
+                f"The tokenizer turns the code {word} into {tokenizer.convert_ids_to_tokens(ids)}.",
+                remedy="Every code must be one token: call extend_tokenizer(tokenizer, sizes) first.",
             )
     token = torch.tensor(encoded).flatten().to(trie.key.device)  # [sum of sizes]
     first = torch.tensor([0, *trie.sizes[:-1]], device=token.device).cumsum(0)  # [L], of each level's words

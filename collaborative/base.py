@@ -13,6 +13,8 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
 
+from catalog.errors import InputError
+
 Histories = Sequence[Sequence[int]]
 """B lists of items, oldest first; a list may be empty."""
 
@@ -83,12 +85,12 @@ def rank(scores: Tensor, exclude: Histories, k: int, seed: int = 0) -> np.ndarra
         seed: of the permutation.
 
     Raises:
-        ValueError: `exclude` has another number of rows, or a score is NaN.
+        InputError: `exclude` has another number of rows, or a score is NaN.
     """
     if len(exclude) != len(scores):
-        raise ValueError(f"{len(scores)} rows of scores need as many lists to exclude, not {len(exclude)}.")
+        raise InputError(f"{len(scores)} rows of scores need as many lists to exclude, not {len(exclude)}.")
     if scores.isnan().any():
-        raise ValueError("A score is NaN, so its place is undefined. Check that the recommender was fitted.")
+        raise InputError("A score is NaN, so its place is undefined.", remedy="Check that the recommender was fitted.")
     rows, items = scores.shape
     seen, lengths = flatten(exclude)
     masked = scores.detach().to("cpu", torch.float32, copy=True)  # [B, items]

@@ -6,6 +6,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+from catalog.errors import InputError
 from collaborative.base import flatten
 from collaborative.factors import ALS
 from collaborative.sasrec import SASRec
@@ -19,10 +20,10 @@ def cooccurrence_vectors(
 
     A truncated SVD of the positive pointwise mutual information of items at most `window` places apart in a history, a
     pair j places apart counting decay ** (j - 1); scaled as in Levy and Goldberg, NeurIPS 2014. Items that occur
-    nowhere get the zero vector. Raises ValueError unless dimensions < items.
+    nowhere get the zero vector. Raises InputError unless dimensions < items.
     """
     if dimensions >= items:
-        raise ValueError(f"{dimensions} dimensions for {items} items. Ask for fewer dimensions than items.")
+        raise InputError(f"{dimensions} dimensions for {items} items.", remedy="Ask for fewer dimensions than items.")
     counts = _nearby(histories, items, window, decay).tocoo()
     total, margin = counts.sum(), np.asarray(counts.sum(1)).ravel()
     pmi = np.log(counts.data * total / (margin[counts.row] * margin[counts.col]))

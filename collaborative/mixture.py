@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from catalog.errors import InputError
 from collaborative.base import Histories, Recommender
 
 
@@ -12,7 +13,7 @@ from collaborative.base import Histories, Recommender
 class Mixture:
     """probability[b, i] = sum over parts p of weights[p] * probability_p[b, i], weights divided by their sum.
 
-    Raises ValueError unless every part has one weight, none is negative and one is positive.
+    Raises InputError unless every part has one weight, none is negative and one is positive.
     """
 
     parts: Mapping[str, Recommender]
@@ -26,9 +27,9 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if self.parts.keys() != self.weights.keys() or min(self.weights.values(), default=0) < 0 or not self._total:
-            raise ValueError(
-                f"A mixture of {sorted(self.parts)} cannot have the weights {dict(self.weights)}. "
-                "Give each part one weight >= 0, and one of them a positive weight."
+            raise InputError(
+                f"A mixture of {sorted(self.parts)} cannot have the weights {dict(self.weights)}.",
+                remedy="Give each part one weight >= 0, and one of them a positive weight.",
             )
 
     @property

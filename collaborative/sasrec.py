@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
+from catalog.errors import InputError
 from collaborative.base import Histories, fit_temperature, flatten
 from interactions import Splits, training_matrix
 
@@ -41,7 +42,12 @@ class SASRecSettings:
 
     def __post_init__(self) -> None:
         if self.loss not in ("softmax", "bce"):
-            raise ValueError(f"loss={self.loss!r} is not a loss of SASRec. Set softmax or bce.")
+            raise InputError(
+                f"loss={self.loss!r} is not a loss of SASRec.",
+                remedy="Set softmax or bce.",
+                field="loss",
+                value=self.loss,
+            )
 
 
 class Network(nn.Module):
@@ -140,7 +146,9 @@ def _train(splits: Splits, items: int, settings: SASRecSettings) -> Network:
     windows = list(_windows(splits.validation["history"][:], settings.max_length))
     taken = training_matrix(splits, items)  # [users, items]
     if settings.loss == "bce" and taken.getnnz(1).max() == items:
-        raise ValueError("loss=bce draws an item that a user never took, and one user took all. Use loss=softmax.")
+        raise InputError(
+            "loss=bce draws an item that a user never took, and one user took all.", remedy="Use loss=softmax."
+        )
     with torch.random.fork_rng(), tqdm(range(settings.epochs), f"sasrec {settings.loss}", unit="epoch") as progress:
         torch.manual_seed(settings.seed)
         network = Network(items, settings).to(_device())

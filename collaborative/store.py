@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from catalog import Catalog
+from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
 from collaborative.base import Recommender
 from collaborative.factors import ALS, BPR
@@ -37,7 +38,7 @@ def fit_recommender(
     A mixture is made of folders beside `folder`, which its `weights` name, and keeps copies of them.
 
     Raises:
-        ValueError: the kind or a setting is unknown, or a part of a mixture is missing or was fitted on other data.
+        InputError: the kind or a setting is unknown, or a part of a mixture is missing or was fitted on other data.
     """
     folder = Path(folder)
     chosen = _settings(kind, settings)
@@ -62,14 +63,15 @@ def load_recommender(folder: str | Path, catalog: Catalog) -> Recommender:
     """The recommender that `fit_recommender` wrote to `folder`.
 
     Raises:
-        ValueError: there is none, or it was fitted on the items of another catalogue.
+        InputError: there is none, or it was fitted on the items of another catalogue.
     """
     folder = Path(folder)
     record = _read(folder)
     if record["catalog"] != catalog.fingerprint:
-        raise ValueError(
-            f"The recommender in {folder} was fitted for catalogue {record['catalog']}, not for {catalog.fingerprint}: "
-            "its item numbers mean other items. Fit it on the data of this run."
+        raise InputError(
+            f"The recommender in {folder} was fitted for catalogue {record['catalog']}, not for "
+            f"{catalog.fingerprint}: its item numbers mean other items.",
+            remedy="Fit it on the data of this run.",
         )
     if record["kind"] == "mixture":
         weights = record["settings"]["weights"]
@@ -83,7 +85,7 @@ def _mix(record: dict[str, Any], catalog: Catalog, folder: Path) -> Mixture:
     mixture = Mixture({name: load_recommender(folder.parent / name, catalog) for name in weights}, weights)
     parts = {name: _read(folder.parent / name) for name in weights}
     if other := [name for name, part in parts.items() if part["data"] != record["data"]]:
-        raise ValueError(f"{folder.parent / other[0]} was fitted on other interactions. Fit it again first.")
+        raise InputError(f"{folder.parent / other[0]} was fitted on other interactions.", remedy="Fit it again first.")
     with complete(folder) as temporary:
         temporary.mkdir()
         for name in parts:
@@ -94,7 +96,11 @@ def _mix(record: dict[str, Any], catalog: Catalog, folder: Path) -> Mixture:
 
 def _read(folder: Path) -> dict[str, Any]:
     if not (folder / RECORD).is_file():
-        raise ValueError(f"{folder} holds no fitted recommender. Fit it first: python recipes/recommenders.py.")
+        raise InputError(
+            f"{folder} holds no fitted recommender.",
+            remedy="Fit it first: python recipes/recommenders.py.",
+            file=folder,
+        )
     return read_json(folder / RECORD, "The recommender's record")
 
 
@@ -102,10 +108,10 @@ def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
     """The `Settings` of a kind, with the defaults of those that are not given."""
     kinds = RECOMMENDERS | {"mixture": Mixture}
     if kind not in kinds:
-        raise ValueError(f"{kind!r} is not a kind of recommender. Choose one of {sorted(kinds)}.")
+        raise InputError(f"{kind!r} is not a kind of recommender.", remedy=f"Choose one of {sorted(kinds)}.")
     known = [field.name for field in fields(kinds[kind].Settings)]
     if unknown := sorted(settings.keys() - set(known)):
-        raise ValueError(f"{unknown[0]} is not a setting of {kind}. It has {', '.join(known) or 'none'}.")
+        raise InputError(f"{unknown[0]} is not a setting of {kind}.", remedy=f"It has {', '.join(known) or 'none'}.")
     return kinds[kind].Settings(**settings)
 
 

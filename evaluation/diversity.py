@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from catalog.errors import InputError
+
 
 def diversity_metrics(
     ranked: np.ndarray, item_popularity: np.ndarray, first_codes: np.ndarray, k: int = 10
@@ -22,15 +24,17 @@ def diversity_metrics(
         k: places of each list that count.
 
     Raises:
-        ValueError: the lists are shorter than k, or hold nothing but padding.
+        InputError: the lists are shorter than k, or hold nothing but padding.
     """
     if ranked.shape[1] < k:
-        raise ValueError(f"The first {k} places are asked for but the lists hold {ranked.shape[1]}. Lower k.")
+        raise InputError(f"The first {k} places are asked for but the lists hold {ranked.shape[1]}.", remedy="Lower k.")
     items = len(item_popularity)
     top = ranked[:, :k]
     counts = np.bincount(top[top >= 0], minlength=items)  # [items]
     if not counts.any():
-        raise ValueError("No list holds an item, so its variety is undefined. Check the ranking that was passed.")
+        raise InputError(
+            "No list holds an item, so its variety is undefined.", remedy="Check the ranking that was passed."
+        )
     shown = counts > 0  # [items]
     return {
         f"coverage@{k}": float(shown.mean()),

@@ -5,6 +5,8 @@ With one target per user, recall@k equals hit rate@k, and the ideal DCG is 1.
 
 import numpy as np
 
+from catalog.errors import InputError
+
 RECALL_CUTOFFS = (1, 5, 10, 50)
 NDCG_CUTOFFS = (5, 10)
 
@@ -20,17 +22,19 @@ def ranking_metrics(ranked: np.ndarray, target: np.ndarray) -> dict[str, np.ndar
         target: the held-out item, `[users]` int, >= 0.
 
     Raises:
-        ValueError: the lists are too short for recall@50, or the targets do not fit them.
+        InputError: the lists are too short for recall@50, or the targets do not fit them.
     """
     if ranked.shape[1] < max(RECALL_CUTOFFS):
-        raise ValueError(
+        raise InputError(
             f"recall@{max(RECALL_CUTOFFS)} needs lists of at least {max(RECALL_CUTOFFS)} items but they hold "
-            f"{ranked.shape[1]}. Raise the beam width to {max(RECALL_CUTOFFS)} or more."
+            f"{ranked.shape[1]}.",
+            remedy=f"Raise the beam width to {max(RECALL_CUTOFFS)} or more.",
         )
     if target.shape != ranked.shape[:1] or (target < 0).any():
-        raise ValueError(
-            f"{len(ranked)} ranked lists need as many targets, none negative (-1 is padding), "
-            f"but the targets have shape {target.shape}. Drop users without a held-out item first."
+        raise InputError(
+            f"{len(ranked)} ranked lists need as many targets, none negative (-1 is padding), but the targets have "
+            f"shape {target.shape}.",
+            remedy="Drop users without a held-out item first.",
         )
     hit = ranked == target[:, None]  # [users, k]
     place = np.where(hit.any(1), hit.argmax(1) + 1.0, np.inf)  # [users]

@@ -24,7 +24,7 @@ def write_report(path: Path, comparison: Comparison) -> None:
     """Writes one self-contained HTML page; `path` holds either the whole page or what it held before.
 
     Raises:
-        ValueError: a metric has no explanation.
+        InputError: a metric has no explanation.
     """
     page = _render(comparison)
     with complete(path) as temporary:
@@ -35,7 +35,7 @@ def markdown_page(comparison: Comparison) -> str:
     """Notes and tables as a Markdown page, the best value of every column in bold, "–" where a method lacks a value.
 
     Raises:
-        ValueError: a metric has no explanation.
+        InputError: a metric has no explanation.
     """
     tables = metric_tables(comparison.values, comparison.sections)
     titles = {"results": "Results", "match": "Match of policy and reward", "cost": "Cost"}

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy import stats
 
+from catalog.errors import InputError
+
 RESAMPLES = 9_999
 
 
@@ -33,7 +35,7 @@ def paired_tests(methods: Mapping[str, np.ndarray], baseline: np.ndarray, seed: 
         seed: of the bootstrap; each method is resampled with the same users.
 
     Raises:
-        ValueError: a method has another number of users than the baseline.
+        InputError: a method has another number of users than the baseline.
     """
     differences = {name: _difference(name, values, baseline) for name, values in methods.items()}
     intervals = {name: bootstrap(difference, seed) for name, difference in differences.items()}
@@ -83,6 +85,10 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def _difference(name: str, values: np.ndarray, baseline: np.ndarray) -> np.ndarray:
     if values.shape != baseline.shape:
-        raise ValueError(f"{name} has {len(values)} users, the baseline {len(baseline)}. Evaluate them on the same.")
+        raise InputError(
+            f"{name} has {len(values)} users, the baseline {len(baseline)}.",
+            remedy="Evaluate them on the same.",
+            field=name,
+        )
     # averages over seeds are sums of thirds: without rounding a tie would be a difference of 1e-17
     return (values - baseline).round(12)

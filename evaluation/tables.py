@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
+from catalog.errors import InputError
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Example, Sections, Values, spread
 from evaluation.metric_help import COST, MATCH, METRIC_HELP
@@ -54,7 +55,7 @@ def metric_tables(values: Values, sections: Sections) -> dict[str, Table]:
     """The tables "results", "match" and "cost", those that have something to show; see `metric_table`.
 
     Raises:
-        ValueError: a metric has no explanation.
+        InputError: a metric has no explanation.
     """
     parts: dict[str, list[str]] = {"results": [], "match": [], "cost": []}
     for name in metric_names(values):
@@ -65,7 +66,7 @@ def metric_tables(values: Values, sections: Sections) -> dict[str, Table]:
 def metric_table(values: Values, sections: Sections, names: Sequence[str] | None = None) -> Table:
     """Some metrics, or all, of the methods that have one of them, the best value of every column in bold.
 
-    sections: heading -> methods that stand below it at the end. Raises ValueError where a metric has no explanation.
+    sections: heading -> methods that stand below it at the end. Raises InputError where a metric has no explanation.
     """
     names = names or metric_names(values)
     shown = {method: {n: row[n] for n in names if n in row} for method, row in values.items()}
@@ -128,7 +129,7 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     """Method -> metric -> value as a Markdown table, the best value of every column in bold, "–" where one is missing.
 
     Raises:
-        ValueError: a metric has no explanation.
+        InputError: a metric has no explanation.
     """
     return markdown(metric_table({method: {n: [v] for n, v in row.items()} for method, row in rows.items()}, {}))
 
@@ -145,10 +146,10 @@ def markdown(table: Table) -> str:
 
 
 def metric_names(values: Values) -> list[str]:
-    """The metrics that some method has, in the order of `METRIC_HELP`. Raises ValueError for one that is not there."""
+    """The metrics that some method has, in the order of `METRIC_HELP`. Raises InputError for one that is not there."""
     present = {name for metrics in values.values() for name in metrics}
     if unknown := sorted(present - set(METRIC_HELP)):
-        raise ValueError(f"Metrics without an explanation: {unknown}. Add them to METRIC_HELP.")
+        raise InputError(f"Metrics without an explanation: {unknown}.", remedy="Add them to METRIC_HELP.")
     return [name for name in METRIC_HELP if name in present]
 
 

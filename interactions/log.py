@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype, is_numeric_dtype
 
+from catalog.errors import InputError
 from catalog.files import read_json
 
 logger = logging.getLogger(__name__)
@@ -29,18 +30,20 @@ def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.Data
     `columns` maps our names to the file's, e.g. `{"user": "uid"}`. Rows that repeat user, item, timestamp and behaviour
     are dropped, and their count is logged.
 
-    Raises FileNotFoundError or ValueError that names the file, the line, row or user, and the remedy.
+    Raises InputError that names the file, the line, row or user, and the remedy.
     """
     path, columns = Path(path), columns or {}
     if unknown := sorted(set(columns) - {*REQUIRED, *OPTIONAL}):
-        raise ValueError(f"columns has the unknown keys {unknown}. Use some of {[*REQUIRED, *OPTIONAL]}.")
+        raise InputError(f"columns has the unknown keys {unknown}.", remedy=f"Use some of {[*REQUIRED, *OPTIONAL]}.")
     if path.name.endswith(".inter.json"):
         if columns:
-            raise ValueError(f"{path} is JSON and has no columns. Leave out columns={columns}.")
+            raise InputError(f"{path} is JSON and has no columns.", remedy=f"Leave out columns={columns}.", file=path)
         return _read_sequences(path)
     log = _select(read_table(path), path, columns)
     if log.empty:
-        raise ValueError(f"{path} has no interactions. Give a file with at least one row below the header.")
+        raise InputError(
+            f"{path} has no interactions.", remedy="Give a file with at least one row below the header.", file=path
+        )
     repeated = log.duplicated(log.columns.difference(["rating"]).tolist())
     if repeated.any():
         logger.info("%s: dropped %d exact duplicates of %d interactions", path, repeated.sum(), len(log))
@@ -50,7 +53,7 @@ def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.Data
 def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
     """The largest part of `log` in which every user and every item has at least `k` interactions.
 
-    Raises ValueError when nothing is left.
+    Raises InputError when nothing is left.
     """
     while not log.empty:
         users, items = (log.groupby(name)[name].transform("size") for name in ("user", "item"))
@@ -58,7 +61,7 @@ def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
         if enough.all():
             return log.reset_index(drop=True)
         log = log[enough]
-    raise ValueError(f"No interaction is left in the {k}-core. Lower k={k}.")
+    raise InputError(f"No interaction is left in the {k}-core.", remedy=f"Lower k={k}.")
 
 
 def in_order(log: pd.DataFrame) -> pd.DataFrame:
@@ -74,10 +77,10 @@ def in_order(log: pd.DataFrame) -> pd.DataFrame:
 def read_table(path: Path) -> pd.DataFrame:
     """The cells of a `*.csv`, `*.parquet` or RecBole atomic file; the index is each row's `line` or `row` in the file.
 
-    Text formats give strings, empty cells are missing. Raises FileNotFoundError or ValueError as `read_log` does.
+    Text formats give strings, empty cells are missing. Raises InputError as `read_log` does.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist. Check the path.")
+        raise InputError(f"{path} does not exist.", remedy="Check the path.", file=path)
     if path.suffix == ".csv":
         return _read_text(path, sep=",")
     if path.suffix in (".inter", ".item"):
@@ -87,20 +90,27 @@ def read_table(path: Path) -> pd.DataFrame:
         try:
             table = pd.read_parquet(path)
         except (ValueError, OSError) as error:
-            raise ValueError(f"{path} is not a readable parquet file ({error}). Write it again.") from error
+            raise InputError(
+                f"{path} is not a readable parquet file ({error}).", remedy="Write it again.", file=path
+            ) from error
         return table.set_axis(pd.RangeIndex(1, len(table) + 1, name="row"))
-    raise ValueError(f"{path} has an unknown format. Use a name that ends in .inter, .inter.json, .csv or .parquet.")
+    raise InputError(
+        f"{path} has an unknown format.",
+        remedy="Use a name that ends in .inter, .inter.json, .csv or .parquet.",
+        file=path,
+    )
 
 
 def filled(table: pd.DataFrame, name: str, path: Path, ours: str) -> pd.Series:
-    """Column `name` of a table of `read_table`; ValueError when it is missing or has an empty cell."""
+    """Column `name` of a table of `read_table`; InputError when it is missing or has an empty cell."""
     if name not in table:
         near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.5)
         nearest = f", nearest: {near[0]!r}" if near else ""
         remedy = f"columns={{{ours!r}: {near[0] if near else '...'!r}}}"
-        raise ValueError(
-            f"{path} has no column {name!r} (columns: {', '.join(map(str, table.columns))}{nearest}). "
-            f"Rename the column or pass {remedy} to read_log."
+        raise InputError(
+            f"{path} has no column {name!r} (columns: {', '.join(map(str, table.columns))}{nearest}).",
+            remedy=f"Rename the column or pass {remedy} to read_log.",
+            file=path,
         )
     column = table[name]
     _refuse(column, column.isna().to_numpy(), path, f"no {name}")
@@ -127,9 +137,10 @@ def _refuse(column: pd.Series, bad: np.ndarray, path: Path, fault: str) -> None:
     if bad.any():
         first, unit = int(bad.argmax()), column.index.name
         given = "" if column.isna().iloc[first] else f": {str(column.iloc[first])!r}"
-        raise ValueError(
-            f"{path}: {unit} {column.index[first]} has {fault}{given} ({bad.sum()} such in all). "
-            f"Correct or delete this {unit}."
+        raise InputError(
+            f"{path}: {unit} {column.index[first]} has {fault}{given} ({bad.sum()} such in all).",
+            remedy=f"Correct or delete this {unit}.",
+            file=path,
         )
 
 
@@ -142,10 +153,16 @@ def _read_text(path: Path, **options: Any) -> pd.DataFrame:
     except ValueError as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         reason = re.sub(r"row (\d+)", lambda row: f"line {int(row[1]) + 1}", reason)  # pandas counts rows from 0
-        raise ValueError(f"{path} is not a well-formed UTF-8 table: {reason}. Correct the file.") from error
+        raise InputError(
+            f"{path} is not a well-formed UTF-8 table: {reason}.", remedy="Correct the file.", file=path
+        ) from error
     header = rows.iloc[0].fillna("")
     if header.duplicated().any():
-        raise ValueError(f"{path} has two columns {header[header.duplicated()].iloc[0]!r}. Rename one in line 1.")
+        raise InputError(
+            f"{path} has two columns {header[header.duplicated()].iloc[0]!r}.",
+            remedy="Rename one in line 1.",
+            file=path,
+        )
     rows = rows.set_axis(header.to_list(), axis="columns").set_axis(pd.RangeIndex(1, len(rows) + 1, name="line"))
     return rows.iloc[1:].dropna(how="all")
 
@@ -154,13 +171,15 @@ def _read_sequences(path: Path) -> pd.DataFrame:
     expected = 'Write {"user": [item, ...], ...}, each list from old to new.'
     sequences = read_json(path, "The log")
     if not isinstance(sequences, dict):
-        raise ValueError(f"{path} holds a {type(sequences).__name__}, not users. {expected}")
+        raise InputError(f"{path} holds a {type(sequences).__name__}, not users. {expected}", file=path)
     for user, items in sequences.items():
         if not isinstance(items, list) or infer_dtype(items, skipna=False) not in ("integer", "string"):
             fault = "an empty list" if items == [] else "something other than a list of integers or strings"
-            raise ValueError(f"{path}: user {user!r} has {fault}. Correct or drop this user. {expected}")
+            raise InputError(
+                f"{path}: user {user!r} has {fault}.", remedy=f"Correct or drop this user. {expected}", file=path
+            )
     if not sequences:
-        raise ValueError(f"{path} has no interactions. {expected}")
+        raise InputError(f"{path} has no interactions. {expected}", file=path)
     items = pd.Series(sequences).explode()
     log = pd.DataFrame({"user": items.index.astype(str), "item": items.to_numpy()}).astype(str)
     return log.assign(timestamp=log.groupby("user").cumcount().astype("float64"))

@@ -8,6 +8,7 @@ import sys
 import zipfile
 from pathlib import Path
 
+from catalog.errors import InputError, SetupError
 from interactions.log import filled, read_table
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ def fetch_movielens_100k(cache: str | Path) -> Path:
     """The folder in `cache` with `ml-100k.inter` and `ml-100k.item`, downloaded with pip when it is not there yet.
 
     The files come out of RecBole's wheel, which is neither installed nor imported. Call it from one process at a time.
-    Raises OSError when the download or the disk fails, ValueError when the files are not the known ones; then nothing
+    Raises SetupError when the download or the disk fails, InputError when the files are not the known ones; nothing
     half-written stays behind.
     """
     folder = Path(cache) / "ml-100k"
@@ -40,12 +41,15 @@ def fetch_movielens_100k(cache: str | Path) -> Path:
         partial.mkdir(parents=True)
         _download(partial)
         if not _is_intact(partial):
-            raise ValueError(f"{PACKAGE} holds other MovieLens files than expected. Check the package index pip uses.")
+            raise InputError(
+                f"{PACKAGE} holds other MovieLens files than expected.", remedy="Check the package index pip uses."
+            )
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
     except OSError as error:
-        raise OSError(
-            f"MovieLens 100K could not be fetched into {folder} ({error}). Check network and disk, then try again."
+        raise SetupError(
+            f"MovieLens 100K could not be fetched into {folder} ({error}).",
+            remedy="Check network and disk, then try again.",
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)

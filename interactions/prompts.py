@@ -11,6 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedTokenizerBase
 
 from catalog import Catalog, node_tokens
+from catalog.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -71,21 +72,27 @@ class PromptBuilder:
         self, catalog: Catalog, tokenizer: PreTrainedTokenizerBase, max_history: int, template: str | None = None
     ) -> None:
         if max_history < 1:
-            raise ValueError(f"max_history={max_history}: a prompt holds at least one item. Set it to 1 or more.")
+            raise InputError(
+                f"max_history={max_history}: a prompt holds at least one item.",
+                remedy="Set it to 1 or more.",
+                field="max_history",
+                value=max_history,
+            )
         self.trie, self.max_history = catalog.trie, max_history
         self.tokens = node_tokens(tokenizer, catalog.trie)  # [nodes]
         self.start, self.pad = tokenizer.bos_token_id, tokenizer.pad_token_id
         if self.start is None or self.pad is None:
-            raise ValueError("The tokenizer needs a bos_token and a pad_token. Set both before training.")
+            raise InputError("The tokenizer needs a bos_token and a pad_token.", remedy="Set both before training.")
         before, between, after = _pieces(template)
         self.before, self.between, self.after = _encode(tokenizer, [before, between or "", after])
         self.first_titles: list[list[int]] = []  # the tokens of every item's title; none without {titles}
         self.later_titles: list[list[int]] = []  # the same behind another title
         if between is not None:
             if not catalog.titles:
-                raise ValueError(
-                    "prompt_template has {titles} but the catalogue has none. Prepare the data with titles, or leave "
-                    "{titles} out."
+                raise InputError(
+                    "prompt_template has {titles} but the catalogue has none.",
+                    remedy="Prepare the data with titles, or leave {titles} out.",
+                    field="prompt_template",
                 )
             self.first_titles = _encode(tokenizer, catalog.titles)
             self.later_titles = _encode(tokenizer, [f", {title}" for title in catalog.titles])
@@ -98,9 +105,11 @@ class PromptBuilder:
         return 1 + text + self.max_history * (title + self.trie.levels)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> PromptBatch:
-        """The prompts of B rows. Raises ValueError naming the user whose history is empty."""
+        """The prompts of B rows. Raises InputError naming the user whose history is empty."""
         if empty := [row for row in rows if not len(row["history"])]:
-            raise ValueError(f"User {empty[0].get('user')!r} has an empty history. Drop users without a past.")
+            raise InputError(
+                f"User {empty[0].get('user')!r} has an empty history.", remedy="Drop users without a past."
+            )
         items = [torch.as_tensor(row["history"][-self.max_history :], dtype=torch.long) for row in rows]
         history = _left_padded(items, -1)  # [B, N]
         codes = self.tokens[self.trie.path(history.clamp(min=0))[..., 1:]]  # [B, N, L]
@@ -134,13 +143,24 @@ def _pieces(template: str | None) -> tuple[str, str | None, str]:
     text = re.split(r"\{([^{}]*)\}", template)  # text, name, text, ..., text
     names = text[1::2]
     if unknown := set(names) - {"titles", "history"}:
-        raise ValueError(
-            f"prompt_template={template!r} has {{{min(unknown)}}}, but only {{titles}} and {{history}} are filled in."
+        raise InputError(
+            f"prompt_template={template!r} has {{{min(unknown)}}}, but only {{titles}} and {{history}} are filled in.",
+            field="prompt_template",
+            value=template,
         )
     if names.count("history") != 1 or names.count("titles") > 1:
-        raise ValueError(f"prompt_template={template!r} must have {{history}} once and may have {{titles}} once.")
+        raise InputError(
+            f"prompt_template={template!r} must have {{history}} once and may have {{titles}} once.",
+            field="prompt_template",
+            value=template,
+        )
     if names == ["history", "titles"]:
-        raise ValueError(f"prompt_template={template!r} has {{titles}} behind {{history}}. Put it before {{history}}.")
+        raise InputError(
+            f"prompt_template={template!r} has {{titles}} behind {{history}}.",
+            remedy="Put it before {history}.",
+            field="prompt_template",
+            value=template,
+        )
     return (text[0], text[2], text[4]) if "titles" in names else (text[0], None, text[2])
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from scipy.sparse import csr_matrix
 
+from catalog.errors import InputError
 from catalog.files import complete
 from interactions.log import in_order
 
@@ -39,20 +40,24 @@ class Splits:
         """Write the splits to `folder`; splits already there are replaced only once the new ones are complete."""
         folder = Path(folder)
         if folder.exists() and not (folder / "dataset_dict.json").is_file():
-            raise ValueError(f"{folder} exists and holds no splits. Save to another folder.")
+            raise InputError(f"{folder} exists and holds no splits.", remedy="Save to another folder.", file=folder)
         with complete(folder) as temporary:
             datasets.DatasetDict({name: getattr(self, name) for name in NAMES}).save_to_disk(temporary)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Splits":
-        """The splits that `save` wrote to `folder`. Raises FileNotFoundError or ValueError."""
+        """The splits that `save` wrote to `folder`. Raises InputError."""
         if not Path(folder).is_dir():
-            raise FileNotFoundError(f"{folder} does not exist. Write the splits there first: Splits.save.")
+            raise InputError(
+                f"{folder} does not exist.", remedy="Write the splits there first: Splits.save.", file=folder
+            )
         try:
             saved = datasets.DatasetDict.load_from_disk(folder)
             return cls(**{name: saved[name] for name in NAMES})
         except (OSError, ValueError, KeyError) as error:
-            raise ValueError(f"{folder} holds no complete splits ({error}). Write them again: Splits.save.") from error
+            raise InputError(
+                f"{folder} holds no complete splits ({error}).", remedy="Write them again: Splits.save.", file=folder
+            ) from error
 
 
 def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) -> Splits:
@@ -64,18 +69,24 @@ def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) 
     `max_history` before it, so windows share one item, which the earlier one trains and for the later one is context.
     With every position of `history + target` trained, each training item but a user's first is predicted exactly once.
 
-    Raises ValueError for repeated `item_ids`, items that are not in the catalogue, or users with fewer than 3 items.
+    Raises InputError for repeated `item_ids`, items that are not in the catalogue, or users with fewer than 3 items.
     """
     if max_history < 1:
-        raise ValueError(f"max_history={max_history}: a prompt needs an item. Set max_history >= 1.")
+        raise InputError(
+            f"max_history={max_history}: a prompt needs an item.",
+            remedy="Set max_history >= 1.",
+            field="max_history",
+            value=max_history,
+        )
     log = in_order(log)
     items = _item_numbers(log["item"], item_ids)  # [interactions]
     users, names = pd.factorize(log["user"])
     length = np.bincount(users)  # [users]
     if (short := length < 3).any():
-        raise ValueError(
+        raise InputError(
             f"{short.sum()} users have fewer than 3 interactions (first: {names[int(short.argmax())]!r}), but "
-            "training, validation and test need one each. Apply k_core(log, 3) or more, or drop these users."
+            "training, validation and test need one each.",
+            remedy="Apply k_core(log, 3) or more, or drop these users.",
         )
     end = np.cumsum(length)
     first = end - length
@@ -106,14 +117,15 @@ def training_counts(splits: Splits, items: int) -> np.ndarray:
 def _item_numbers(items: pd.Series, item_ids: Sequence[str]) -> np.ndarray:
     catalog = pd.Index(list(item_ids), dtype="str")
     if catalog.has_duplicates:
-        raise ValueError(
-            f"The catalogue repeats item {catalog[catalog.duplicated()][0]!r}. Give each item of item_ids one position."
+        raise InputError(
+            f"The catalogue repeats item {catalog[catalog.duplicated()][0]!r}.",
+            remedy="Give each item of item_ids one position.",
         )
     numbers = catalog.get_indexer(pd.Index(items))
     if (unknown := numbers < 0).any():
-        raise ValueError(
-            f"{items[unknown].nunique()} items of the log are not in the catalogue, e.g. {items[unknown].iloc[0]!r}. "
-            "Build the catalogue from these items too, or drop their interactions."
+        raise InputError(
+            f"{items[unknown].nunique()} items of the log are not in the catalogue, e.g. {items[unknown].iloc[0]!r}.",
+            remedy="Build the catalogue from these items too, or drop their interactions.",
         )
     if unseen := len(catalog) - len(np.unique(numbers)):
         logger.info("%d of %d items of the catalogue have no interactions", unseen, len(catalog))

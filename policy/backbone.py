@@ -4,6 +4,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from catalog import Trie
+from catalog.errors import InputError
 from policy.base import TriePolicy, bare
 from policy.causal import CausalPolicy
 from policy.encoder_decoder import EncoderDecoderPolicy
@@ -21,7 +22,7 @@ def auto_class(config: PreTrainedConfig) -> type[AutoModelForCausalLM] | type[Au
 
 
 def check_backbone(config: PreTrainedConfig, longest: int, branches: int, length: int) -> None:
-    """Raise ValueError where this backbone would read a 4-D mask silently wrong.
+    """Raise InputError where this backbone would read a 4-D mask silently wrong.
 
     longest: tokens of the longest prompt, with `branches` branches of `length` tokens each behind it, all at the same
     positions. Sliding-window layers pass a 4-D mask through unchanged, so a row must fit the window; recurrent and
@@ -30,8 +31,9 @@ def check_backbone(config: PreTrainedConfig, longest: int, branches: int, length
     """
     if config.is_encoder_decoder:
         if config.model_type != "t5":
-            raise ValueError(
-                f"{config.model_type} is an encoder-decoder other than T5. Choose a t5 or a decoder-only backbone."
+            raise InputError(
+                f"{config.model_type} is an encoder-decoder other than T5.",
+                remedy="Choose a t5 or a decoder-only backbone.",
             )
         return
     row, last = longest + branches * length, longest + length
@@ -39,19 +41,23 @@ def check_backbone(config: PreTrainedConfig, longest: int, branches: int, length
     window = getattr(config, "sliding_window", None)
     sliding = "sliding_attention" in kinds or (not kinds and getattr(config, "use_sliding_window", window is not None))
     if sliding and window is not None and row > window:
-        raise ValueError(
-            f"{config.model_type} has attention windows of {window} tokens but a row of {row}: branches that share "
-            "a prompt would read the wrong tokens. Lower max_history or choose a backbone with full attention."
+        raise InputError(
+            f"{config.model_type} has attention windows of {window} tokens but a row of {row}: branches that share a "
+            "prompt would read the wrong tokens.",
+            remedy="Lower max_history or choose a backbone with full attention.",
         )
     if unknown := kinds - {"full_attention", "sliding_attention"}:
-        raise ValueError(f"{config.model_type} has {sorted(unknown)} layers, which take no mask of shared prompts.")
+        raise InputError(f"{config.model_type} has {sorted(unknown)} layers, which take no mask of shared prompts.")
     if config._attn_implementation not in ("sdpa", "eager"):
-        raise ValueError(
-            f"attn_implementation={config._attn_implementation!r} takes no mask of shared prompts. Set it to 'sdpa'."
+        raise InputError(
+            f"attn_implementation={config._attn_implementation!r} takes no mask of shared prompts.",
+            remedy="Set it to 'sdpa'.",
+            field="attn_implementation",
+            value=config._attn_implementation,
         )
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and last > positions:
-        raise ValueError(
-            f"A prompt and its branches need {last} positions; {config.model_type} has {positions}. "
-            "Lower max_history or raise the backbone's positions."
+        raise InputError(
+            f"A prompt and its branches need {last} positions; {config.model_type} has {positions}.",
+            remedy="Lower max_history or raise the backbone's positions.",
         )

@@ -10,6 +10,7 @@ from transformers.masking_utils import sdpa_mask
 from transformers.modeling_outputs import BaseModelOutput
 
 from catalog import Trie
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy.base import Branches, PathLogProbs, TriePolicy, at_nodes, bare
 from policy.tree import additive_mask, branch_visibility
@@ -58,10 +59,10 @@ class EncoderDecoderPolicy(TriePolicy):
     ) -> PathLogProbs:
         """Log-probabilities of K items [B, K] per prompt: P tokens in the encoder, 1 + K (L - 1) in the decoder.
 
-        Raises ValueError where the history is asked for.
+        Raises InputError where the history is asked for.
         """
         if history:
-            raise ValueError("An encoder reads a history as a whole and does not predict its items.")
+            raise InputError("An encoder reads a history as a whole and does not predict its items.")
         batch, count = items.shape
         path = self.trie.path(items)  # [B, K, L + 1]
         branch = self.tokens[path[..., 1:-1]]  # [B, K, L - 1]; the last code is never read

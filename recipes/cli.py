@@ -1,321 +1,20 @@
-"""Recipe files and command lines into checked dataclasses, and what each entry point can be told."""
+"""Recipe files and command lines into checked dataclasses, and how a program ends."""
 
 import difflib
+import errno
 import importlib.util
 import json
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn, ParamSpec
 
 import yaml
 
+from catalog.errors import GFlowGRError, InputError
 
-@dataclass
-class DataArguments:
-    """What `prepare.py` can be told."""
-
-    output_dir: str = field(metadata={"help": "Folder for the catalogue and the splits."})
-    log: str = field(
-        metadata={"help": "Interaction log: .inter, .inter.json, .csv or .parquet; or 'movielens-100k', fetched once."}
-    )
-    columns: dict[str, str] | str | None = field(
-        default=None, metadata={"help": "Names of the log's columns, for instance {user: uid, timestamp: ts}."}
-    )
-    min_interactions: int = field(default=5, metadata={"help": "k of the k-core: users and items with fewer go."})
-    max_history: int = field(default=20, metadata={"help": "Items in a training window before its target."})
-    index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
-    items: str | None = field(
-        default=None, metadata={"help": "Item table, JSON: id -> {title: ...}, for reports and vectors of text."}
-    )
-    vectors: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What IDs are made from: cooccurrence (the default), als, sasrec; a file .npz (ids, vectors) or "
-            ".npy (rows in the order of the sorted item ids); a folder of a sentence-transformers model, which reads "
-            "the titles. Several are fused."
-        },
-    )
-    quantiser: Literal["kmeans", "rq_vae"] = field(
-        default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs gflowgr[rq-vae]."}
-    )
-    codebook_sizes: list[int] = field(
-        default_factory=lambda: [64, 64, 64], metadata={"help": "Codes of each level that the quantiser gives."}
-    )
-    on_collision: Literal["extend", "keep"] = field(
-        default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
-    )
-    users: int | None = field(default=None, metadata={"help": "Keep the first users only, to try things out."})
-    seed: int = field(default=0, metadata={"help": "Of vectors, quantiser and the order of the items."})
-    cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
-
-
-@dataclass
-class ExportArguments:
-    """What `export.py` can be told."""
-
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    output_dir: str = field(metadata={"help": "Folder for the datasets, with the tokenizer in it."})
-    kind: Literal["completion", "preference"] = field(
-        default="completion",
-        metadata={"help": "Columns beside the rows' own: prompt and completion; or prompt, chosen and rejected."},
-    )
-    max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
-    prompt_template: str | None = field(
-        default=None,
-        metadata={"help": "Text around the codes of the history, as in training; needs `model` for its words."},
-    )
-    model: str | None = field(
-        default=None,
-        metadata={
-            "help": "Whose tokenizer writes the text: a run's folder, a local path or a hub name; codes it lacks are "
-            "added. By default a tokenizer of nothing but the codes."
-        },
-    )
-    negatives: int = field(default=1, metadata={"help": "Of kind preference: rows with a rejected item per row."})
-    sampler: Literal["random", "interactions", "curriculum"] = field(
-        default="random",
-        metadata={"help": "Where rejected items come from; curriculum draws as at the end of training, the hard ones."},
-    )
-    recommender: str | None = field(
-        default=None, metadata={"help": "Folder of the fitted collaborative model that curriculum asks."}
-    )
-    seed: int = field(default=0, metadata={"help": "Of the rejected items."})
-
-    def __post_init__(self) -> None:
-        if self.negatives < 1:
-            raise ValueError(f"negatives={self.negatives}: it must be at least 1.")
-        if self.prompt_template and not self.model:
-            raise ValueError(
-                "prompt_template: without a model the tokenizer has no words but the codes. Name a pretrained one as "
-                "model, or leave the text out."
-            )
-
-
-@dataclass
-class RecommenderArguments:
-    """What `recommenders.py` can be told."""
-
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    output_dir: str = field(metadata={"help": "Folder of folders: each model's is called like the model."})
-    models: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Name -> settings, in the order of fitting. The name is the kind of model too, unless the settings "
-            "have a `kind`; a mixture's `weights` name models before it."
-        },
-    )
-    data_recipe: str | None = field(
-        default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
-    )
-    only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
-    exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
-
-    def __post_init__(self) -> None:
-        if unknown := set(self.only or ()) - set(self.table):
-            raise ValueError(f"only: {sorted(unknown)[0]!r} is not one of the models {list(self.table)}.")
-
-    @property
-    def table(self) -> dict[str, Any]:
-        """`models`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("models", self.models)
-
-    def needed(self, name: str) -> list[str]:
-        """The models to fit for `name`: the parts of a mixture before it."""
-        return [*dict(self.table.get(name) or {}).get("weights", {}), name]
-
-
-@dataclass
-class RunArguments:
-    """What `train.py` can be told beside the method's own config."""
-
-    method: str = field(metadata={"help": "sft or gflownet."})
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    data_recipe: str | None = field(
-        default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
-    )
-    recommender_recipe: str | None = field(
-        default=None,
-        metadata={
-            "help": "Recipe to fit the folder of `recommender`, and those beside it, where it does not exist yet."
-        },
-    )
-    model: str | None = field(
-        default=None, metadata={"help": "Checkpoint to start from: a run's folder, a local path or a hub name."}
-    )
-    backbone: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "Without `model`: a new backbone, for instance {model_type: gpt2, n_embd: 64, n_layer: 4}."},
-    )
-    lora: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Train low-rank adapters and the codes' embeddings only: arguments of peft.LoraConfig, for "
-            "instance {r: 16, lora_alpha: 32, target_modules: all-linear}."
-        },
-    )
-    dry_run: bool = field(default=False, metadata={"help": "Check everything, print a summary and stop."})
-
-
-@dataclass
-class EvaluateArguments:
-    """What `evaluate.py` can be told."""
-
-    run: str = field(metadata={"help": "Folder of a finished run."})
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    split: Literal["validation", "test"] = field(default="test", metadata={"help": "Which held-out items to rank."})
-    beam_width: int = field(default=100, metadata={"help": "Width of the trie-constrained beam."})
-    exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
-    exact_users: int = field(
-        default=0,
-        metadata={
-            "help": "Compare the beam's top 10 with the exact ranking of the catalogue on this many users, -1 all."
-        },
-    )
-    batch_size: int = field(default=64, metadata={"help": "Users per forward."})
-    reward_of: str | None = field(
-        default=None,
-        metadata={
-            "help": "Run whose reward the policy's distribution is compared with, so that several runs share one; "
-            "by default this run's own."
-        },
-    )
-    guide: str | None = field(
-        default=None,
-        metadata={
-            "help": "Folder of a fitted collaborative model for guided decoding: each step of the beam also counts "
-            "guide_weight * log of the share of the model's probability that lies below the node."
-        },
-    )
-    guide_weight: float = field(default=1.0, metadata={"help": "Weight of the guide against the policy, > 0."})
-    guide_floor: float = field(
-        default=1e-5, metadata={"help": "Smallest probability of an item that the guide gives, > 0."}
-    )
-    output_dir: str | None = field(
-        default=None,
-        metadata={"help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided."},
-    )
-
-    def __post_init__(self) -> None:
-        for name in ("guide_weight", "guide_floor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be > 0.")
-
-
-@dataclass
-class ServeArguments:
-    """What `serve.py` can be told."""
-
-    model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    host: str = field(
-        default="127.0.0.1",
-        metadata={"help": "Address to listen at; others than this machine's own are not encrypted."},
-    )
-    port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
-    max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
-    longest: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the longest prompt, by default what max_history items need; with a prompt_template "
-            "training says it."
-        },
-    )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
-    )
-    engine: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
-    )
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise ValueError(f"port={self.port}: it must be 1 to 65535.")
-        if self.max_history < 1:
-            raise ValueError(f"max_history={self.max_history}: it must be at least 1.")
-        if self.longest is not None and self.longest < 1:
-            raise ValueError(f"longest={self.longest}: it must be at least 1.")
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`engine`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("engine", self.engine)
-
-
-@dataclass
-class CompareArguments:
-    """What `compare.py` can be told: folders of runs, or a sweep whose runs it trains where they are missing."""
-
-    output_dir: str = field(metadata={"help": "Folder for metrics.json, table.md and report.html."})
-    runs: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "Folders of evaluated runs. A method is called like its folder; folders called seed_N are seeds of "
-            "the method that the folder above is called like."
-        },
-    )
-    references: list[str] = field(
-        default_factory=list,
-        metadata={"help": "Folders of collaborative models that recommenders.py measured: rows for reference."},
-    )
-    title: str = field(default="Comparison", metadata={"help": "Title of the report."})
-    baseline: str | None = field(
-        default=None, metadata={"help": "Method that the others are tested against, user by user; by default none is."}
-    )
-    data: str | None = field(
-        default=None,
-        metadata={"help": "Folder that prepare.py wrote; by default the one that the first run was trained on."},
-    )
-    sweep: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Instead of runs: method -> {config: recipe of train.py, model: method or checkpoint to start "
-            "from}, or {evaluate: method to evaluate in another way}. Further keys are settings of train.py or "
-            "evaluate.py."
-        },
-    )
-    runs_dir: str | None = field(
-        default=None,
-        metadata={"help": "Of a sweep: folder for the runs, which sweeps can share; by default output_dir."},
-    )
-    seeds: list[int] = field(default_factory=lambda: [42], metadata={"help": "Of a sweep: seeds of each method."})
-    jobs: int = field(default=1, metadata={"help": "Of a sweep: stages side by side, which share the cores."})
-    reward_of: str | None = field(
-        default=None,
-        metadata={"help": "Of a sweep: method whose reward, of the same seed, all policies are compared with."},
-    )
-    evaluation: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={"help": "Of a sweep: settings of evaluate.py for all methods, for instance {beam_width: 50}."},
-    )
-    data_recipe: str | None = field(
-        default=None, metadata={"help": "Of a sweep: recipe to prepare `data` with where it does not exist yet."}
-    )
-    recommender_recipe: str | None = field(
-        default=None,
-        metadata={"help": "Of a sweep: recipe to fit the collaborative models with that do not exist yet."},
-    )
-
-    def __post_init__(self) -> None:
-        if bool(self.runs) == bool(self.table):
-            raise ValueError("Give either runs, the folders to compare, or sweep, the methods to train.")
-        if self.table and not self.data:
-            raise ValueError("data is missing: a sweep needs the folder that prepare.py wrote, or where it is to go.")
-        if self.jobs < 1:
-            raise ValueError(f"jobs={self.jobs}: it must be at least 1.")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"seeds={self.seeds}: give at least one, and each once.")
-
-    @property
-    def table(self) -> dict[str, Any]:
-        """`sweep`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("sweep", self.sweep)
-
-    @property
-    def how(self) -> dict[str, Any]:
-        """`evaluation`, likewise."""
-        return as_table("evaluation", self.evaluation)
+P = ParamSpec("P")
 
 
 def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
@@ -341,11 +40,11 @@ def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
 
 
 def as_table(name: str, value: dict[str, Any] | str | None) -> dict[str, Any]:
-    """A setting that a recipe gives as a table and the command line as JSON; {} for none. Raises ValueError."""
+    """A setting that a recipe gives as a table and the command line as JSON; {} for none. Raises InputError."""
     try:
         return json.loads(value) if isinstance(value, str) else value or {}
     except json.JSONDecodeError as error:
-        raise ValueError(f"{name}={value!r} is not JSON: {error}.") from error
+        raise InputError(f"{name}={value!r} is not JSON: {error}.", field=name, value=value) from error
 
 
 def check_torchvision() -> None:
@@ -381,6 +80,23 @@ def setting(argv: Sequence[str], name: str) -> str | None:
     if f"--{name}" in argv[:-1]:
         return argv[argv.index(f"--{name}") + 1]
     return read_recipe(argv).get(name)
+
+
+def program(main: Callable[P, None]) -> Callable[P, None]:
+    """A `main` that ends with one sentence for what the user can mend, and with a traceback for a mistake of ours."""
+
+    @wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            main(*args, **kwargs)
+        except GFlowGRError as error:
+            fail(str(error))
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            fail(f"{error.filename or 'A file'} could not be written ({error.strerror}). Free space there.")
+
+    return run
 
 
 def fail(message: str) -> NoReturn:

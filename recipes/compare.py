@@ -7,18 +7,17 @@ python recipes/compare.py --runs runs/mine/* --output_dir runs/mine --title "Min
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.cli import CompareArguments, fail, parse
+from recipes.arguments import CompareArguments
+from recipes.cli import parse, program
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, CompareArguments)
     from recipes.comparison import compare_runs
     from recipes.sweep import run_sweep
 
-    try:
-        table = compare_runs(args, args.runs or run_sweep(args))
-    except (ValueError, OSError, RuntimeError) as error:  # a stage of a sweep that fails is a RuntimeError
-        fail(str(error))
+    table = compare_runs(args, args.runs or run_sweep(args))
     print(table)
     print(f"\n{Path(args.output_dir) / 'report.html'}")
 

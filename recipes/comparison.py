@@ -9,6 +9,7 @@ import numpy as np
 import yaml
 
 from catalog import Catalog
+from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
 from evaluation import break_down
 from evaluation.breakdown import Breakdown
@@ -17,7 +18,7 @@ from evaluation.report import markdown_page, write_report
 from evaluation.significance import RESAMPLES, PairedTest, paired_tests
 from evaluation.tables import markdown, metric_table
 from interactions import Splits, training_counts
-from recipes.cli import CompareArguments
+from recipes.arguments import CompareArguments
 from recipes.measure import same_leaf, user_metrics
 from recipes.parts import load_data
 from trainer.run_folder import read_log
@@ -54,7 +55,11 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
     runs = [run for seeds in methods.values() for run in seeds]
     references = {Path(f).name: read_json(Path(f) / "metrics.json", "The metrics file") for f in args.references}
     if shared := set(references) & set(methods):
-        raise ValueError(f"references: {min(shared)} is the name of a run too. Rename one of the folders.")
+        raise InputError(
+            f"references: {min(shared)} is the name of a run too.",
+            remedy="Rename one of the folders.",
+            field="references",
+        )
     protocol = _protocol(runs, references)
     catalog, splits = load_data(args.data or _data(runs))
     ranked = {method: [_ranked(run, splits) for run in seeds] for method, seeds in methods.items()}
@@ -92,11 +97,15 @@ def read_runs(folders: Sequence[str]) -> dict[str, list[Run]]:
         method, seed = method_of(folder), SEED.fullmatch(folder.name)
         metrics = read_json(folder / "metrics.json", "The run's metrics file")
         if "test" not in metrics or not (folder / "ranked_test.npz").is_file():
-            raise ValueError(f"Run {folder} is not evaluated. Run python recipes/evaluate.py --run ... first.")
+            raise InputError(
+                f"Run {folder} is not evaluated.", remedy="Run python recipes/evaluate.py --run ... first."
+            )
         run = Run(method, int(seed[1]) if seed else None, folder, metrics)
         for other in methods.setdefault(method, []):
             if None in (run.seed, other.seed) or run.seed == other.seed:
-                raise ValueError(f"{other.folder} and {folder} are both called {method}. Rename one of the folders.")
+                raise InputError(
+                    f"{other.folder} and {folder} are both called {method}.", remedy="Rename one of the folders."
+                )
         methods[method].append(run)
     return methods
 
@@ -116,7 +125,12 @@ def over_users(ranked: Ranked, baseline: str | None, catalog: Catalog, splits: S
     tests = {}
     if baseline is not None:
         if baseline not in per_user:
-            raise ValueError(f"baseline={baseline}: it is not one of the runs {list(per_user)}. Name one of them.")
+            raise InputError(
+                f"baseline={baseline}: it is not one of the runs {list(per_user)}.",
+                remedy="Name one of them.",
+                field="baseline",
+                value=baseline,
+            )
         others = [method for method in per_user if method != baseline]
         for name in TESTED if others else ():
             tests[name] = paired_tests({m: per_user[m][name] for m in others}, per_user[baseline][name])
@@ -154,13 +168,15 @@ def _shown(items: np.ndarray, target: int, catalog: Catalog) -> list[Shown]:
 def _protocol(runs: Sequence[Run], references: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """How all were evaluated: `test` of every method, and `match` of those compared with a reward.
 
-    Raises ValueError where they were evaluated differently.
+    Raises InputError where they were evaluated differently.
     """
     how = {"test": _shared("test_protocol", [run.metrics["test_protocol"] for run in runs])}
     for name, table in references.items():
         if any(how["test"][key] != value for key, value in table["test_protocol"].items()):
-            raise ValueError(
-                f"{name} was measured as {table['test_protocol']}, the runs as {how['test']}. Measure them alike."
+            raise InputError(
+                f"{name} was measured as {table['test_protocol']}, the runs as {how['test']}.",
+                remedy="Measure them alike.",
+                field=name,
             )
     matched = [run.metrics["match_protocol"] for run in runs if "match" in run.metrics]
     # each seed is compared with the reward of the same seed: what they share is the method
@@ -170,7 +186,7 @@ def _protocol(runs: Sequence[Run], references: Mapping[str, dict[str, Any]]) -> 
 
 def _shared(key: str, protocols: list[dict[str, Any]]) -> dict[str, Any]:
     if any(protocol != protocols[0] for protocol in protocols):
-        raise ValueError(f"The runs were evaluated differently ({key}): {protocols}. Evaluate them alike.")
+        raise InputError(f"The runs were evaluated differently ({key}): {protocols}.", remedy="Evaluate them alike.")
     return protocols[0]
 
 
@@ -227,8 +243,10 @@ def _ranked(run: Run, splits: Splits) -> np.ndarray:
     with np.load(run.folder / "ranked_test.npz") as file:
         ranked, target = file["ranked"], file["target"]
     if not np.array_equal(target, splits.test["target"][:]):
-        raise ValueError(
-            f"{run.folder} was evaluated on other users or items than those of data. Name its data folder."
+        raise InputError(
+            f"{run.folder} was evaluated on other users or items than those of data.",
+            remedy="Name its data folder.",
+            file=run.folder,
         )
     return ranked
 
@@ -238,7 +256,9 @@ def _data(runs: Sequence[Run]) -> str:
     for run in runs:
         if (path := run.folder / "resolved.yaml").is_file():
             return yaml.safe_load(path.read_text())["data"]
-    raise ValueError("data is missing: none of the runs says what it was trained on. Name the folder of prepare.py.")
+    raise InputError(
+        "data is missing: none of the runs says what it was trained on.", remedy="Name the folder of prepare.py."
+    )
 
 
 def _record(comparison: Comparison, methods: Mapping[str, list[Run]], protocol: dict[str, Any]) -> dict[str, Any]:

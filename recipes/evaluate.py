@@ -6,17 +6,16 @@ python recipes/evaluate.py --run runs/ml-100k/sft --data runs/ml-100k/data --exa
 
 from collections.abc import Sequence
 
-from recipes.cli import EvaluateArguments, fail, parse
+from recipes.arguments import EvaluateArguments
+from recipes.cli import parse, program
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, EvaluateArguments)
     from recipes.measure import evaluate_run
 
-    try:
-        metrics = evaluate_run(args)
-    except (ValueError, OSError, RuntimeError) as error:  # a reward that fails is a RuntimeError
-        fail(str(error))
+    metrics = evaluate_run(args)
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))
 
 

@@ -14,18 +14,17 @@ ours learn L; semantic IDs have a fixed length and need no end.
 
 from collections.abc import Sequence
 
-from recipes.cli import ExportArguments, fail, parse
+from recipes.arguments import ExportArguments
+from recipes.cli import parse, program
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, ExportArguments)
 
     from recipes.trl_rows import export
 
-    try:
-        counts = export(args)
-    except (ValueError, OSError) as error:
-        fail(str(error))
+    counts = export(args)
     print(", ".join(f"{name} {value}" for name, value in counts.items()))
 
 

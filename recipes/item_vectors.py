@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from catalog.errors import InputError
 from collaborative import COLLABORATIVE_VECTORS
 from interactions import Splits
 
@@ -22,7 +23,7 @@ def item_vectors(
 
     Beside them the `affinity` of each source; a low one is warned of.
     sources: names of `COLLABORATIVE_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
-    Raises ValueError for a source that is none of these, or does not have every item.
+    Raises InputError for a source that is none of these, or does not have every item.
     """
     parts = [_of_source(source, item_ids, titles, splits, seed) for source in sources]
     alike = {source: affinity(part, splits) for source, part in zip(sources, parts, strict=True)}
@@ -67,7 +68,9 @@ def _of_source(
     if (path / "config.json").is_file():
         return _of_titles(path, item_ids, titles)
     known = ", ".join(COLLABORATIVE_VECTORS)
-    raise ValueError(f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.")
+    raise InputError(
+        f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.", field="vectors"
+    )
 
 
 def _of_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
@@ -75,29 +78,43 @@ def _of_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     loaded = np.load(path, allow_pickle=False)
     if path.suffix == ".npz":
         if missing := {"ids", "vectors"} - set(loaded):
-            raise ValueError(f"{path} has no array called {min(missing)}. Save it with np.savez(ids=..., vectors=...).")
+            raise InputError(
+                f"{path} has no array called {min(missing)}.",
+                remedy="Save it with np.savez(ids=..., vectors=...).",
+                file=path,
+            )
         ids, vectors = loaded["ids"].astype(str).tolist(), loaded["vectors"]
     else:
         vectors = loaded
         ids = sorted(item_ids, key=int if all(item.isdecimal() for item in item_ids) else str)
     if len(vectors) != len(ids):
-        raise ValueError(
-            f"{path} has {len(vectors)} rows for {len(ids)} items. Give one row per item that is left of the log, in "
-            "the order of the sorted item ids, or a .npz file with ids."
+        raise InputError(
+            f"{path} has {len(vectors)} rows for {len(ids)} items.",
+            remedy="Give one row per item that is left of the log, in the order of the sorted item ids, or a .npz file "
+            "with ids.",
+            file=path,
         )
     row = {item: number for number, item in enumerate(ids)}
     if absent := [item for item in item_ids if item not in row]:
-        raise ValueError(f"{path} has no vector of item {absent[0]} ({len(absent)} such items). Add them.")
+        raise InputError(
+            f"{path} has no vector of item {absent[0]} ({len(absent)} such items).", remedy="Add them.", file=path
+        )
     return vectors[[row[item] for item in item_ids]].astype(np.float32)
 
 
 def _of_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
     if absent := [item for item in item_ids if not titles.get(item)]:
         if len(absent) == len(item_ids):
-            raise ValueError(f"vectors: {path} reads titles, and there are none. Give the item table as items.")
+            raise InputError(
+                f"vectors: {path} reads titles, and there are none.",
+                remedy="Give the item table as items.",
+                field="vectors",
+            )
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:
-        raise ValueError(f"vectors: {path} needs a package. Run pip install 'gflowgr[text]'.") from error
+        raise InputError(
+            f"vectors: {path} needs a package.", remedy="Run pip install 'gflowgr[text]'.", field="vectors"
+        ) from error
     model = SentenceTransformer(str(path), local_files_only=True)
     return model.encode([titles.get(item, "") for item in item_ids], show_progress_bar=True, convert_to_numpy=True)

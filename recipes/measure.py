@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 from catalog import Catalog
+from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
 from collaborative import Recommender, Teacher, fit_recommender, load_recommender, rank
 from evaluation import METRIC_HELP, diversity_metrics, mean_metrics, ranking_metrics
@@ -20,7 +21,7 @@ from evaluation.match import MATCH_ITEMS, match_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
 from interactions import PromptBatch, PromptBuilder, Splits, training_counts
 from policy import TriePolicy, auto_class, policy_of
-from recipes.cli import EvaluateArguments, RecommenderArguments
+from recipes.arguments import EvaluateArguments, RecommenderArguments
 from recipes.parts import load_data
 from rewards import RewardParts, build_rewards
 from trainer import GFlowNetConfig
@@ -201,5 +202,7 @@ def _hit(catalog: Catalog) -> str:
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "resolved.yaml"
     if not path.is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no resolved.yaml. Train first.")
+        raise InputError(
+            f"{folder} is not the folder of a run: it has no resolved.yaml.", remedy="Train first.", file=folder
+        )
     return yaml.safe_load(path.read_text())

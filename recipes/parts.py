@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from catalog import QUANTISERS, Catalog, colliding, extend_tokenizer, read_index, word_tokenizer
+from catalog.errors import InputError
 from catalog.files import read_json, write_json
 from interactions import (
     Splits,
@@ -28,7 +29,8 @@ from interactions import (
     read_titles,
 )
 from policy import auto_class
-from recipes.cli import DataArguments, as_table
+from recipes.arguments import DataArguments
+from recipes.cli import as_table
 from recipes.item_vectors import item_vectors
 from trainer.launch import in_full
 
@@ -87,8 +89,10 @@ def _listed(value: list[str] | str | None) -> list[str]:
 def load_data(folder: str) -> tuple[Catalog, Splits]:
     """The catalogue and splits that prepare.py wrote."""
     if not (Path(folder) / "catalog.json").is_file():
-        raise FileNotFoundError(
-            f"{folder} holds no prepared data. Run python recipes/prepare.py --config ... --output_dir {folder} first."
+        raise InputError(
+            f"{folder} holds no prepared data.",
+            remedy=f"Run python recipes/prepare.py --config ... --output_dir {folder} first.",
+            file=folder,
         )
     return Catalog.load(folder), Splits.load(Path(folder) / "splits")
 
@@ -113,7 +117,9 @@ def load_backbone(
             _extend(loaded, len(tokenizer), added, seed)
         return loaded, tokenizer
     if not backbone:
-        raise ValueError("Neither model nor backbone is given. Name a checkpoint, or describe a new backbone.")
+        raise InputError(
+            "Neither model nor backbone is given.", remedy="Name a checkpoint, or describe a new backbone."
+        )
     described = dict(as_table("backbone", backbone))
     tokenizer = word_tokenizer(catalog.trie.sizes)
     special = {
@@ -129,11 +135,16 @@ def load_backbone(
 
 
 def pretrained_source(model: str) -> dict[str, str]:
-    """What `from_pretrained` must be told to read `model`. Raises ValueError where GGUF cannot be read."""
+    """What `from_pretrained` must be told to read `model`. Raises InputError where GGUF cannot be read."""
     if not model.endswith(".gguf"):
         return {"pretrained_model_name_or_path": model}
     if not importlib.util.find_spec("gguf"):
-        raise ValueError(f"model={model}: the package that reads GGUF is missing. Run pip install 'gflowgr[gguf]'.")
+        raise InputError(
+            f"model={model}: the package that reads GGUF is missing.",
+            remedy="Run pip install 'gflowgr[gguf]'.",
+            field="model",
+            value=model,
+        )
     return {"pretrained_model_name_or_path": str(Path(model).parent), "gguf_file": Path(model).name}
 
 
@@ -158,12 +169,14 @@ def _extend(model: PreTrainedModel, tokens: int, added: int, seed: int) -> None:
 
 
 def load_lora(settings: dict[str, Any] | str | None) -> Any:
-    """The peft.LoraConfig of a recipe's settings, None without. Raises ValueError for what peft does not know."""
+    """The peft.LoraConfig of a recipe's settings, None without. Raises InputError for what peft does not know."""
     if not settings:
         return None
     from peft import LoraConfig
 
     table = as_table("lora", settings)
     if unknown := table.keys() - LoraConfig.__dataclass_fields__.keys():
-        raise ValueError(f"lora: {min(unknown)} is not a setting of peft.LoraConfig. Correct the name.")
+        raise InputError(
+            f"lora: {min(unknown)} is not a setting of peft.LoraConfig.", remedy="Correct the name.", field="lora"
+        )
     return LoraConfig(task_type="CAUSAL_LM", **table)

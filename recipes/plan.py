@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from recipes.cli import as_table, fail, parse
+from catalog.errors import InputError
+from recipes.cli import as_table, parse, program
 from recipes.memory import (
     GIB,
     RECIPES,
@@ -57,35 +58,56 @@ class PlanArguments:
 
     def __post_init__(self) -> None:
         if (self.model is None) == (self.backbone is None):
-            raise ValueError(f"model: name a folder, a hub name or one of {[*SHAPES]}, or give a backbone, not both.")
+            raise InputError(
+                f"model: name a folder, a hub name or one of {[*SHAPES]}, or give a backbone, not both.", field="model"
+            )
         for name in ("batch", "trajectories", "max_history", "levels", "tensor_parallel_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be 1 or more.")
+                raise InputError(
+                    f"{name}={getattr(self, name)}: it must be 1 or more.", field=name, value=getattr(self, name)
+                )
         for name in ("gpu_memory", "host_memory", "mfu", "node_bandwidth", "link_bandwidth"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)}: it must be > 0.")
+                raise InputError(
+                    f"{name}={getattr(self, name)}: it must be > 0.", field=name, value=getattr(self, name)
+                )
         if not 0 < self.gpu_memory_utilization < 1:
-            raise ValueError(f"gpu_memory_utilization={self.gpu_memory_utilization}: give a share between 0 and 1.")
+            raise InputError(
+                f"gpu_memory_utilization={self.gpu_memory_utilization}: give a share between 0 and 1.",
+                field="gpu_memory_utilization",
+                value=self.gpu_memory_utilization,
+            )
         if self.lora_r < 0 or self.peak_tflops < 0:
-            raise ValueError(f"lora_r={self.lora_r}, peak_tflops={self.peak_tflops}: they must be 0 or more.")
+            raise InputError(
+                f"lora_r={self.lora_r}, peak_tflops={self.peak_tflops}: they must be 0 or more.",
+                field="lora_r",
+                value=self.lora_r,
+            )
         self._check_engine()
 
     def _check_engine(self) -> None:
         if self.method == "sft" and self.vllm != "none":
-            raise ValueError("vllm: sft draws nothing. Set method: gflownet, or leave it out.")
+            raise InputError("vllm: sft draws nothing.", remedy="Set method: gflownet, or leave it out.", field="vllm")
         if self.vllm != "colocate" and (self.tensor_parallel_size > 1 or self.vllm_enable_sleep_mode):
-            raise ValueError("tensor_parallel_size and vllm_enable_sleep_mode are of vllm: colocate. Leave them out.")
+            raise InputError(
+                "tensor_parallel_size and vllm_enable_sleep_mode are of vllm: colocate.",
+                remedy="Leave them out.",
+                field="tensor_parallel_size",
+            )
         for count in self.gpus:
             if count < 1:
-                raise ValueError(f"gpus={count}: it must be 1 or more.")
+                raise InputError(f"gpus={count}: it must be 1 or more.", field="gpus", value=count)
             if count % self.tensor_parallel_size:
-                raise ValueError(
-                    f"tensor_parallel_size={self.tensor_parallel_size} does not divide gpus={count}. Set a divisor."
+                raise InputError(
+                    f"tensor_parallel_size={self.tensor_parallel_size} does not divide gpus={count}.",
+                    remedy="Set a divisor.",
+                    field="tensor_parallel_size",
+                    value=self.tensor_parallel_size,
                 )
 
 
 def shapes(args: PlanArguments) -> dict[str, Shape]:
-    """The models that are asked for, by name. Raises ValueError or OSError for one that is unknown."""
+    """The models that are asked for, by name. Raises InputError or OSError for one that is unknown."""
     if args.model == "all":
         return SHAPES
     if args.model in SHAPES:
@@ -97,7 +119,9 @@ def shapes(args: PlanArguments) -> dict[str, Shape]:
 
     table = dict(as_table("backbone", args.backbone))
     if args.backbone is not None and "model_type" not in table:
-        raise ValueError("backbone: model_type is missing. Add for instance model_type: qwen2.")
+        raise InputError(
+            "backbone: model_type is missing.", remedy="Add for instance model_type: qwen2.", field="backbone"
+        )
     config = AutoConfig.for_model(**table) if args.model is None else AutoConfig.from_pretrained(args.model)
     with torch.device("meta"):
         counted = auto_class(config).from_config(config).num_parameters()
@@ -123,9 +147,12 @@ def plan(shape: Shape, args: PlanArguments, gpus: int) -> dict[str, Any]:
     count = args.trajectories if drawn else 1
     job = Job(args.batch, count, args.max_history, args.levels, gpus, args.precision, args.lora_r, drawn)
     if shape.heads % args.tensor_parallel_size:
-        raise ValueError(
+        raise InputError(
             f"tensor_parallel_size={args.tensor_parallel_size} does not divide the model's {shape.heads} attention "
-            "heads. Set a divisor."
+            "heads.",
+            remedy="Set a divisor.",
+            field="tensor_parallel_size",
+            value=args.tensor_parallel_size,
         )
     names = ["single", "zero3-offload"] if gpus == 1 else [name for name in RECIPES if name != "single"]
     rows = {name: needs(name, shape, job, args) for name in names}
@@ -218,13 +245,11 @@ def describe(name: str, shape: Shape, found: dict[str, Any]) -> str:
     )
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, PlanArguments)
-    try:
-        models = shapes(args)
-        found = {name: [plan(shape, args, gpus) for gpus in args.gpus] for name, shape in models.items()}
-    except (ValueError, OSError) as error:
-        fail(str(error))
+    models = shapes(args)
+    found = {name: [plan(shape, args, gpus) for gpus in args.gpus] for name, shape in models.items()}
     if args.json:
         print(json.dumps(found))
     elif len(models) == len(args.gpus) == 1:

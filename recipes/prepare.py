@@ -6,9 +6,11 @@ python recipes/prepare.py --log my_log.csv --output_dir runs/mine/data --codeboo
 
 from collections.abc import Sequence
 
-from recipes.cli import DataArguments, fail, parse
+from recipes.arguments import DataArguments
+from recipes.cli import parse, program
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, DataArguments)
     import logging
@@ -16,10 +18,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from recipes.parts import prepare
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        counts = prepare(args)
-    except (ValueError, OSError) as error:
-        fail(str(error))
+    counts = prepare(args)
     print(", ".join(f"{name} {value}" for name, value in counts.items()))
 
 

@@ -8,23 +8,22 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.cli import DataArguments, RecommenderArguments, fail, parse, read_recipe
+from recipes.arguments import DataArguments, RecommenderArguments
+from recipes.cli import parse, program, read_recipe
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, RecommenderArguments)
     from evaluation.tables import markdown_table
     from recipes.measure import fit_recommenders
     from recipes.parts import prepare
 
-    try:
-        # only the recipe's own folder: a mistyped --data must not be filled with another data set
-        named = read_recipe(list(sys.argv[1:] if argv is None else argv)).get("data")
-        if args.data_recipe and args.data == named and not Path(args.data).exists():
-            prepare(*parse(["--config", args.data_recipe, "--output_dir", args.data], DataArguments))
-        rows = fit_recommenders(args)
-    except (ValueError, OSError) as error:
-        fail(str(error))
+    # only the recipe's own folder: a mistyped --data must not be filled with another data set
+    named = read_recipe(list(sys.argv[1:] if argv is None else argv)).get("data")
+    if args.data_recipe and args.data == named and not Path(args.data).exists():
+        prepare(*parse(["--config", args.data_recipe, "--output_dir", args.data], DataArguments))
+    rows = fit_recommenders(args)
     print(markdown_table(rows))
 
 

@@ -7,9 +7,10 @@ python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazo
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.cli import fail, parse
+from recipes.cli import parse, program
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     from recipes.results import ReproduceArguments, preparation, rehearsal, write_results
 
@@ -18,15 +19,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     from recipes.parts import prepare
     from recipes.sweep import run_sweep
 
-    try:
-        if args.smoke:
-            args = rehearsal(args)
-        if not Path(args.data).exists():
-            prepare(preparation(args))
-        table = compare_runs(args, run_sweep(args))
-        write_results(args)
-    except (ValueError, OSError, RuntimeError) as error:  # a stage of a sweep that fails is a RuntimeError
-        fail(str(error))
+    if args.smoke:
+        args = rehearsal(args)
+    if not Path(args.data).exists():
+        prepare(preparation(args))
+    table = compare_runs(args, run_sweep(args))
+    write_results(args)
     print(table)
     print(f"\n{Path(args.docs) / 'results.md'}")
 

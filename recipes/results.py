@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
 from evaluation.figures import method_styles, standalone, tradeoff_figure
 from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
-from recipes.cli import CompareArguments, DataArguments, as_table, parse, read_recipe, setting
+from recipes.arguments import CompareArguments, DataArguments
+from recipes.cli import as_table, parse, read_recipe, setting
 from recipes.comparison import TESTED
 from recipes.stages import TIMES
 
@@ -38,16 +40,17 @@ class ReproduceArguments(CompareArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.table and self.data_recipe):
-            raise ValueError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")
+            raise InputError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")
 
 
 def preparation(args: ReproduceArguments) -> DataArguments:
-    """How to prepare the data set from the files in `source`. Raises FileNotFoundError for one that is missing."""
+    """How to prepare the data set from the files in `source`. Raises InputError for one that is missing."""
     recipe = read_recipe(["--config", str(args.data_recipe)])
     files = {name: Path(args.source) / Path(recipe[name]).name for name in ("log", "index", "items") if name in recipe}
     if missing := [str(path) for path in files.values() if not path.is_file()]:
-        raise FileNotFoundError(
-            f"{missing[0]} does not exist. Give the folder with {', '.join(f.name for f in files.values())} as source."
+        raise InputError(
+            f"{missing[0]} does not exist.",
+            remedy=f"Give the folder with {', '.join(f.name for f in files.values())} as source.",
         )
     flags = [text for name, path in files.items() for text in (f"--{name}", str(path))]
     (settings,) = parse(["--config", str(args.data_recipe), "--output_dir", str(args.data), *flags], DataArguments)

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recipes.cli import ServeArguments, fail, parse
+from catalog.errors import InputError
+from recipes.arguments import ServeArguments
+from recipes.cli import fail, parse, program
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, ServeArguments)
     key = read_key()
     listener = bind(args.host, args.port)  # before the engine, which takes long
-    try:
-        app, what = build(args, key)
-    except (ValueError, OSError, RuntimeError) as error:
-        fail(str(error))
+    app, what = build(args, key)
     import uvicorn
 
     try:
@@ -68,7 +68,7 @@ def bind(host: str, port: int) -> socket.socket:
 def build(args: ServeArguments, key: str) -> tuple[Any, str]:
     """The app around a started engine, and what it serves in words.
 
-    Raises ValueError, OSError or RuntimeError where the checkpoint, the data and vLLM do not fit together.
+    Raises InputError, OSError or RuntimeError where the checkpoint, the data and vLLM do not fit together.
     """
     from transformers import AutoConfig, AutoTokenizer
 
@@ -77,22 +77,25 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
     from samplers.vllm_server import make_app
 
     if not any(Path(args.model).glob("*.safetensors")):
-        raise FileNotFoundError(f"{args.model} holds no *.safetensors. Give the folder of a finished run as --model.")
+        raise InputError(
+            f"{args.model} holds no *.safetensors.", remedy="Give the folder of a finished run as --model."
+        )
     catalog = Catalog.load(args.data)
     config, tokenizer = AutoConfig.from_pretrained(args.model), AutoTokenizer.from_pretrained(args.model)
     catalog.check_trained(config)
     node_tokens(tokenizer, catalog.trie)  # raises where a code is no token
     if len(tokenizer) > config.vocab_size:
-        raise ValueError(
-            f"The tokenizer in {args.model} has {len(tokenizer)} tokens and the model {config.vocab_size}. "
-            "Give a folder in which both were saved together."
+        raise InputError(
+            f"The tokenizer in {args.model} has {len(tokenizer)} tokens and the model {config.vocab_size}.",
+            remedy="Give a folder in which both were saved together.",
         )
     longest = args.longest or 1 + args.max_history * catalog.trie.levels
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and longest + catalog.trie.levels > positions:
-        raise ValueError(
+        raise InputError(
             f"Prompts of {longest} tokens and {catalog.trie.levels} codes do not fit the {positions} positions of "
-            f"{args.model}. Lower --max_history, or --longest where it is given."
+            f"{args.model}.",
+            remedy="Lower --max_history, or --longest where it is given.",
         )
     engine = VLLMEngine(args.model, args.data, longest=longest, dtype=args.dtype, settings=args.settings)
     app = make_app(

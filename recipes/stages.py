@@ -18,6 +18,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from catalog.errors import RunError
+
 TIMES = "stages.jsonl"
 """What every stage took, in the folder of the runs."""
 
@@ -42,7 +44,7 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
     They share the cores, unless OMP_NUM_THREADS of the environment says something else. times: a file that gets a line
     of JSON for each stage that ends, well or not, with its seconds and exit status.
 
-    Raises RuntimeError where another process runs stages there, where a stage failed or, after one of `STOPS`, when all
+    Raises RunError where another process runs stages there, where a stage failed or, after one of `STOPS`, when all
     have ended; what trained left a checkpoint.
     """
     if not stages:
@@ -75,7 +77,9 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         held = FileLock(folder / "stages.lock").acquire(blocking=False)
     except Timeout:
-        raise RuntimeError(f"Another sweep is at work in {folder}. Wait for it, or choose another folder.") from None
+        raise RunError(
+            f"Another sweep is at work in {folder}.", remedy="Wait for it, or choose another folder."
+        ) from None
     with held:
         yield
 
@@ -104,7 +108,7 @@ class _Processes:
 
     def run(self, name: str, stage: Stage) -> None:
         if self._asked:
-            raise RuntimeError(STOPPED)
+            raise RunError(STOPPED)
         started = time.perf_counter()
         stage.log.parent.mkdir(parents=True, exist_ok=True)
         with stage.log.open("a") as log:
@@ -122,10 +126,10 @@ class _Processes:
             self._running.remove(process)
         self._note({"stage": name, "seconds": round(time.perf_counter() - started, 1), "status": status})
         if status and self._asked:
-            raise RuntimeError(STOPPED)
+            raise RunError(STOPPED)
         if status:
             last = "\n".join(stage.log.read_text().splitlines()[-20:])
-            raise RuntimeError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last}")
+            raise RunError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last}")
 
     def _note(self, line: dict[str, Any]) -> None:
         with self._times.open("a") as file:

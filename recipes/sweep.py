@@ -13,8 +13,10 @@ from typing import Any
 
 import yaml
 
+from catalog.errors import InputError
 from catalog.files import read_json
-from recipes.cli import CompareArguments, EvaluateArguments, RecommenderArguments, RunArguments, parse, setting
+from recipes.arguments import CompareArguments, EvaluateArguments, RecommenderArguments, RunArguments
+from recipes.cli import parse, setting
 from recipes.stages import TIMES, Stage, run_stages
 from trainer import METHODS
 
@@ -28,8 +30,8 @@ def run_sweep(args: CompareArguments) -> list[str]:
     """Train and evaluate what is missing; the folders of all runs, method by method.
 
     Raises:
-        ValueError: the sweep names what is not there, or a run in its folders was trained with other settings.
-        RuntimeError: a stage failed, and the message ends with what it said; or the sweep was asked to stop.
+        InputError: the sweep names what is not there, or a run in its folders was trained with other settings.
+        RunError: a stage failed, and the message ends with what it said; or the sweep was asked to stop.
     """
     environment = dict(os.environ)  # as it is before checking the settings: transformers keeps some of them there
     methods = check_sweep(args)
@@ -39,22 +41,33 @@ def run_sweep(args: CompareArguments) -> list[str]:
 
 
 def check_sweep(args: CompareArguments) -> dict[str, Settings]:
-    """The settings of each method in the order of the sweep. Raises ValueError."""
+    """The settings of each method in the order of the sweep. Raises InputError."""
     methods: dict[str, Settings] = args.table
     for method, settings in methods.items():
         if not isinstance(settings, dict) or ("config" in settings) == ("evaluate" in settings):
-            raise ValueError(
-                f"sweep: {method} needs either config, a recipe to train, or evaluate, a method to evaluate."
+            raise InputError(
+                f"sweep: {method} needs either config, a recipe to train, or evaluate, a method to evaluate.",
+                field="sweep",
             )
         if nothing := [name for name, value in settings.items() if value is None]:
-            raise ValueError(f"sweep: {method}: {nothing[0]} has no value. Give it one, or leave it out.")
+            raise InputError(
+                f"sweep: {method}: {nothing[0]} has no value.", remedy="Give it one, or leave it out.", field="sweep"
+            )
     trained = [method for method, settings in methods.items() if "config" in settings]
     sources = {f"sweep: {method}: evaluate": settings.get("evaluate") for method, settings in methods.items()}
     for name, source in (sources | {"reward_of": args.reward_of}).items():
         if source is not None and source not in trained:
-            raise ValueError(f"{name}={source}: it is not one of the methods {trained} that the sweep trains.")
+            raise InputError(
+                f"{name}={source}: it is not one of the methods {trained} that the sweep trains.",
+                field=name,
+                value=source,
+            )
     if args.baseline is not None and args.baseline not in methods:
-        raise ValueError(f"baseline={args.baseline}: it is not one of the methods {list(methods)} of the sweep.")
+        raise InputError(
+            f"baseline={args.baseline}: it is not one of the methods {list(methods)} of the sweep.",
+            field="baseline",
+            value=args.baseline,
+        )
     return methods
 
 
@@ -79,7 +92,9 @@ def _in_order(methods: dict[str, Settings]) -> list[str]:
     try:
         return list(TopologicalSorter(graph).static_order())
     except CycleError as error:
-        raise ValueError(f"sweep: {' <- '.join(error.args[1])} start from each other. Let one start anew.") from error
+        raise InputError(
+            f"sweep: {' <- '.join(error.args[1])} start from each other.", remedy="Let one start anew.", field="sweep"
+        ) from error
 
 
 def _preparations(args: CompareArguments, methods: dict[str, Settings]) -> Iterator[tuple[str, Stage]]:
@@ -95,13 +110,15 @@ def _preparations(args: CompareArguments, methods: dict[str, Settings]) -> Itera
     signs |= {Path(folder): "metrics.json" for folder in args.references}
     missing = [folder for folder, sign in signs.items() if not (folder / sign).is_file()]
     if missing and not args.recommender_recipe:
-        raise ValueError(f"{missing[0]} is not fitted. Run python recipes/recommenders.py, or set recommender_recipe.")
+        raise InputError(
+            f"{missing[0]} is not fitted.", remedy="Run python recipes/recommenders.py, or set recommender_recipe."
+        )
     for parent in dict.fromkeys(folder.parent for folder in missing):
         argv = ["--config", str(args.recommender_recipe), "--data", data, "--output_dir", str(parent)]
         (models,) = parse(argv, RecommenderArguments)
         names = [folder.name for folder in missing if folder.parent == parent]
         if unknown := set(names) - set(models.table):
-            raise ValueError(f"{parent / min(unknown)} is missing, and {args.recommender_recipe} has no such model.")
+            raise InputError(f"{parent / min(unknown)} is missing, and {args.recommender_recipe} has no such model.")
         needed = {part for name in names for part in models.needed(name)}
         only = [name for name in models.table if name in needed]  # parts before their mixture
         stage = Stage(_command("recommenders", *argv, "--only", *only), logs / "recommenders.log", {"prepare"})
@@ -122,7 +139,7 @@ def _prepared(settings: Settings) -> set[str]:
 def _training(
     args: CompareArguments, methods: dict[str, Settings], method: str, seed: int, stages: dict[str, Stage]
 ) -> Stage | None:
-    """The training of a run, None where it is finished. Raises ValueError where it was trained in another way."""
+    """The training of a run, None where it is finished. Raises InputError where it was trained in another way."""
     settings, folder = dict(methods[method]), _folder(args, method, seed)
     source = settings.get("model")
     if source in methods:
@@ -136,26 +153,31 @@ def _training(
     if source in methods:
         begun = _weights(_folder(args, source, seed))
         if f"train {source}/seed_{seed}" in stages or begun > _weights(folder):
-            raise ValueError(
-                f"{folder} is older than {settings['model']}, which it starts from. Delete it to train anew."
+            raise InputError(
+                f"{folder} is older than {settings['model']}, which it starts from.",
+                remedy="Delete it to train anew.",
+                file=folder,
             )
     return None
 
 
 def _check_same(folder: Path, argv: list[str]) -> None:
-    """Raise ValueError where the run in a folder, finished or interrupted, has other settings than a command."""
+    """Raise InputError where the run in a folder, finished or interrupted, has other settings than a command."""
     name = setting(argv, "method") or ""
     if name not in METHODS:
-        raise ValueError(f"method={name!r} of {setting(argv, 'config')} is not one of {sorted(METHODS)}.")
+        raise InputError(
+            f"method={name!r} of {setting(argv, 'config')} is not one of {sorted(METHODS)}.", field="method", value=name
+        )
     recipe, config = parse(argv, RunArguments, METHODS[name][1])
     if not (path := folder / "resolved.yaml").is_file():
         return
     wanted, kept = vars(recipe) | json.loads(config.to_json_string()), yaml.safe_load(path.read_text())
     for name in sorted(wanted.keys() & kept.keys() - VOLATILE):
         if wanted[name] != kept[name]:
-            raise ValueError(
-                f"{folder} was trained with {name}={kept[name]}, the sweep says {wanted[name]}. Delete the folder to "
-                "train it anew, or call the method something else."
+            raise InputError(
+                f"{folder} was trained with {name}={kept[name]}, the sweep says {wanted[name]}.",
+                remedy="Delete the folder to train it anew, or call the method something else.",
+                file=folder,
             )
 
 

@@ -9,18 +9,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from recipes.cli import (
-    DataArguments,
-    RecommenderArguments,
-    RunArguments,
-    check_torchvision,
-    fail,
-    parse,
-    read_recipe,
-    setting,
-)
+from recipes.arguments import DataArguments, RecommenderArguments, RunArguments
+from recipes.cli import check_torchvision, fail, parse, program, read_recipe, setting
 
 
+@program
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(argv) and "--config" not in argv:
@@ -39,31 +32,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     from recipes.measure import fit_recommenders
     from recipes.parts import load_backbone, load_data, load_lora, prepare
     from trainer.run_folder import RunFolder
-    from trainer.watch import Interrupted
 
-    try:
-        with PartialState().main_process_first():
-            # only the recipe's own folders: a mistyped name must not be filled with something else
-            if recipe.data_recipe and (data := _missing(argv, "data")):
-                prepare(*parse(["--config", recipe.data_recipe, "--output_dir", str(data)], DataArguments))
-            if recipe.recommender_recipe and (folder := _missing(argv, "recommender")):
-                where = ["--data", recipe.data, "--output_dir", str(folder.parent)]
-                (models,) = parse(["--config", recipe.recommender_recipe, *where], RecommenderArguments)
-                fit_recommenders(replace(models, only=models.needed(folder.name)))
-        catalog, splits = load_data(recipe.data)
-        model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
-        trainer = trainer_class(
-            model,
-            config,
-            train_dataset=splits.train,
-            eval_dataset=splits.validation,
-            processing_class=tokenizer,
-            catalog=catalog,
-            peft_config=load_lora(recipe.lora),
-            callbacks=[RunFolder(vars(recipe))],
-        )
-    except (ValueError, OSError, RuntimeError) as error:  # a reward that fails is a RuntimeError
-        fail(str(error))
+    with PartialState().main_process_first():
+        # only the recipe's own folders: a mistyped name must not be filled with something else
+        if recipe.data_recipe and (data := _missing(argv, "data")):
+            prepare(*parse(["--config", recipe.data_recipe, "--output_dir", str(data)], DataArguments))
+        if recipe.recommender_recipe and (folder := _missing(argv, "recommender")):
+            where = ["--data", recipe.data, "--output_dir", str(folder.parent)]
+            (models,) = parse(["--config", recipe.recommender_recipe, *where], RecommenderArguments)
+            fit_recommenders(replace(models, only=models.needed(folder.name)))
+    catalog, splits = load_data(recipe.data)
+    model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
+    trainer = trainer_class(
+        model,
+        config,
+        train_dataset=splits.train,
+        eval_dataset=splits.validation,
+        processing_class=tokenizer,
+        catalog=catalog,
+        peft_config=load_lora(recipe.lora),
+        callbacks=[RunFolder(vars(recipe))],
+    )
     if trainer.accelerator.is_main_process:
         print(
             f"{method}: {len(splits.train):,} rows, {len(catalog):,} items, {trainer.mixture().count} trajectories per "
@@ -71,11 +60,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             + ", ".join(f"{name} {value:,}" if isinstance(value, int) else value for name, value in trainer.got.items())
         )
     if not recipe.dry_run:
-        try:
-            trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-            trainer.save_model()
-        except (ValueError, FloatingPointError, OSError, Interrupted) as error:
-            fail(str(error))
+        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+        trainer.save_model()
     trainer.end_training()
 
 

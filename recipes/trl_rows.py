@@ -9,11 +9,12 @@ import pyarrow as pa
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 
 from catalog import PADDING, Catalog, extend_tokenizer, word_tokenizer
+from catalog.errors import InputError
 from catalog.files import complete
 from collaborative import Teacher, load_recommender
 from interactions import PromptBatch, PromptBuilder, item_texts, prompt_texts
 from interactions.split import NAMES
-from recipes.cli import ExportArguments
+from recipes.arguments import ExportArguments
 from recipes.parts import load_data, pretrained_source, with_start_and_padding
 from samplers import Sampler, SamplerParts
 from samplers.load import build_sampler
@@ -25,11 +26,13 @@ BATCH = 256
 def export(args: ExportArguments) -> dict[str, int]:
     """Write the rows and their tokenizer to args.output_dir; returns how many rows each split has, and `Texts.counts`.
 
-    Raises ValueError where the folder holds something else, and where the text has other tokens than training reads.
+    Raises InputError where the folder holds something else, and where the text has other tokens than training reads.
     """
     folder, (catalog, splits) = Path(args.output_dir), load_data(args.data)
     if folder.exists() and not (folder / "tokenizer").is_dir():
-        raise ValueError(f"{folder} exists and holds no export. Give another folder as output_dir.")
+        raise InputError(
+            f"{folder} exists and holds no export.", remedy="Give another folder as output_dir.", file=folder
+        )
     tokenizer = load_tokenizer(catalog, args.model)
     own = dict(zip(splits.validation["user"], splits.validation["history"], strict=True))
     with complete(folder) as temporary:
@@ -43,7 +46,7 @@ def export(args: ExportArguments) -> dict[str, int]:
 def load_tokenizer(catalog: Catalog, model: str | None) -> PreTrainedTokenizerBase:
     """The tokenizer of `model` with the catalogue's codes, or one of these alone; it puts no token around a text.
 
-    Raises ValueError where the model was trained for another catalogue, or has no end-of-text token.
+    Raises InputError where the model was trained for another catalogue, or has no end-of-text token.
     """
     if model is None:
         return word_tokenizer(catalog.trie.sizes)
@@ -51,7 +54,12 @@ def load_tokenizer(catalog: Catalog, model: str | None) -> PreTrainedTokenizerBa
     catalog.check_trained(AutoConfig.from_pretrained(**source))
     tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
     if tokenizer.eos_token is None:
-        raise ValueError(f"model={model}: its tokenizer has no eos_token, which TRL ends completions with. Set one.")
+        raise InputError(
+            f"model={model}: its tokenizer has no eos_token, which TRL ends completions with.",
+            remedy="Set one.",
+            field="model",
+            value=model,
+        )
     extend_tokenizer(tokenizer, catalog.trie.sizes)
     tokenizer.add_bos_token = tokenizer.add_eos_token = False  # the start token is part of the text
     return tokenizer
@@ -107,7 +115,7 @@ class Texts:
         }
 
     def _check(self, batch: PromptBatch, prompts: list[str], targets: list[str]) -> None:
-        """Raise ValueError where text becomes other tokens than the prompt's and the codes', behind one another."""
+        """Raise InputError where text becomes other tokens than the prompt's and the codes', behind one another."""
         read = [row[real].tolist() for row, real in zip(batch.input_ids, batch.attention_mask.bool(), strict=True)]
         codes = self.prompts.tokens[self.trie.path(batch.target)[:, 1:]].tolist()  # B of L
         alone, together, behind = (
@@ -120,14 +128,15 @@ class Texts:
                 self.counts["merged_prompts"] += 1
                 merged = False
             if merged or behind[place] != codes[place] or together[place] != alone[place] + codes[place]:
-                raise ValueError(
+                raise InputError(
                     f"The tokenizer of model={self.args.model} turns the prompt {prompts[place]!r} of user {user!r} "
-                    f"and the codes {targets[place]!r} into other tokens than training reads. Take another model."
+                    f"and the codes {targets[place]!r} into other tokens than training reads.",
+                    remedy="Take another model.",
                 )
 
 
 def load_sampler(args: ExportArguments, catalog: Catalog) -> Sampler:
-    """What rejected items are drawn by. Raises ValueError where it asks for a recommender and none is named."""
+    """What rejected items are drawn by. Raises InputError where it asks for a recommender and none is named."""
     teacher = Teacher(load_recommender(args.recommender, catalog)) if args.recommender else None
     parts = SamplerParts(
         catalog.trie,

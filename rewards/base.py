@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog, Trajectories
+from catalog.errors import InputError, RunError
 from interactions.prompts import PromptBatch
 
 
@@ -25,7 +26,7 @@ class Reward(Protocol):
 class WeightedSum:
     """R = sum_i weight_i * R_i over named rewards ("Sum" in GFlowGR, arXiv 2506.16114, section on the reward model).
 
-    Raises ValueError naming the reward whose values are NaN, infinite, negative or of another shape than asked for,
+    Raises InputError naming the reward whose values are NaN, infinite, negative or of another shape than asked for,
     and RuntimeError naming the one that raises an error. With `catalog` messages give the ids of items.
 
     signed: values below 0 pass too, for a method that takes no logarithm of the sum.
@@ -43,16 +44,18 @@ class WeightedSum:
         self.weights = {name: 1.0 for name in rewards} | dict(weights or {})
         self._catalog = catalog
         if not rewards:
-            raise ValueError("No reward is given. Name at least one, for instance hit.")
+            raise InputError("No reward is given.", remedy="Name at least one, for instance hit.")
         if unknown := sorted(set(self.weights) - set(rewards)):
-            raise ValueError(f"Weights are given for {unknown}, but the rewards are {sorted(rewards)}.")
+            raise InputError(f"Weights are given for {unknown}, but the rewards are {sorted(rewards)}.")
         for name, weight in self.weights.items():
             if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
-                raise ValueError(f"The weight of reward {name} is {weight!r}. Weights are finite numbers >= 0.")
+                raise InputError(
+                    f"The weight of reward {name} is {weight!r}.", remedy="Weights are finite numbers >= 0."
+                )
         if penalties := [name for name, reward in rewards.items() if getattr(reward, "signed", False) and not signed]:
-            raise ValueError(
-                f"Reward {penalties[0]} is a penalty: its values lie below 0 and have no logarithm. "
-                "Use it with grpo, or leave it out of rewards."
+            raise InputError(
+                f"Reward {penalties[0]} is a penalty: its values lie below 0 and have no logarithm.",
+                remedy="Use it with grpo, or leave it out of rewards.",
             )
 
     def terms(self, batch: PromptBatch, trajectories: Trajectories) -> dict[str, Tensor]:
@@ -78,9 +81,9 @@ class WeightedSum:
             value = reward.catalog(batch) if trajectories is None else reward(batch, trajectories)  # type: ignore[attr-defined]
         except Exception as error:
             items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
-            raise RuntimeError(
-                f"Reward {name} failed for users {batch.users[:3]}, {items}: {error!r}. "
-                "Correct the reward or what it reads, or leave it out of rewards."
+            raise RunError(
+                f"Reward {name} failed for users {batch.users[:3]}, {items}: {error!r}.",
+                remedy="Correct the reward or what it reads, or leave it out of rewards.",
             ) from error
         if trajectories is not None:
             _check_shape(name, value, trajectories.items.shape, "trajectories")
@@ -91,9 +94,10 @@ class WeightedSum:
             row, column = (~(value.isfinite() & ((value >= 0) | self.signed))).nonzero()[0].tolist()
             item = column if trajectories is None else int(trajectories.items[row, column])
             place = "" if trajectories is None else f"trajectory {column} of "
-            raise ValueError(
+            raise InputError(
                 f"Reward {name} is {value[row, column].item()} for {place}user {batch.users[row]!r}, "
-                f"{self._named(item)}. Rewards are finite{'' if self.signed else ' and >= 0'}; shift or clip it."
+                f"{self._named(item)}.",
+                remedy=f"Rewards are finite{'' if self.signed else ' and >= 0'}; shift or clip it.",
             )
         return value.float()
 
@@ -112,9 +116,9 @@ class WeightedSum:
 def _check_shape(name: str, value: Tensor, shape: torch.Size, axis: str) -> None:
     if not isinstance(value, Tensor) or value.shape != shape:
         what = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
-        raise ValueError(
-            f"Reward {name} returned {what} for a tensor {list(shape)} [prompts, {axis}]. "
-            f"Return one value for each of a prompt's {axis}."
+        raise InputError(
+            f"Reward {name} returned {what} for a tensor {list(shape)} [prompts, {axis}].",
+            remedy=f"Return one value for each of a prompt's {axis}.",
         )
 
 

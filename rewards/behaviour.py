@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from catalog import Catalog, Trajectories
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 
 
@@ -26,10 +27,12 @@ class Behaviour:
         self, catalog: Catalog, values: Mapping[str, float] | None = None, largest: float | None = None
     ) -> None:
         if values is not None and largest is not None:
-            raise ValueError(f"values and largest={largest} are both given. Leave out largest, which is for ratings.")
+            raise InputError(
+                f"values and largest={largest} are both given.", remedy="Leave out largest, which is for ratings."
+            )
         numbers = [5.0 if largest is None else largest] if values is None else list(values.values())
         if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
-            raise ValueError(f"What users do is worth {numbers}. Give numbers >= 0, the largest of them > 0.")
+            raise InputError(f"What users do is worth {numbers}.", remedy="Give numbers >= 0, the largest of them > 0.")
         self.values = None if values is None else {str(name): float(value) for name, value in values.items()}
         self.column, self.largest = "rating" if values is None else "behaviour", max(numbers)
         self.leaves = catalog.trie.leaves
@@ -56,17 +59,17 @@ class Behaviour:
         """What each event of the prompts is worth, oldest first, the target's last: [B, N + 1], 0 for padding."""
         names = (f"history_{self.column}", self.column)
         if missing := [name for name in names if name not in batch.columns]:
-            raise ValueError(
-                f"The rows have no column {missing[0]!r}, from which the reward behaviour is taken. "
-                f"Prepare the data again from a log with the column {self.column!r}, or use the reward hit."
+            raise InputError(
+                f"The rows have no column {missing[0]!r}, from which the reward behaviour is taken.",
+                remedy=f"Prepare the data again from a log with the column {self.column!r}, or use the reward hit.",
             )
         past, last = (batch.columns[name] for name in names)
         events = [[*row[-batch.history.shape[1] :], event] for row, event in zip(past, last, strict=True)]
         if self.values is not None:
             if unknown := sorted({event for row in events for event in row} - self.values.keys()):
-                raise ValueError(
-                    f"Behaviour {unknown[0]!r} of the rows is not among values={self.values}. "
-                    "Say what it is worth; 0 for nothing."
+                raise InputError(
+                    f"Behaviour {unknown[0]!r} of the rows is not among values={self.values}.",
+                    remedy="Say what it is worth; 0 for nothing.",
                 )
             events = [[self.values[event] for event in row] for row in events]
         worth = pad_sequence(
@@ -74,8 +77,9 @@ class Behaviour:
         )
         if (bad := (worth < 0) | (worth > self.largest)).any():
             row, column = bad.nonzero()[0].tolist()
-            raise ValueError(
-                f"A rating of user {batch.users[row]!r} is {worth[row, column].item():g}, but ratings are taken to lie "
-                f"between 0 and largest={self.largest:g}. Set largest to the scale's best rating."
+            raise InputError(
+                f"A rating of user {batch.users[row]!r} is {worth[row, column].item():g}, but ratings are taken to "
+                f"lie between 0 and largest={self.largest:g}.",
+                remedy="Set largest to the scale's best rating.",
             )
         return worth / self.largest

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog, Trajectories
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 
 
@@ -29,12 +30,13 @@ class Collaborative:
         return self.catalog(batch).gather(1, trajectories.items)
 
     def catalog(self, batch: PromptBatch) -> Tensor:
-        """[B, items]. Raises ValueError where the teacher scores another number of items."""
+        """[B, items]. Raises InputError where the teacher scores another number of items."""
         score = self.teacher(batch).float()
         if score.shape != (len(batch), len(self.leaf)):
-            raise ValueError(
+            raise InputError(
                 f"The collaborative model's scores have shape {list(score.shape)} for {len(batch)} users and "
-                f"{len(self.leaf)} items. Fit it on the data of this run."
+                f"{len(self.leaf)} items.",
+                remedy="Fit it on the data of this run.",
             )
         leaf = self.leaf.to(score.device)
         value = score.new_zeros(len(batch), self.leaves + 1)  # the last column is the padding's

@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from catalog import Catalog
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
 from rewards.base import Reward, WeightedSum
@@ -61,7 +62,7 @@ def load_reward(name: str, parts: RewardParts, /, **settings: Any) -> Reward:
 
     A class is constructed with the catalogue as its first argument and with `settings`; a function is the reward itself
     and has none. What it leads to may be TRL's kind of reward, see `as_reward`. Modules are also looked for in the
-    working directory. Raises ValueError naming what is missing.
+    working directory. Raises InputError naming what is missing.
     """
     if name in REWARDS:
         return _construct(name, REWARDS[name], parts, settings)
@@ -69,19 +70,21 @@ def load_reward(name: str, parts: RewardParts, /, **settings: Any) -> Reward:
     if isinstance(own, type):
         return as_reward(name, _construct(name, partial(own, parts.catalog), parts, settings), parts)
     if settings:
-        raise ValueError(f"Reward {name} is a function and has no setting {min(settings)!r}. Make it a class.")
+        raise InputError(
+            f"Reward {name} is a function and has no setting {min(settings)!r}.", remedy="Make it a class."
+        )
     return as_reward(name, own, parts)
 
 
 def as_reward(name: str, reward: Any, parts: RewardParts) -> Reward:
     """A reward as it is; a reward function of TRL, (prompts, completions, **columns) -> list, as a reward.
 
-    Raises ValueError where the latter has no tokenizer to be given texts of.
+    Raises InputError where the latter has no tokenizer to be given texts of.
     """
     if not is_trl(reward):
         return reward
     if parts.tokenizer is None:
-        raise ValueError(f"Reward {name} asks {REMEDIES['tokenizer']}.")
+        raise InputError(f"Reward {name} asks {REMEDIES['tokenizer']}.")
     return TRLReward(reward, parts.catalog.trie, parts.tokenizer)
 
 
@@ -103,12 +106,12 @@ def _construct(name: str, build: Callable[..., Reward], parts: RewardParts, sett
     signature = inspect.signature(build)
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in signature.parameters}
     if missing := [part for part, value in needed.items() if value is None]:
-        raise ValueError(f"Reward {name} asks {REMEDIES[missing[0]]}.")
+        raise InputError(f"Reward {name} asks {REMEDIES[missing[0]]}.")
     try:
         signature.bind(**needed, **settings)
     except TypeError as error:
         known = ["weight", *(setting for setting in signature.parameters if setting not in needed)]
-        raise ValueError(f"Reward {name}: {error}. Its settings are {known}.") from error
+        raise InputError(f"Reward {name}: {error}.", remedy=f"Its settings are {known}.") from error
     return build(**needed, **settings)
 
 
@@ -116,16 +119,19 @@ def _import(name: str) -> Any:
     """What the import path "my_module:my_reward" leads to."""
     module_name, colon, attribute = name.partition(":")
     if not colon:
-        raise ValueError(f"There is no reward {name!r}. Use one of {sorted(REWARDS)} or an import path module:name.")
+        raise InputError(
+            f"There is no reward {name!r}.", remedy=f"Use one of {sorted(REWARDS)} or an import path module:name."
+        )
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise ValueError(
-            f"Reward {name!r}: no module named {error.name!r}. Put its folder on PYTHONPATH or run from there."
+        raise InputError(
+            f"Reward {name!r}: no module named {error.name!r}.",
+            remedy="Put its folder on PYTHONPATH or run from there.",
         ) from error
     reward: Any = getattr(module, attribute, None)
     if not callable(reward):
-        raise ValueError(f"Reward {name!r}: {module_name} has no function or class {attribute!r}.")
+        raise InputError(f"Reward {name!r}: {module_name} has no function or class {attribute!r}.")
     return reward

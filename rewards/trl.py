@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from catalog import Trajectories, Trie, node_tokens
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from interactions.texts import item_texts, prompt_texts
 
@@ -45,7 +46,7 @@ class TRLReward:
     `log_metric` are the trainer's of TRL and are not given. None, "does not apply", counts 0. An async function is
     awaited. Empty slots hold the target, and what is said of them does not count.
 
-    Raises ValueError where the function asks for more than there is or returns another number of values.
+    Raises InputError where the function asks for more than there is or returns another number of values.
     """
 
     def __init__(self, function: Callable[..., Any], trie: Trie, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -58,8 +59,9 @@ class TRLReward:
         if inspect.isawaitable(values):
             values = asyncio.run_coroutine_threadsafe(_wait(values), _loop()).result()
         if len(values) != trajectories.items.numel():
-            raise ValueError(
-                f"it returned {len(values)} values for {trajectories.items.numel()} completions. Return one for each."
+            raise InputError(
+                f"it returned {len(values)} values for {trajectories.items.numel()} completions.",
+                remedy="Return one for each.",
             )
         numbers = [0.0 if value is None else float(value) for value in values]
         return torch.tensor(numbers, device=batch.target.device).view(trajectories.items.shape)
@@ -84,9 +86,9 @@ class TRLReward:
         of = inspect.Parameter
         required = [name for name, p in self.parameters.items() if p.kind in NAMED and p.default is of.empty]
         if missing := [name for name in required if name not in given]:
-            raise ValueError(
-                f"it asks for {missing[0]!r}, but there are only {sorted(given)}. Add the column to the rows, or give "
-                "the argument a default."
+            raise InputError(
+                f"it asks for {missing[0]!r}, but there are only {sorted(given)}.",
+                remedy="Add the column to the rows, or give the argument a default.",
             )
         if any(p.kind is of.VAR_KEYWORD for p in self.parameters.values()):
             return dict(given)

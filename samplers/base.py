@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from catalog import PADDING, Trajectories, Trie
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 
 
@@ -26,13 +27,21 @@ class Mixture:
 
     def __init__(self, samplers: dict[str, Sampler], counts: dict[str, int]) -> None:
         if unknown := sorted(set(counts) - set(samplers)):
-            raise ValueError(f"There is no sampler {unknown[0]!r}. Use some of {sorted(samplers)}.")
+            raise InputError(f"There is no sampler {unknown[0]!r}.", remedy=f"Use some of {sorted(samplers)}.")
         if bad := [name for name, count in counts.items() if not isinstance(count, int) or count < 0]:
-            raise ValueError(f"samplers: {bad[0]} has the count {counts[bad[0]]}. Counts are whole numbers >= 0.")
+            raise InputError(
+                f"samplers: {bad[0]} has the count {counts[bad[0]]}.",
+                remedy="Counts are whole numbers >= 0.",
+                field="samplers",
+            )
         self.samplers = samplers
         self.counts = {name: count for name, count in counts.items() if count}
         if not self.counts:
-            raise ValueError("samplers: no trajectory is asked for. Give at least one sampler a count of 1 or more.")
+            raise InputError(
+                "samplers: no trajectory is asked for.",
+                remedy="Give at least one sampler a count of 1 or more.",
+                field="samplers",
+            )
 
     @property
     def count(self) -> int:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from catalog import Trajectories, Trie
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, inference
 from samplers.unknown import best_unknown
@@ -24,16 +25,19 @@ class ConfidenceSampler:
         self, trie: Trie, teacher: Callable[[PromptBatch], Tensor], policy: TriePolicy, pool: int = 16
     ) -> None:
         if pool < 1:
-            raise ValueError(f"confidence: pool={pool} leaves no candidates. Set it to 1 or more.")
+            raise InputError(
+                f"confidence: pool={pool} leaves no candidates.", remedy="Set it to 1 or more.", field="confidence"
+            )
         self.trie, self.teacher, self.policy, self.pool = trie, teacher, policy, pool
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
-        """The least likely first. Raises ValueError where a prompt has fewer than `count` candidates."""
+        """The least likely first. Raises InputError where a prompt has fewer than `count` candidates."""
         items = best_unknown(self.trie, batch, self.teacher(batch), self.pool)  # [B, pool]
         if (candidates := int((items >= 0).sum(1).min())) < count:
-            raise ValueError(
-                f"confidence: {count} trajectories are asked for of {candidates} candidates. "
-                "Raise pool or ask for fewer; only items that are unknown to the user are candidates."
+            raise InputError(
+                f"confidence: {count} trajectories are asked for of {candidates} candidates.",
+                remedy="Raise pool or ask for fewer; only items that are unknown to the user are candidates.",
+                field="confidence",
             )
         with inference(self.policy.model):
             log_pf = self.policy.log_probs(batch, items.clamp(min=0)).log_pf.sum(-1)  # [B, pool]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from catalog import Trajectories, Trie
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from samplers.base import draw
 from samplers.unknown import best_unknown
@@ -32,22 +33,30 @@ class CurriculumSampler:
         until: float = 0.8,
     ) -> None:
         if pool < 1:
-            raise ValueError(f"curriculum: pool={pool} leaves no candidates. Set it to 1 or more.")
+            raise InputError(
+                f"curriculum: pool={pool} leaves no candidates.", remedy="Set it to 1 or more.", field="curriculum"
+            )
         for name, share in (("window", window), ("until", until)):
             if not 0 < share <= 1:
-                raise ValueError(f"curriculum: {name}={share} is not a share. Set it above 0 and up to 1.")
+                raise InputError(
+                    f"curriculum: {name}={share} is not a share.",
+                    remedy="Set it above 0 and up to 1.",
+                    field="curriculum",
+                )
         self.trie, self.teacher, self.progress = trie, teacher, progress
         self.pool, self.window, self.until = pool, window, until
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
-        """Raises ValueError where the window of some prompt holds fewer than `count` items."""
+        """Raises InputError where the window of some prompt holds fewer than `count` items."""
         items = best_unknown(self.trie, batch, self.teacher(batch), self.pool)  # [B, pool], the hardest first
         candidates = (items >= 0).sum(1, keepdim=True)  # [B, 1]
         size = (self.window * candidates).round()  # [B, 1]
         if (smallest := int(size.min())) < count:
-            raise ValueError(
+            raise InputError(
                 f"curriculum: {count} trajectories are asked for, but a window of {self.window} of "
-                f"{int(candidates.min())} candidates holds {smallest}. Raise window or pool, or ask for fewer."
+                f"{int(candidates.min())} candidates holds {smallest}.",
+                remedy="Raise window or pool, or ask for fewer.",
+                field="curriculum",
             )
         to_go = 1 - min(self.progress() / self.until, 1.0)
         start = (to_go * (candidates - size)).round()  # [B, 1]

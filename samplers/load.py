@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from catalog import Trie
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
 from samplers.base import Mixture, Sampler
@@ -57,22 +58,25 @@ class SamplerParts:
 
 
 def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -> Sampler:
-    """The stock sampler called `name`. Raises ValueError for a setting it does not have and a part that is missing."""
+    """The stock sampler called `name`. Raises InputError for a setting it does not have and a part that is missing."""
     arguments = inspect.signature(SAMPLERS[name]).parameters
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in arguments}
     check_settings(name, settings, [argument for argument in arguments if argument not in needed])
     if "teacher" in needed and parts.teacher is None:
-        raise ValueError(
-            f"samplers: {name} asks a collaborative model. "
-            "Set recommender to the folder of a fitted collaborative model."
+        raise InputError(
+            f"samplers: {name} asks a collaborative model.",
+            remedy="Set recommender to the folder of a fitted collaborative model.",
+            field="samplers",
         )
     return SAMPLERS[name](**needed, **settings)
 
 
 def check_settings(name: str, settings: Mapping[str, Any], known: list[str]) -> None:
-    """Raise ValueError naming the first of a sampler's settings that is not among those it has."""
+    """Raise InputError naming the first of a sampler's settings that is not among those it has."""
     if unknown := [setting for setting in settings if setting not in known]:
-        raise ValueError(f"samplers: {name} has no setting {unknown[0]!r}. It has {['count', *known]}.")
+        raise InputError(
+            f"samplers: {name} has no setting {unknown[0]!r}.", remedy=f"It has {['count', *known]}.", field="samplers"
+        )
 
 
 def build_mixture(
@@ -88,9 +92,13 @@ def build_mixture(
     for name, value in settings.items():
         table = dict(value) if isinstance(value, Mapping) else {"count": value}
         if name not in SAMPLERS and name not in own:
-            raise ValueError(f"There is no sampler {name!r}. Use some of {sorted({*SAMPLERS, *own})}.")
+            raise InputError(f"There is no sampler {name!r}.", remedy=f"Use some of {sorted({*SAMPLERS, *own})}.")
         if "count" not in table:
-            raise ValueError(f"samplers: {name} has no count. Add how many trajectories it gives, count: 1.")
+            raise InputError(
+                f"samplers: {name} has no count.",
+                remedy="Add how many trajectories it gives, count: 1.",
+                field="samplers",
+            )
         if count := table.pop("count"):
             if name in own:
                 check_settings(name, table, [])

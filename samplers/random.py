@@ -3,6 +3,7 @@
 import torch
 
 from catalog import Trajectories, Trie
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from samplers.base import generator
 from samplers.unknown import unknown_items
@@ -18,12 +19,13 @@ class RandomSampler:
         self.trie = trie
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
-        """Raises ValueError where fewer than `count` items are left to draw from."""
+        """Raises InputError where fewer than `count` items are left to draw from."""
         weight = unknown_items(self.trie, batch).float()  # [B, items]
         if (left := int(weight.sum(1).min())) < count:
-            raise ValueError(
+            raise InputError(
                 f"{count} random trajectories are asked for, but only {left} items of the catalogue are unknown to a "
-                "user. Ask for fewer."
+                "user.",
+                remedy="Ask for fewer.",
             )
         items = torch.multinomial(weight, count, generator=generator(seed, weight.device))
         return Trajectories.of_items(items, self.trie.codes(items), "random")

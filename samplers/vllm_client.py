@@ -15,6 +15,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from urllib3.util.retry import Retry
 
+from catalog.errors import InputError, RunError
 from samplers.rollout import Weights
 from samplers.weights import buckets
 
@@ -37,8 +38,8 @@ class ServerEngine:
     to wait for an answer. sender: whether this process sends the weights in `load`; exactly one does. bucket_bytes: of
     the weights in one request.
 
-    Nothing may be drawn before the first `load` and `join`. Raises RuntimeError for a url where no server answers,
-    ValueError for one that was started with another key, catalogue or vocabulary or for shorter prompts.
+    Nothing may be drawn before the first `load` and `join`. Raises RunError for a url where no server answers,
+    InputError for one that was started with another key, catalogue or vocabulary or for shorter prompts.
     """
 
     urls: Sequence[str]
@@ -60,9 +61,9 @@ class ServerEngine:
         try:
             self.exact = all([self._health(url)["exact"] for url in self.urls])
         except PermissionError as error:
-            raise ValueError(str(error)) from error
+            raise InputError(str(error)) from error
         except ConnectionError as error:
-            raise RuntimeError(f"{error} Start recipes/serve.py there, or correct the url.") from error
+            raise RunError(f"{error} Start recipes/serve.py there, or correct the url.") from error
 
     def load(self, weights: Weights, version: int) -> None:
         """Send the weights to every server that answers; `join` then tells which of them have it."""
@@ -81,7 +82,7 @@ class ServerEngine:
     def join(self) -> None:
         """Find the servers that have the weights of the last `load`, once every process has returned from it.
 
-        Raises RuntimeError where there is none.
+        Raises RunError where there is none.
         """
         healthy = self._each(self.urls, self._health, OSError, ValueError)
         for url, health in healthy.items():
@@ -92,7 +93,7 @@ class ServerEngine:
         self.exact = all([healthy[url]["exact"] for url in self._live()])
 
     def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Draw, see `RolloutEngine`. Raises ValueError for what a server refuses, RuntimeError where none is left."""
+        """Draw, see `RolloutEngine`. Raises InputError for what a server refuses, RunError where none is left."""
 
         def body(rows: list[int]) -> dict[str, Any]:
             return {"prompts": [prompts[row] for row in rows], "count": count, "seeds": [seeds[row] for row in rows]}
@@ -140,11 +141,11 @@ class ServerEngine:
         """Give one part to the receivers; returns those that took it."""
         params = {"version": self._name, "part": part, "last": last}
         return self._each(
-            receivers, lambda url: self._call(url, "PUT", "/weights", params=params, data=body), OSError, ValueError
+            receivers, lambda url: self._call(url, "PUT", "/weights", params=params, data=body), OSError, InputError
         )
 
     def _health(self, url: str) -> dict[str, Any]:
-        """What the server says of itself. Raises ValueError where it is none for this run, else as `_call` does."""
+        """What the server says of itself. Raises InputError where it is none for this run, else as `_call` does."""
         retries, timeout = (0 if url in self._down else RETRIES), min(10, self.timeout)
         response = self._call(url, "GET", "/health", retries=retries, timeout=timeout)
         if response.headers.get("content-type") != "application/json":
@@ -155,21 +156,21 @@ class ServerEngine:
             ("vocabulary", self.vocabulary, "--model"),
         ):
             if health.get(name) != mine:
-                raise ValueError(
-                    f"{url} was started for {name} {health.get(name)} and this run has {mine}: "
-                    f"start recipes/serve.py with the {option} of this run."
+                raise InputError(
+                    f"{url} was started for {name} {health.get(name)} and this run has {mine}.",
+                    remedy=f"Start recipes/serve.py with the {option} of this run.",
                 )
         if health["longest"] < self.longest:
-            raise ValueError(
-                f"{url} takes prompts of up to {health['longest']} tokens and this run's have up to {self.longest}: "
-                "start recipes/serve.py with a larger --max_history or --longest, or lower max_history here."
+            raise InputError(
+                f"{url} takes prompts of up to {health['longest']} tokens and this run's have up to {self.longest}.",
+                remedy="Start recipes/serve.py with a larger --max_history or --longest, or lower max_history here.",
             )
         return health
 
     def _call(
         self, url: str, method: str, path: str, *, retries: int = RETRIES, timeout: float = 0, **content: Any
     ) -> requests.Response:
-        """The answer 200. Raises ValueError for 400, PermissionError for 401, ConnectionError for all else."""
+        """The answer 200. Raises InputError for 400, PermissionError for 401, ConnectionError for all else."""
         timeout = timeout or self.timeout
         # every request may be repeated; once only where it was under way, since a time-out may have passed
         retry = Retry(total=retries, read=min(retries, 1), backoff_factor=0.3, allowed_methods=None)
@@ -198,9 +199,9 @@ class ServerEngine:
     def _live(self) -> list[str]:
         if live := [url for url in self.urls if url not in self._down]:
             return live
-        raise RuntimeError(
-            f"No rollout server answers ({' '.join(self._down.values())}): "
-            "start recipes/serve.py again, then resume from the last checkpoint."
+        raise RunError(
+            f"No rollout server answers ({' '.join(self._down.values())}).",
+            remedy="Start recipes/serve.py again, then resume from the last checkpoint.",
         )
 
     def _each(

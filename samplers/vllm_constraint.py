@@ -19,6 +19,7 @@ from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProc
 from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from catalog import Catalog, Trie, code_of_token, node_tokens
+from catalog.errors import InputError
 
 ARGUMENT = "trie"
 """Name of the request's argument, and of the folder with the catalogue in the engine's `additional_config`."""
@@ -74,10 +75,14 @@ def prefix_length(params: SamplingParams) -> int | None:
 
 
 def check_prefix(params: SamplingParams) -> None:
-    """Raise ValueError for an argument that is no number of tokens."""
+    """Raise InputError for an argument that is no number of tokens."""
     length = prefix_length(params)
     if length is not None and (type(length) is not int or length < 0):
-        raise ValueError(f"{ARGUMENT}={length!r}: give the number of the item's codes at the end of the prompt, 0 ...")
+        raise InputError(
+            f"{ARGUMENT}={length!r}: give the number of the item's codes at the end of the prompt, 0 ...",
+            field=ARGUMENT,
+            value=length,
+        )
 
 
 class TrieLogitsProcessor(LogitsProcessor):

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
+from catalog.errors import InputError
+
 Item = TypeVar("Item")
 
 
@@ -38,7 +40,7 @@ def policy_weights(
     back with its bucket of at most `bucket_bytes`. Copy what you keep, as `buckets` does. Until the end neither run the
     model nor change it.
 
-    Raises ValueError on every rank, before any gather, for adapters that are not base weight + LoRA delta and for tied
+    Raises InputError on every rank, before any gather, for adapters that are not base weight + LoRA delta and for tied
     weights that an adapter has set apart.
     """
     model = _unwrapped(model)
@@ -46,9 +48,9 @@ def policy_weights(
     for copy, original in getattr(model, "all_tied_weights_keys", {}).items():
         if copy in sources and original in sources:
             if [*map(id, sources[copy].parts)] != [*map(id, sources[original].parts)]:
-                raise ValueError(
-                    f"The model's config ties {copy!r} to {original!r}, and so will the engine, but an adapter has set "
-                    "them apart: take them out of target_modules and modules_to_save, or load the model with "
+                raise InputError(
+                    f"The model's config ties {copy!r} to {original!r}, and so will the engine, but an adapter has "
+                    "set them apart: take them out of target_modules and modules_to_save, or load the model with "
                     "tie_word_embeddings=False."
                 )
             del sources[copy]
@@ -86,7 +88,7 @@ def _unwrapped(model: Any) -> nn.Module:
         model = inner
     kinds = {config.peft_type.value for config in getattr(model, "peft_config", {}).values()} - {"LORA"}
     if kinds:
-        raise ValueError(f"Adapters of the kind {sorted(kinds)} cannot be given to an engine as weights: use LoRA.")
+        raise InputError(f"Adapters of the kind {sorted(kinds)} cannot be given to an engine as weights: use LoRA.")
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -134,7 +136,7 @@ def _pending(layer: Any, prefix: str) -> tuple[list[str], int]:
     else:
         kinds = [type(layer).__name__]
     if kinds:
-        raise ValueError(
+        raise InputError(
             f"The adapter of {prefix[:-1]!r} is of the kind {kinds[0]}, which is not base weight + LoRA delta: use "
             "plain LoRA (use_dora=False, lora_bias=False) on linear or embedding layers that are not quantised."
         )

@@ -12,7 +12,7 @@ import torch
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
-from recipes.cli import (
+from recipes.arguments import (
     CompareArguments,
     DataArguments,
     EvaluateArguments,
@@ -20,9 +20,8 @@ from recipes.cli import (
     RecommenderArguments,
     RunArguments,
     ServeArguments,
-    parse,
-    setting,
 )
+from recipes.cli import parse, setting
 from recipes.plan import PlanArguments
 from recipes.results import ReproduceArguments
 from rewards import RewardParts, WeightedSum, load_reward

@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +10,10 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from catalog.files import read_json, write_json
+from catalog.errors import InputError, SetupError
+from catalog.files import MARKER, broken, read_json
 
 logger = logging.getLogger(__name__)
-
-MARKER = "complete.json"
-"""Written last: what the checkpoint is of, and the size of every other file in it."""
 
 
 @contextmanager
@@ -30,8 +27,9 @@ def unfinished(output_dir: Path, accelerator: Accelerator, *, main: bool) -> Ite
     try:
         yield folder
     except Exception as error:  # a full disk is an OSError of Python, another error of safetensors and of torch
-        raise OSError(
-            f"The checkpoint under {folder} could not be written ({error}). The one before is whole; free space there."
+        raise SetupError(
+            f"The checkpoint under {folder} could not be written ({error}).",
+            remedy="The one before is whole; free space there.",
         ) from error
     finally:
         if main:
@@ -46,12 +44,6 @@ def put(folder: Path, place: Path) -> None:
     folder.rename(place)
 
 
-def seal(folder: Path, about: dict[str, Any]) -> None:
-    """Write the marker into a checkpoint that is whole. about: what a run must have in common with it to resume."""
-    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    write_json(folder / MARKER, {"saved_at": time.time(), "of": about, "files": files})
-
-
 def newest(output_dir: Path) -> Path | None:
     """The checkpoint of a run that was completed last, None without one; warns of those that are not whole."""
     whole = []
@@ -61,18 +53,6 @@ def newest(output_dir: Path) -> Path | None:
         else:
             whole.append(path)
     return max(whole, key=lambda path: read_json(path / MARKER, "The marker")["saved_at"], default=None)
-
-
-def broken(folder: Path) -> str | None:
-    """Why a checkpoint cannot be resumed from, None for a whole one."""
-    if not (folder / MARKER).is_file():
-        return f"it has no {MARKER}, so it was not completed."
-    for name, size in read_json(folder / MARKER, "The marker")["files"].items():
-        if not (file := folder / name).is_file():
-            return f"{name} is missing."
-        if file.stat().st_size != size:
-            return f"{name} has {file.stat().st_size} bytes instead of {size}."
-    return None
 
 
 def make_universal(folder: Path) -> None:
@@ -95,9 +75,9 @@ def make_universal(folder: Path) -> None:
 
 
 def check_resumable(folder: Path, about: dict[str, Any]) -> bool:
-    """Raise ValueError where a checkpoint is broken or of another run; returns whether it had as many processes."""
+    """Raise InputError where a checkpoint is broken or of another run; returns whether it had as many processes."""
     if reason := broken(folder):
-        raise ValueError(f"{folder} cannot be resumed: {reason} Name an earlier checkpoint.")
+        raise InputError(f"{folder} cannot be resumed: {reason} Name an earlier checkpoint.", file=folder)
     was = read_json(folder / MARKER, "The marker")["of"]
     for name, remedy in (
         ("method", "Start a new run from it with --model instead"),
@@ -107,5 +87,7 @@ def check_resumable(folder: Path, about: dict[str, Any]) -> bool:
         ("prompts_per_step", "Set global_batch_size to the former"),
     ):
         if was[name] != about[name]:
-            raise ValueError(f"{folder} is of a run with {name} {was[name]}, this one has {about[name]}. {remedy}.")
+            raise InputError(
+                f"{folder} is of a run with {name} {was[name]}, this one has {about[name]}. {remedy}.", file=folder
+            )
     return was["processes"] == about["processes"]

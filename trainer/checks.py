@@ -6,6 +6,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from catalog import Catalog, Trajectories
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, check_shared_prefix, inference
 from samplers import RolloutSampler
@@ -18,24 +19,30 @@ FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
 
 
 def check_vocabulary(model: nn.Module, tokens: int) -> None:
-    """Raise ValueError where the tokenizer has tokens that the model has no embedding for."""
+    """Raise InputError where the tokenizer has tokens that the model has no embedding for."""
     embeddings = model.get_input_embeddings().num_embeddings  # type: ignore[operator, union-attr]
     if embeddings < tokens:
-        raise ValueError(
-            f"The model has {embeddings} token embeddings and the tokenizer {tokens} tokens. "
-            "Call model.resize_token_embeddings(len(tokenizer)) first."
+        raise InputError(
+            f"The model has {embeddings} token embeddings and the tokenizer {tokens} tokens.",
+            remedy="Call model.resize_token_embeddings(len(tokenizer)) first.",
         )
 
 
 def check_rows(name: str, rows: Dataset, items: int, processes: int) -> None:
-    """Raise ValueError for an empty history, a target outside the catalogue, and fewer rows than processes."""
+    """Raise InputError for an empty history, a target outside the catalogue, and fewer rows than processes."""
     if len(rows) < processes:
-        raise ValueError(f"{name}: {len(rows)} rows for {processes} processes. Start fewer processes.")
+        raise InputError(
+            f"{name}: {len(rows)} rows for {processes} processes.", remedy="Start fewer processes.", field=name
+        )
     if empty := [row for row, history in enumerate(rows["history"]) if not len(history)]:
-        raise ValueError(f"{name}: row {empty[0]} has an empty history. Drop users without a past.")
+        raise InputError(
+            f"{name}: row {empty[0]} has an empty history.", remedy="Drop users without a past.", field=name
+        )
     if (largest := max(rows["target"])) >= items:
-        raise ValueError(
-            f"{name}: target {largest} is not among the {items} items of the catalogue. Prepare both from one log."
+        raise InputError(
+            f"{name}: target {largest} is not among the {items} items of the catalogue.",
+            remedy="Prepare both from one log.",
+            field=name,
         )
 
 
@@ -62,7 +69,7 @@ def check_rollouts(policy: TriePolicy, sampler: RolloutSampler, batch: PromptBat
     """Let the engine draw for the first prompts and compare its log-probabilities with the policy's.
 
     exact: whether both compute in float32.
-    Returns the largest difference of a step; raises ValueError where it is more than rounding, since the engine then
+    Returns the largest difference of a step; raises InputError where it is more than rounding, since the engine then
     has other weights, or another vocabulary, than the policy.
     """
     first = batch.rows(0, 4)
@@ -71,20 +78,22 @@ def check_rollouts(policy: TriePolicy, sampler: RolloutSampler, batch: PromptBat
         log_pf = policy.log_probs(first, drawn.items).log_pf
     gap = (log_pf - drawn.log_pf).abs().max().item()
     if not gap <= (FLOAT32_TOLERANCE if exact else HALF_TOLERANCE):
-        raise ValueError(
-            f"The rollout engine's log-probabilities differ from the policy's by up to {gap:.2g}: it computes another "
-            "model. Use a backbone that vLLM supports, or sample with transformers (use_vllm: false)."
+        raise InputError(
+            f"The rollout engine's log-probabilities differ from the policy's by up to {gap:.2g}: it computes "
+            "another model.",
+            remedy="Use a backbone that vLLM supports, or sample with transformers (use_vllm: false).",
         )
     return gap
 
 
 def check_catalog_reward(reward: Tensor, everything: Tensor, trajectories: Trajectories, catalog: Catalog) -> None:
-    """Raise ValueError where a reward and its `catalog` disagree: [B, K] and [B, items]."""
+    """Raise InputError where a reward and its `catalog` disagree: [B, K] and [B, items]."""
     gap = (reward - everything.gather(1, trajectories.items)).abs()  # [B, K]
     if len(bad := (gap > 1e-4 * reward.abs().clamp(min=1)).nonzero()):
         row, column = bad[0].tolist()
         item = int(trajectories.items[row, column])
-        raise ValueError(
+        raise InputError(
             f"The reward of item {catalog.item_ids[item]!r} is {reward[row, column]:.4g} as a trajectory and "
-            f"{everything[row, item]:.4g} in catalog(batch). Make the two agree."
+            f"{everything[row, item]:.4g} in catalog(batch).",
+            remedy="Make the two agree.",
         )

@@ -10,6 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from catalog import SOURCES
+from catalog.errors import InputError
 from trainer.launch import after_processes_joined, before_processes_join, share_out
 from trainer.objectives import Objective
 from trainer.tracking import check_trackers
@@ -99,8 +100,10 @@ class TrajectoryConfig(TrainingArguments):
                 self.global_batch_size, self.per_device_train_batch_size, processes
             )
         if self.deepspeed and "WORLD_SIZE" not in os.environ:
-            raise ValueError(
-                "deepspeed: no launcher started this process. Use accelerate launch with one of recipes/accelerate."
+            raise InputError(
+                "deepspeed: no launcher started this process.",
+                remedy="Use accelerate launch with one of recipes/accelerate.",
+                field="deepspeed",
             )
         before_processes_join()
         if os.environ.get("ACCELERATE_MIXED_PRECISION") == "bf16" and torch.cuda.is_available():
@@ -111,16 +114,28 @@ class TrajectoryConfig(TrainingArguments):
         after_processes_joined()
         check_trackers(self.report_to)  # type: ignore[arg-type]  # a list by now
         if self.log_trajectories_steps is not None and self.log_trajectories_steps < 1:
-            raise ValueError(f"log_trajectories_steps={self.log_trajectories_steps}: give 1 or more, or leave it out.")
+            raise InputError(
+                f"log_trajectories_steps={self.log_trajectories_steps}: give 1 or more, or leave it out.",
+                field="log_trajectories_steps",
+                value=self.log_trajectories_steps,
+            )
         if self.max_history < 1:
-            raise ValueError(f"max_history={self.max_history}: a prompt holds at least one item. Set it to 1 or more.")
+            raise InputError(
+                f"max_history={self.max_history}: a prompt holds at least one item.",
+                remedy="Set it to 1 or more.",
+                field="max_history",
+                value=self.max_history,
+            )
         if "{titles}" in (self.prompt_template or "") and self.sft_positions == "all":
-            raise ValueError(
-                "prompt_template: {titles} would tell the items of the history before they are learned. Set "
-                "sft_positions: target, or leave the titles out."
+            raise InputError(
+                "prompt_template: {titles} would tell the items of the history before they are learned.",
+                remedy="Set sft_positions: target, or leave the titles out.",
+                field="prompt_template",
             )
         if self.beam_width < 50:
-            raise ValueError(f"beam_width={self.beam_width}: recall@50 needs 50 or more.")
+            raise InputError(
+                f"beam_width={self.beam_width}: recall@50 needs 50 or more.", field="beam_width", value=self.beam_width
+            )
 
 
 @dataclass
@@ -211,33 +226,67 @@ class RolloutConfig(TrajectoryConfig, ABC):
         self.at_least("sft_weight", 0, strictly=False)
         for name, weight in self.source_weights.items():
             if name not in SOURCES or not isinstance(weight, int | float) or not weight >= 0:
-                raise ValueError(f"source_weights: {name}: {weight}. Give some of {list(SOURCES)} a number >= 0.")
+                raise InputError(
+                    f"source_weights: {name}: {weight}.",
+                    remedy=f"Give some of {list(SOURCES)} a number >= 0.",
+                    field="source_weights",
+                )
         self._check_engine()
 
     def _check_engine(self) -> None:
         self.vllm_engine = _table("vllm_engine", self.vllm_engine, {})
         if self.rollout_staleness < 0:
-            raise ValueError(f"rollout_staleness={self.rollout_staleness}: it must be 0 or more.")
+            raise InputError(
+                f"rollout_staleness={self.rollout_staleness}: it must be 0 or more.",
+                field="rollout_staleness",
+                value=self.rollout_staleness,
+            )
         if self.rollout_staleness and not self.use_vllm:
-            raise ValueError("rollout_staleness: only vLLM draws ahead. Set use_vllm: true, or leave it out.")
+            raise InputError(
+                "rollout_staleness: only vLLM draws ahead.",
+                remedy="Set use_vllm: true, or leave it out.",
+                field="rollout_staleness",
+            )
         colocated = self.use_vllm and self.vllm_mode == "colocate"
         for name in ("vllm_engine", "vllm_enable_sleep_mode"):
             if getattr(self, name) and not colocated:
-                raise ValueError(f"{name} is of use_vllm: true with vllm_mode: colocate. Leave it out.")
+                raise InputError(
+                    f"{name} is of use_vllm: true with vllm_mode: colocate.", remedy="Leave it out.", field=name
+                )
         if self.rollout_staleness and self.vllm_enable_sleep_mode:
-            raise ValueError("rollout_staleness: an engine that sleeps draws nothing. Set one of the two.")
+            raise InputError(
+                "rollout_staleness: an engine that sleeps draws nothing.",
+                remedy="Set one of the two.",
+                field="rollout_staleness",
+            )
         if self.vllm_enable_sleep_mode and self.use_cpu:
-            raise ValueError("vllm_enable_sleep_mode: vLLM sleeps on GPUs only. Leave it out.")
+            raise InputError(
+                "vllm_enable_sleep_mode: vLLM sleeps on GPUs only.",
+                remedy="Leave it out.",
+                field="vllm_enable_sleep_mode",
+            )
         if not self.vllm_server_base_url:
-            raise ValueError("vllm_server_base_url is empty. Give the address of a server, or leave it out.")
+            raise InputError(
+                "vllm_server_base_url is empty.",
+                remedy="Give the address of a server, or leave it out.",
+                field="vllm_server_base_url",
+            )
         if not self.vllm_server_timeout > 0:
-            raise ValueError(f"vllm_server_timeout={self.vllm_server_timeout}: give a number of seconds above 0.")
+            raise InputError(
+                f"vllm_server_timeout={self.vllm_server_timeout}: give a number of seconds above 0.",
+                field="vllm_server_timeout",
+                value=self.vllm_server_timeout,
+            )
 
     def at_least(self, name: str, bound: float, strictly: bool) -> None:
-        """Raise ValueError where the setting is not a finite number of at least, or with `strictly` above, `bound`."""
+        """Raise InputError where the setting is not a finite number of at least, or with `strictly` above, `bound`."""
         value = getattr(self, name)
         if not (value > bound if strictly else value >= bound) or value == float("inf"):
-            raise ValueError(f"{name}={value}: it must be a finite number {'>' if strictly else '>='} {bound}.")
+            raise InputError(
+                f"{name}={value}: it must be a finite number {'>' if strictly else '>='} {bound}.",
+                field=name,
+                value=value,
+            )
 
     @abstractmethod
     def loss(self) -> Objective:
@@ -270,11 +319,16 @@ class ReferenceConfig(RolloutConfig):
         super().__post_init__()
         if self.precompute_ref_log_probs:
             if not self.reads_reference:
-                raise ValueError("precompute_ref_log_probs: with beta 0 there is no reference policy. Leave it out.")
+                raise InputError(
+                    "precompute_ref_log_probs: with beta 0 there is no reference policy.",
+                    remedy="Leave it out.",
+                    field="precompute_ref_log_probs",
+                )
             if self.random_cut or self.normalisation == "vocabulary":
-                raise ValueError(
-                    "precompute_ref_log_probs is of whole rows and of items. Leave out either it, or random_cut and "
-                    "normalisation."
+                raise InputError(
+                    "precompute_ref_log_probs is of whole rows and of items.",
+                    remedy="Leave out either it, or random_cut and normalisation.",
+                    field="precompute_ref_log_probs",
                 )
 
 
@@ -283,11 +337,14 @@ def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any
         try:
             value = json.loads(value)
         except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{name}={value!r} is not JSON. Write for instance --{name} '{json.dumps(default)}'."
+            raise InputError(
+                f"{name}={value!r} is not JSON.",
+                remedy=f"Write for instance --{name} '{json.dumps(default)}'.",
+                field=name,
+                value=value,
             ) from error
     if value is None:
         return dict(default)
     if not isinstance(value, dict):
-        raise ValueError(f"{name}={value!r} is not a table such as {default}.")
+        raise InputError(f"{name}={value!r} is not a table such as {default}.", field=name, value=value)
     return value

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from catalog.errors import InputError
 from trainer.config import ReferenceConfig
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, dpo, sdpo
@@ -44,9 +45,15 @@ class DPOConfig(PreferenceConfig):
         super().__post_init__()
         self.at_least("beta", 0, strictly=True)
         if not 0 <= self.label_smoothing < 0.5:
-            raise ValueError(f"label_smoothing={self.label_smoothing}: it must be at least 0 and below 0.5.")
+            raise InputError(
+                f"label_smoothing={self.label_smoothing}: it must be at least 0 and below 0.5.",
+                field="label_smoothing",
+                value=self.label_smoothing,
+            )
         if self.label_smoothing and self.loss_type == "ipo":
-            raise ValueError("label_smoothing is of loss_type: sigmoid. Leave it out.")
+            raise InputError(
+                "label_smoothing is of loss_type: sigmoid.", remedy="Leave it out.", field="label_smoothing"
+            )
 
     def loss(self) -> Objective:
         return partial(dpo, beta=self.beta, label_smoothing=self.label_smoothing, loss_type=self.loss_type)

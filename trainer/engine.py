@@ -11,6 +11,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from catalog import Catalog
+from catalog.errors import InputError
 from interactions.prompts import PromptBuilder
 from samplers import RolloutEngine
 from samplers.vllm_client import KEY, ServerEngine
@@ -27,17 +28,20 @@ def make_engine(
 ) -> RolloutEngine | None:
     """vLLM in this process, the client of the servers, or None for transformers.
 
-    Raises ValueError or RuntimeError where vLLM or a server is missing or does not fit this run.
+    Raises InputError or RunError where vLLM or a server is missing or does not fit this run.
     """
     if not args.use_vllm:
         return None
     if model.config.is_encoder_decoder:
-        raise ValueError(
-            f"use_vllm: vLLM draws from decoder-only backbones and {model.config.model_type} is an encoder-decoder. "
-            "Leave use_vllm out, or choose another backbone."
+        raise InputError(
+            f"use_vllm: vLLM draws from decoder-only backbones and {model.config.model_type} is an encoder-decoder.",
+            remedy="Leave use_vllm out, or choose another backbone.",
+            field="use_vllm",
         )
     if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise ValueError("use_vllm: the weights of FSDP 1 cannot be handed over. Set fsdp_version: 2.")
+        raise InputError(
+            "use_vllm: the weights of FSDP 1 cannot be handed over.", remedy="Set fsdp_version: 2.", field="use_vllm"
+        )
     if args.vllm_mode == "server":
         return _servers(args, accelerator, model, prompts, catalog)
     from samplers.vllm import VLLMEngine, save_skeleton
@@ -50,13 +54,17 @@ def make_engine(
             save_skeleton(folder, accelerator.unwrap_model(model), tokenizer, catalog)
     size = settings.get("tensor_parallel_size", 1)
     if accelerator.num_processes % size:
-        raise ValueError(
+        raise InputError(
             f"vllm_engine: tensor_parallel_size={size} processes are to share an engine, and training has "
-            f"{accelerator.num_processes}. Start a multiple of {size}."
+            f"{accelerator.num_processes}.",
+            remedy=f"Start a multiple of {size}.",
+            field="vllm_engine",
         )
     if size > 1 and args.rollout_staleness:
-        raise ValueError(
-            "rollout_staleness: an engine that processes share draws while none trains. Set one of the two."
+        raise InputError(
+            "rollout_staleness: an engine that processes share draws while none trains.",
+            remedy="Set one of the two.",
+            field="rollout_staleness",
         )
     half = args.bf16 or next(model.parameters()).dtype == torch.bfloat16
     engine = VLLMEngine(
@@ -76,7 +84,11 @@ def _servers(
     args: RolloutConfig, accelerator: Accelerator, model: PreTrainedModel, prompts: PromptBuilder, catalog: Catalog
 ) -> RolloutEngine:
     if not (key := os.environ.get(KEY, "").strip()):
-        raise ValueError(f"vllm_mode=server: the environment variable {KEY} is not set. Give it the servers' key.")
+        raise InputError(
+            f"vllm_mode=server: the environment variable {KEY} is not set.",
+            remedy="Give it the servers' key.",
+            field="vllm_mode",
+        )
     run = broadcast_object_list([secrets.token_hex(8)])[0]  # two runs on one server must notice each other
     return ServerEngine(
         args.vllm_server_base_url,

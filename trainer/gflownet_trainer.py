@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch import Tensor, nn
 
 from catalog import PADDING, SOURCES, Trajectories
+from catalog.errors import InputError
 from evaluation.match import MATCH_ITEMS, match_metrics
 from interactions.prompts import PromptBatch
 from policy import PathLogProbs, inference
@@ -102,7 +103,11 @@ class GFlowNetConfig(RolloutConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.objective not in OBJECTIVES:
-            raise ValueError(f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}.")
+            raise InputError(
+                f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}.",
+                field="objective",
+                value=self.objective,
+            )
         for name in ("reward_floor", "reward_temperature", "flow_lr_multiplier", "subtb_lambda"):
             self.at_least(name, 0, strictly=True)
         for name in ("reward_floor_end", "reward_temperature_end", "residual_clip"):
@@ -115,24 +120,42 @@ class GFlowNetConfig(RolloutConfig):
         if self.keep_flows:
             self._check_kept()
         if self.residual_clip is not None and "clip" not in OBJECTIVES[self.objective].options:
-            raise ValueError(f"residual_clip={self.residual_clip}: {self.objective} has no residual. Leave it out.")
+            raise InputError(
+                f"residual_clip={self.residual_clip}: {self.objective} has no residual.",
+                remedy="Leave it out.",
+                field="residual_clip",
+                value=self.residual_clip,
+            )
 
     def _check_history(self) -> None:
         if OBJECTIVES[self.objective].flow != "exact":
-            raise ValueError(f"flow_positions: all needs exact flows, and {self.objective} has none. Use flow_kl.")
+            raise InputError(
+                f"flow_positions: all needs exact flows, and {self.objective} has none.",
+                remedy="Use flow_kl.",
+                field="flow_positions",
+            )
         if self.sft_positions != "all":
-            raise ValueError("flow_positions: all reads the history as sft_positions: all does. Set both or none.")
+            raise InputError(
+                "flow_positions: all reads the history as sft_positions: all does.",
+                remedy="Set both or none.",
+                field="flow_positions",
+            )
         if self.reads_reference or "likelihood" in self.rewards:  # type: ignore[operator]  # a table by now
-            raise ValueError(
-                "flow_positions: all would ask a policy for every item after every prefix of a history. Leave out "
-                "reference_weight and the reward likelihood, or set flow_positions: target."
+            raise InputError(
+                "flow_positions: all would ask a policy for every item after every prefix of a history.",
+                remedy="Leave out reference_weight and the reward likelihood, or set flow_positions: target.",
+                field="flow_positions",
             )
 
     def _check_kept(self) -> None:
         changing = {"random_cut": self.random_cut, "flow_positions: target": self.flow_positions != "all"}
         changing |= {name: getattr(self, name) for name in ("reward_floor_end", "reward_temperature_end")}
         if found := [name for name, value in changing.items() if value]:
-            raise ValueError(f"keep_flows keeps flows along whole histories that do not change. Leave out {found[0]}.")
+            raise InputError(
+                "keep_flows keeps flows along whole histories that do not change.",
+                remedy=f"Leave out {found[0]}.",
+                field="keep_flows",
+            )
 
     def loss(self) -> Objective:
         known = {"clip": self.residual_clip, "lambda_": self.subtb_lambda}
@@ -184,10 +207,12 @@ class GFlowNetTrainer(ObjectiveTrainer):
         assert self.reward is not None  # since GFlowNetConfig has default rewards
         exact = self._objective.flow == "exact"
         if exact and not self.reward.scores_catalog:
-            raise ValueError(
+            raise InputError(
                 f"objective={self.args.objective} needs the reward of the whole catalogue, and of "
-                f"{sorted(self.reward.rewards)} some score trajectories only. Give each a method "
-                "catalog(batch) -> [B, items], or use tb or vargrad."
+                f"{sorted(self.reward.rewards)} some score trajectories only.",
+                remedy="Give each a method catalog(batch) -> [B, items], or use tb or vargrad.",
+                field="objective",
+                value=self.args.objective,
             )
         # every item's P_ref costs many forwards, that of the trajectories one
         read_off = self.trie.items <= MATCH_ITEMS and not self.args.reads_reference

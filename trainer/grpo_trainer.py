@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+from catalog.errors import InputError
 from trainer.config import ReferenceConfig
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, grpo
@@ -49,8 +50,10 @@ class GRPOConfig(ReferenceConfig):
             if getattr(self, name) is not None:
                 self.at_least(name, 0, strictly=False)
         if self.normalisation == "vocabulary" and self.rollout_staleness:
-            raise ValueError(
-                "normalisation: the ratio to older policies needs 'trie', in which they drew. Set one of the two."
+            raise InputError(
+                "normalisation: the ratio to older policies needs 'trie', in which they drew.",
+                remedy="Set one of the two.",
+                field="normalisation",
             )
 
     def loss(self) -> Objective:

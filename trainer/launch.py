@@ -15,9 +15,11 @@ from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from torch import nn
 
+from catalog.errors import InputError
+
 
 def before_processes_join() -> None:
-    """What must be settled before the process group exists: raises ValueError for more processes than GPUs here."""
+    """What must be settled before the process group exists: raises InputError for more processes than GPUs here."""
     # DeepSpeed calls what torch has renamed, at every step
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
     here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
@@ -29,33 +31,39 @@ def before_processes_join() -> None:
             # shared memory between CPU processes: minutes of compiling, for the same result
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     elif here > (devices := torch.cuda.device_count()):
-        raise ValueError(f"{here} processes were started here for {devices} GPU(s). Set --num_processes {devices}.")
+        raise InputError(
+            f"{here} processes were started here for {devices} GPU(s).", remedy=f"Set --num_processes {devices}."
+        )
 
 
 def after_processes_joined() -> None:
-    """Raise ValueError where processes did not find each other, or one of them would take several GPUs."""
+    """Raise InputError where processes did not find each other, or one of them would take several GPUs."""
     if torch.cuda.device_count() > 1 and PartialState().distributed_type == DistributedType.NO:
-        raise ValueError(
-            f"{torch.cuda.device_count()} GPUs are visible and one process was started. Use accelerate launch with one "
-            "of recipes/accelerate, or hide the others with CUDA_VISIBLE_DEVICES=0."
+        raise InputError(
+            f"{torch.cuda.device_count()} GPUs are visible and one process was started.",
+            remedy="Use accelerate launch with one of recipes/accelerate, or hide the others with "
+            "CUDA_VISIBLE_DEVICES=0.",
         )
     started, joined = int(os.environ.get("WORLD_SIZE", 1)), PartialState().num_processes
     if started != joined:
-        raise ValueError(
-            f"{started} processes were started and each would train alone, as {joined}. Without a GPU use "
-            "recipes/accelerate/cpu-zero2.yaml, or torchrun with use_cpu: true."
+        raise InputError(
+            f"{started} processes were started and each would train alone, as {joined}.",
+            remedy="Without a GPU use recipes/accelerate/cpu-zero2.yaml, or torchrun with use_cpu: true.",
         )
 
 
 def share_out(prompts: int, most: int, processes: int) -> tuple[int, int]:
     """(prompts per process at once, how many times) so that one step takes `prompts` over all processes.
 
-    most: how many prompts a process can take at once. Raises ValueError where the processes cannot share evenly.
+    most: how many prompts a process can take at once. Raises InputError where the processes cannot share evenly.
     """
     share, rest = divmod(prompts, processes)
     if rest or not share:
-        raise ValueError(
-            f"global_batch_size={prompts} cannot be shared among {processes} processes. Set a multiple of {processes}."
+        raise InputError(
+            f"global_batch_size={prompts} cannot be shared among {processes} processes.",
+            remedy=f"Set a multiple of {processes}.",
+            field="global_batch_size",
+            value=prompts,
         )
     at_once = max(size for size in range(1, min(share, most) + 1) if share % size == 0)
     return at_once, share // at_once
@@ -87,7 +95,7 @@ def strategy(accelerator: Accelerator) -> str:
 
 
 def check_launch(accelerator: Accelerator) -> None:
-    """Raise ValueError where `accelerate launch` was told something else than what this process finds.
+    """Raise InputError where `accelerate launch` was told something else than what this process finds.
 
     accelerate falls back silently: `use_cpu: true` switches DeepSpeed off, MULTI_CPU without MPI starts one process.
     """
@@ -103,9 +111,9 @@ def check_launch(accelerator: Accelerator) -> None:
         ("mixed_precision", asked.mixed_precision, accelerator.mixed_precision),
     ):
         if told not in (None, found) and (name, told) != ("mixed_precision", "no"):
-            raise ValueError(
-                f"accelerate launch was told {name}={told} and this run has {found}. Without a GPU use one of "
-                "recipes/accelerate/cpu-*.yaml; use_cpu: true switches DeepSpeed off."
+            raise InputError(
+                f"accelerate launch was told {name}={told} and this run has {found}.",
+                remedy="Without a GPU use one of recipes/accelerate/cpu-*.yaml; use_cpu: true switches DeepSpeed off.",
             )
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from catalog import SOURCES, Catalog, Trajectories
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import PathLogProbs
 from rewards import Reward, RewardParts, WeightedSum, as_reward, build_rewards
@@ -50,9 +51,9 @@ class ObjectiveTrainer(RolloutTrainer):
             model, args, catalog=catalog, peft_config=peft_config, processing_class=processing_class, **kwargs
         )
         if self._mixture.count < args.fewest_trajectories:
-            raise ValueError(
-                f"{type(self).__name__} with these settings needs {args.fewest_trajectories} trajectories per prompt; "
-                f"samplers={args.samplers} give fewer."
+            raise InputError(
+                f"{type(self).__name__} with these settings needs {args.fewest_trajectories} trajectories per "
+                f"prompt; samplers={args.samplers} give fewer."
             )
         self.reference: Reference | PrecomputedReference | None = None
         if args.reads_reference:

@@ -12,6 +12,7 @@ from tqdm.auto import trange
 from transformers import PreTrainedModel
 
 from catalog import Trie, exact_log_flow
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, auto_class, inference
 
@@ -59,13 +60,17 @@ class PrecomputedReference:
     """P_ref from a table that is filled once, before training, so that no second model is kept.
 
     Every row of the training data has the exact log-probability of every item, [rows, items] float32 in main memory of
-    each process. Log P_F of each step is the difference of the exact flows along the path. Raises ValueError where the
+    each process. Log P_F of each step is the difference of the exact flows along the path. Raises InputError where the
     model is sharded.
     """
 
     def __init__(self, trainer: "RolloutTrainer", trie: Trie) -> None:
         if any(hasattr(parameter, "ds_id") for parameter in trainer.model.parameters()) or trainer.is_fsdp_enabled:
-            raise ValueError("precompute_ref_log_probs: the model is sharded, and so is its frozen copy. Leave it out.")
+            raise InputError(
+                "precompute_ref_log_probs: the model is sharded, and so is its frozen copy.",
+                remedy="Leave it out.",
+                field="precompute_ref_log_probs",
+            )
         self.trie = trie
         accelerator, rows = trainer.accelerator, trainer.train_dataset
         part = -(-len(rows) // accelerator.num_processes)

@@ -14,7 +14,8 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from catalog import Catalog
-from trainer.checkpoints import check_resumable, make_universal, newest, put, seal, unfinished
+from catalog.files import seal
+from trainer.checkpoints import check_resumable, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
 from trainer.launch import check_launch, describe
 from trainer.watch import Interrupted, Watch
@@ -69,7 +70,7 @@ class ResumableTrainer(Trainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint` True goes on from the last whole checkpoint, or begins where there is none.
 
-        Raises ValueError for a checkpoint that is broken or of another run, and `Interrupted` after a SIGTERM.
+        Raises InputError for a checkpoint that is broken or of another run, and `Interrupted` after a SIGTERM.
         """
         found: Any = resume_from_checkpoint
         if found in (True, "true"):  # the latter from a command line

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from catalog import SOURCES, Catalog
+from catalog.errors import InputError
 from collaborative import Recommender, Teacher, load_recommender
 from policy import inference
 from samplers import Mixture, ReplaySampler, RolloutEngine, RolloutSampler, Sampler, SamplerParts, build_mixture
@@ -49,14 +50,20 @@ class RolloutTrainer(TrajectoryTrainer):
         assert isinstance(args.samplers, dict)  # by RolloutConfig
         if args.needs_target or args.sft_weight or "target" in args.samplers:
             if args.samplers.get("target") != 1:
-                raise ValueError(
+                raise InputError(
                     f"samplers={args.samplers}: target: 1 is missing, the trajectory that the SFT term or the "
-                    "objective learns."
+                    "objective learns.",
+                    field="samplers",
+                    value=args.samplers,
                 )
             args.samplers = {"target": 1} | args.samplers  # in front, whatever the order of the recipe
         self.sft_weight = args.sft_weight
         if args.use_vllm and not args.samplers.get("policy"):
-            raise ValueError(f"use_vllm: none of samplers={args.samplers} is policy, which vLLM draws. Leave it out.")
+            raise InputError(
+                f"use_vllm: none of samplers={args.samplers} is policy, which vLLM draws.",
+                remedy="Leave it out.",
+                field="use_vllm",
+            )
         if recommender is None and args.recommender:
             recommender = load_recommender(args.recommender, catalog)
         self.ahead = args.rollout_staleness
@@ -65,7 +72,11 @@ class RolloutTrainer(TrajectoryTrainer):
         self.rollout_gap: float | None = None  # set by the check of the first weights that the engine is given
         super().__init__(model, args, catalog=catalog, **kwargs)
         if self.train_dataset is not None and "user" not in self.train_dataset.column_names and self._of(ReplaySampler):
-            raise ValueError("samplers: replay remembers by user, and train_dataset has no column user. Add one.")
+            raise InputError(
+                "samplers: replay remembers by user, and train_dataset has no column user.",
+                remedy="Add one.",
+                field="samplers",
+            )
 
     @cached_property
     def engine(self) -> RolloutEngine | None:
@@ -79,9 +90,12 @@ class RolloutTrainer(TrajectoryTrainer):
         )
         mixture = build_mixture(self.args.samplers, parts, self._own_samplers)  # type: ignore[arg-type]
         if self.args.trajectories not in (None, mixture.count):
-            raise ValueError(
+            raise InputError(
                 f"trajectories={self.args.trajectories}, but the counts of samplers={self.args.samplers} sum to "
-                f"{mixture.count}. Make them agree."
+                f"{mixture.count}.",
+                remedy="Make them agree.",
+                field="trajectories",
+                value=self.args.trajectories,
             )
         return mixture
 

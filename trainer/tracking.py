@@ -18,6 +18,7 @@ from transformers.integrations import (
 )
 
 from catalog import PADDING, SOURCES, Catalog
+from catalog.errors import InputError
 from catalog.files import complete
 from catalog.tokens import code_words
 from trainer.step import Step
@@ -31,9 +32,13 @@ HISTORY = 5
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise ValueError for a tracker in `report_to` that is not installed; those we do not know are transformers'."""
+    """Raise InputError for a tracker in `report_to` that is not installed; those we do not know are transformers'."""
     if missing := [name for name in names if name in INSTALLED and not INSTALLED[name]()]:
-        raise ValueError(f"report_to: {missing[0]} is not installed. Run pip install {missing[0]}, or leave it out.")
+        raise InputError(
+            f"report_to: {missing[0]} is not installed.",
+            remedy=f"Run pip install {missing[0]}, or leave it out.",
+            field="report_to",
+        )
 
 
 class TrajectoryTables:
@@ -49,7 +54,7 @@ class TrajectoryTables:
     def show(self, step: Step, log_pf: Tensor, state: TrainerState, trackers: Iterable[TrainerCallback]) -> None:
         """A micro-batch of the step in training, the first of them counts; log_pf [B, K, L] of the current weights.
 
-        Raises OSError where the file cannot be written.
+        Raises SetupError where the file cannot be written.
         """
         number = state.global_step + 1  # global_step counts the steps that are done
         if not (self.every and number % self.every == 0 and number != self._last and state.is_world_process_zero):

@@ -22,6 +22,7 @@ from transformers import (
 from transformers.trainer_callback import ProgressCallback
 
 from catalog import Catalog, Trajectories
+from catalog.errors import InputError, RunError
 from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
@@ -221,7 +222,7 @@ class TrajectoryTrainer(ResumableTrainer):
             loss = loss + self.sft_weight * (likelihood.loss * likelihood.weight).sum() / inputs.targets
         with self.together():
             if not loss.isfinite():
-                raise FloatingPointError(self._dump(inputs, output, loss))
+                raise RunError(self._dump(inputs, output, loss))
             self.tables.show(inputs, output.log_pf, self.state, self.callback_handler.callbacks)
         return loss * self.accelerator.num_processes  # DDP and ZeRO average the gradients over processes
 
@@ -262,12 +263,16 @@ class TrajectoryTrainer(ResumableTrainer):
         """Refuse what cannot work before the first step."""
         trie, count = self.trie, self.mixture().count
         if count > trie.leaves:
-            raise ValueError(f"{count} trajectories per prompt of {trie.leaves} semantic IDs in all. Lower K.")
+            raise InputError(
+                f"{count} trajectories per prompt of {trie.leaves} semantic IDs in all.", remedy="Lower K."
+            )
         check_backbone(self.model.config, self.prompts.longest, count, trie.levels - 1)
         if self.model.config.is_encoder_decoder and self.args.sft_positions == "all":
-            raise ValueError(
-                "sft_positions: all needs a decoder-only backbone: an encoder reads a history as a whole and predicts "
-                "none of its items. Set sft_positions: target, and random_cut: true to train on shorter histories too."
+            raise InputError(
+                "sft_positions: all needs a decoder-only backbone: an encoder reads a history as a whole and "
+                "predicts none of its items.",
+                remedy="Set sft_positions: target, and random_cut: true to train on shorter histories too.",
+                field="sft_positions",
             )
         for name in ("train_dataset", "eval_dataset"):
             if (rows := getattr(self, name)) is not None:

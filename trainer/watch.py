@@ -10,8 +10,10 @@ from types import TracebackType
 
 from torch.distributed import DistError, TCPStore
 
+from catalog.errors import RunError
 
-class Interrupted(Exception):
+
+class Interrupted(RunError):
     """The run was asked to stop, and has."""
 
 

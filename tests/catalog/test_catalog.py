@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog import Catalog, Trie
+from catalog.errors import InputError, SetupError
 
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=30)
 
@@ -70,7 +71,7 @@ def test_a_saved_catalogue_is_loaded_as_it_was_and_can_be_replaced(on_collision,
 
 
 def test_a_missing_catalogue_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"The catalogue .*catalog\.json does not exist"):
+    with pytest.raises(InputError, match=r"The catalogue .*catalog\.json does not exist"):
         Catalog.load(tmp_path)
 
 
@@ -81,7 +82,7 @@ def test_a_full_disk_leaves_the_saved_catalogue_as_it_was(items, title, file, tm
     small = make_catalog([(0, 1), (2, 0)])
     large = make_catalog([(n // 256, n % 256) for n in range(items)], titles=[title] * items)
     small.save(tmp_path)
-    with pytest.raises(OSError, match="could not be written .*Free space there") as error, nearly_full_disk():
+    with pytest.raises(SetupError, match="could not be written .*Free space there") as error, nearly_full_disk():
         large.save(tmp_path)
     assert str(error.value).count("could not be written") == 1
     assert str(tmp_path / file) in str(error.value)

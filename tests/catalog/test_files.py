@@ -3,6 +3,7 @@ import re
 
 import pytest
 
+from catalog.errors import SetupError
 from catalog.files import complete, read_json, write_json
 
 
@@ -48,10 +49,10 @@ def test_an_exception_leaves_the_old_content_and_nothing_else(kind, exists, tmp_
 
 def test_a_full_disk_is_told_with_the_place_and_the_remedy(tmp_path, nearly_full_disk):
     place = re.escape(str(tmp_path / "table.json"))
-    with pytest.raises(OSError, match=rf"{place} could not be written \(.*\)\. Free space there") as error:
+    with pytest.raises(SetupError, match=rf"{place} could not be written \(.*\)\. Free space there") as error:
         with nearly_full_disk():
             write_json(tmp_path / "table.json", "x" * 2_000_000)
-    assert error.value.errno == error.value.__cause__.errno
+    assert error.value.file == tmp_path / "table.json" and error.value.__cause__.errno
     assert not list(tmp_path.iterdir())
 
 

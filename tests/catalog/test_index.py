@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog import Catalog, colliding, read_index, write_index
+from catalog.errors import InputError
 from catalog.index import collision_rank
 
 
@@ -47,7 +48,7 @@ def test_what_is_written_is_read_back(tmp_path_factory, table):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"semantic-ID index .*none\.json does not exist\. Check the path"):
+    with pytest.raises(InputError, match=r"semantic-ID index .*none\.json does not exist\. Check the path"):
         read_index(tmp_path / "none.json")
 
 

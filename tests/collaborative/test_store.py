@@ -6,6 +6,7 @@ import torch
 
 import collaborative.store as store
 from catalog import Catalog
+from catalog.errors import SetupError
 from collaborative import RECOMMENDERS, fit_recommender, load_recommender
 
 FEW = {
@@ -136,7 +137,7 @@ def test_an_interrupted_save_leaves_the_old_one(fit, catalog, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(store, "save_file", full)
-    with pytest.raises(OSError, match="could not be written"):
+    with pytest.raises(SetupError, match="could not be written"):
         fit("als", {"dimensions": 3})
     assert torch.equal(load_recommender(tmp_path / "als", catalog).score(HISTORIES), old)
     assert [path.name for path in tmp_path.iterdir()] == ["als"]

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog.errors import InputError
 from interactions import in_order, k_core, read_log
 
 IDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=5)
@@ -150,7 +151,7 @@ def test_bad_files_are_refused_in_one_clear_message(tmp_path, name, text, messag
 
 @pytest.mark.parametrize("name", ["none.csv", "none.inter", "none.inter.json", "none.parquet"])
 def test_a_missing_file_is_named(tmp_path, name):
-    with pytest.raises(FileNotFoundError, match=f"{name} does not exist. Check the path."):
+    with pytest.raises(InputError, match=f"{name} does not exist. Check the path."):
         read_log(tmp_path / name)
 
 

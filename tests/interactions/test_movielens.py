@@ -2,6 +2,7 @@ import sys
 
 import pytest
 
+from catalog.errors import SetupError
 from interactions import fetch_movielens_100k, k_core, leave_one_out, read_log, read_titles
 
 
@@ -37,7 +38,7 @@ def test_a_second_call_needs_no_network_and_a_damaged_file_is_noticed(movielens,
     assert fetch_movielens_100k(movielens.parent) == movielens
     titles = (movielens / "ml-100k.item").read_bytes()
     (movielens / "ml-100k.item").write_bytes(titles[:-1])
-    with pytest.raises(OSError, match="could not be fetched"):
+    with pytest.raises(SetupError, match="could not be fetched"):
         fetch_movielens_100k(movielens.parent)
     (movielens / "ml-100k.item").write_bytes(titles)
 
@@ -46,13 +47,15 @@ def test_a_failed_download_says_so_and_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     (tmp_path / "ml-100k.partial").mkdir()
     (tmp_path / "ml-100k.partial" / "left_by_a_killed_call").touch()
-    with pytest.raises(OSError, match=r"could not be fetched into .*recbole==1.2.1.*Check network and disk") as error:
+    with pytest.raises(
+        SetupError, match=r"could not be fetched into .*recbole==1.2.1.*Check network and disk"
+    ) as error:
         fetch_movielens_100k(tmp_path)
     assert "\n" not in str(error.value) and not any(tmp_path.iterdir())
 
 
 def test_a_full_disk_is_named_and_nothing_stays_behind(tmp_path, nearly_full_disk):
-    with pytest.raises(OSError, match="too large.*Check network and disk"), nearly_full_disk():
+    with pytest.raises(SetupError, match="too large.*Check network and disk"), nearly_full_disk():
         fetch_movielens_100k(tmp_path)
     assert not any(tmp_path.iterdir())
 

@@ -8,6 +8,7 @@ from datasets import Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from catalog.errors import InputError, SetupError
 from interactions import Splits, leave_one_out, training_counts, training_matrix
 
 ITEMS = 12
@@ -137,7 +138,7 @@ def test_a_full_disk_leaves_the_saved_splits_as_they_were(tmp_path, nearly_full_
     small = leave_one_out(make_log([range(9)]), ITEM_IDS, max_history=3)
     large = leave_one_out(make_log([[0] * 300_000]), ITEM_IDS, max_history=3)
     small.save(tmp_path / "splits")
-    with pytest.raises(OSError), nearly_full_disk():
+    with pytest.raises(SetupError), nearly_full_disk():
         large.save(tmp_path / "splits")
     assert rows_of(Splits.load(tmp_path / "splits").test) == rows_of(small.test)
     small.save(tmp_path / "splits")
@@ -145,7 +146,7 @@ def test_a_full_disk_leaves_the_saved_splits_as_they_were(tmp_path, nearly_full_
 
 
 def test_missing_incomplete_and_foreign_folders_are_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none does not exist. Write the splits there first"):
+    with pytest.raises(InputError, match="none does not exist. Write the splits there first"):
         Splits.load(tmp_path / "none")
     splits = leave_one_out(make_log([range(9)]), ITEM_IDS, max_history=3)
     splits.save(tmp_path / "splits")

@@ -6,15 +6,8 @@ import pytest
 import yaml
 
 import recipes
-from recipes.cli import (
-    CompareArguments,
-    DataArguments,
-    EvaluateArguments,
-    RecommenderArguments,
-    RunArguments,
-    parse,
-    setting,
-)
+from recipes.arguments import CompareArguments, DataArguments, EvaluateArguments, RecommenderArguments, RunArguments
+from recipes.cli import parse, setting
 from recipes.results import ReproduceArguments
 from trainer import METHODS, GFlowNetConfig, SFTConfig
 

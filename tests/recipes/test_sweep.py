@@ -16,7 +16,8 @@ import yaml
 from filelock import FileLock
 
 from interactions import leave_one_out
-from recipes.cli import CompareArguments, parse
+from recipes.arguments import CompareArguments
+from recipes.cli import parse
 from recipes.compare import main
 from recipes.stages import STOPPED, STOPS, Stage, run_stages
 from recipes.sweep import check_sweep, missing_stages, run_sweep
@@ -80,7 +81,8 @@ def finish(args, *runs):
 
 
 def settings_of(stage):
-    from recipes.cli import RunArguments, setting
+    from recipes.arguments import RunArguments
+    from recipes.cli import setting
     from trainer import METHODS
 
     return parse(stage.command[2:], RunArguments, METHODS[setting(stage.command[2:], "method")][1])

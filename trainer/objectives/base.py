@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from catalog.errors import InputError
+
 
 @dataclass(frozen=True)
 class FlowInputs:
@@ -19,7 +21,7 @@ class FlowInputs:
     whether a trajectory ends at the target's leaf; log_pf_reference [B, K, L] under the policy that training starts
     from; log_pf_behaviour [B, K, L] under an older policy that drew them, NaN where none did.
 
-    Raises ValueError where the shapes disagree.
+    Raises InputError where the shapes disagree.
     """
 
     log_pf: Tensor
@@ -42,8 +44,9 @@ class FlowInputs:
         for name, shape in (wanted | {"log_flow": (batch, count, levels + 1)}).items():
             value = getattr(self, name)
             if value is not None and value.shape[:3] != shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(value.shape)}; log_pf {tuple(self.log_pf.shape)} asks for {shape}."
+                raise InputError(
+                    f"{name} has shape {tuple(value.shape)}; log_pf {tuple(self.log_pf.shape)} asks for {shape}.",
+                    field=name,
                 )
 
     def mean(self, values: Tensor) -> Tensor:

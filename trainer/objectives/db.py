@@ -1,5 +1,6 @@
 """Detailed balance: one residual for each step."""
 
+from catalog.errors import InputError
 from trainer.objectives.base import FlowInputs, LossOutput, penalty, with_reward
 
 
@@ -12,7 +13,7 @@ def db(inputs: FlowInputs, *, clip: float | None = None) -> LossOutput:
     reward. With exact flows each step is a regression of log P_F to the known log F(child) - log F(node).
     """
     if inputs.log_flow is None:
-        raise ValueError("db needs log_flow: log F(s) of every node on the path.")
+        raise InputError("db needs log_flow: log F(s) of every node on the path.")
     log_flow = with_reward(inputs)  # [B, K, L + 1]
     residual = inputs.log_pf - log_flow.diff(dim=-1)  # [B, K, L]
     metrics = {

@@ -2,6 +2,7 @@
 
 import torch
 
+from catalog.errors import InputError
 from trainer.objectives.base import FlowInputs, LossOutput
 
 
@@ -15,7 +16,9 @@ def flow_kl(inputs: FlowInputs) -> LossOutput:
     drawn from R / Z its expectation is KL(R / Z || P_F) over items, by the chain rule.
     """
     if inputs.child_log_flow is None or inputs.child_log_pf is None:
-        raise ValueError("flow_kl needs child_log_flow and child_log_pf: all children of every node on the path.")
+        raise InputError(
+            "flow_kl needs child_log_flow and child_log_pf: all children of every node on the path.", field="flow_kl"
+        )
     log_q = inputs.child_log_flow.log_softmax(-1)  # [B, K, L, C]
     gap = torch.where(log_q > -torch.inf, log_q - inputs.child_log_pf, 0.0)  # 0 * inf behind the last child
     divergence = (log_q.exp() * gap).sum((-2, -1))  # [B, K]

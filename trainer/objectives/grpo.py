@@ -5,6 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from catalog.errors import InputError
 from trainer.objectives.base import FlowInputs, LossOutput
 
 
@@ -31,7 +32,7 @@ def grpo(
     multiplies KL by r, so that its gradient is that of the reverse divergence (arXiv 2512.02556).
     """
     if inputs.reward is None:
-        raise ValueError("grpo needs reward.")
+        raise InputError("grpo needs reward.")
     high = epsilon if epsilon_high is None else epsilon_high
     real = inputs.source >= 0  # [B, K]
     advantage, spread = advantages(inputs.reward, real, scale_rewards)
@@ -53,7 +54,7 @@ def grpo(
     }
     if beta:
         if inputs.log_pf_reference is None:
-            raise ValueError("grpo with beta > 0 needs log_pf_reference.")
+            raise InputError("grpo with beta > 0 needs log_pf_reference.")
         behind = inputs.log_pf_reference - inputs.log_pf  # [B, K, L]
         divergence = behind.exp() - behind - 1
         step = step + beta * (ratio * divergence if use_bias_correction_kl else divergence)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from catalog import SOURCES
+from catalog.errors import InputError
 from trainer.objectives.base import FlowInputs
 
 TARGET = SOURCES.index("target")
@@ -13,10 +14,10 @@ def margins(inputs: FlowInputs, beta: float, name: str) -> tuple[Tensor, Tensor,
     """beta (Delta_target - Delta_k) [B, K], which k are negatives [B, K], and TRL's metrics; see `dpo`.
 
     Delta_k = sum_l log_pf[b,k,l] - sum_l log_pf_reference[b,k,l]. A negative is every trajectory that does not end at
-    the target's leaf. Raises ValueError without log_pf_reference and hit.
+    the target's leaf. Raises InputError without log_pf_reference and hit.
     """
     if inputs.log_pf_reference is None or inputs.hit is None:
-        raise ValueError(f"{name} needs log_pf_reference, the policy that training starts from, and hit.")
+        raise InputError(f"{name} needs log_pf_reference, the policy that training starts from, and hit.", field=name)
     implicit = beta * (inputs.log_pf - inputs.log_pf_reference).sum(-1)  # [B, K], the implicit reward
     chosen = torch.where(inputs.source == TARGET, implicit, 0.0).sum(-1, keepdim=True)  # [B, 1], there is one target
     negative = (inputs.source >= 0) & ~inputs.hit.bool()

@@ -2,6 +2,7 @@
 
 import torch
 
+from catalog.errors import InputError
 from trainer.objectives.base import FlowInputs, LossOutput, penalty, with_reward
 
 
@@ -14,7 +15,7 @@ def subtb(inputs: FlowInputs, *, lambda_: float = 0.9, clip: float | None = None
     lambda -> 0 leaves the single steps (`db` / L), lambda -> infinity the whole path (`tb`).
     """
     if inputs.log_flow is None:
-        raise ValueError("subtb needs log_flow: log F(s) of every node on the path.")
+        raise InputError("subtb needs log_flow: log F(s) of every node on the path.")
     log_flow = with_reward(inputs)  # [B, K, L + 1]
     reached = torch.nn.functional.pad(inputs.log_pf.cumsum(-1), (1, 0)) - log_flow  # [B, K, L + 1]
     start, end = torch.triu_indices(reached.shape[-1], reached.shape[-1], 1, device=reached.device)  # [pairs]

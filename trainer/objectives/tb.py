@@ -1,5 +1,6 @@
 """Trajectory balance: one residual for each whole path."""
 
+from catalog.errors import InputError
 from trainer.objectives.base import FlowInputs, LossOutput, penalty
 
 
@@ -12,7 +13,7 @@ def tb(inputs: FlowInputs, *, clip: float | None = None) -> LossOutput:
     trajectory the policy samples items in proportion to their reward. clip: see `penalty`.
     """
     if inputs.log_flow is None:
-        raise ValueError("tb needs log_flow: its first column is log Z(u).")
+        raise InputError("tb needs log_flow: its first column is log Z(u).")
     log_z = inputs.log_flow[..., 0]  # [B, K]
     residual = log_z + inputs.log_pf.sum(-1) - inputs.log_reward  # [B, K]
     metrics = {"flow/residual_rms": inputs.batch_mean(residual**2).sqrt(), "flow/log_z": inputs.batch_mean(log_z)}

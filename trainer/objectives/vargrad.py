@@ -1,5 +1,6 @@
 """Trajectory balance without a learned log Z: its best value for the K trajectories at hand."""
 
+from catalog.errors import InputError
 from trainer.objectives.base import FlowInputs, LossOutput, penalty
 
 
@@ -13,7 +14,7 @@ def vargrad(inputs: FlowInputs, *, clip: float | None = None) -> LossOutput:
     it needs K >= 2. Equal to `tb` at the log Z that minimises it. clip: see `penalty`.
     """
     if inputs.log_reward.shape[1] < 2:
-        raise ValueError(
+        raise InputError(
             "vargrad compares the trajectories of a prompt: it needs at least 2, set higher sampler counts."
         )
     gap = inputs.log_pf.sum(-1) - inputs.log_reward  # [B, K]

@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent, marked where that must be seen, and written by one process at a time."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from filelock import FileLock, Timeout
 from catalog.errors import InputError, SetupError
 
 MARKER = "complete.json"
-"""Written last into a folder: what it is of, and the size of every other file in it."""
+"""Written last into a folder: what it is of, and the size and SHA-256 of every other file in it."""
 
 
 @contextmanager
@@ -82,21 +84,39 @@ def _remove(path: Path) -> None:
 
 def seal(folder: Path, about: dict[str, Any]) -> None:
     """Mark a folder as complete. about: what it was made of, which `sealed` returns."""
-    files = {str(path.relative_to(folder)): path.stat().st_size for path in sorted(folder.rglob("*")) if path.is_file()}
-    files.pop(MARKER, None)
-    write_json(folder / MARKER, {"saved_at": time.time(), "of": about, "files": files})
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MARKER]
+    files = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
+    digests = dict(zip(files, _digests(paths), strict=True))
+    write_json(folder / MARKER, {"saved_at": time.time(), "of": about, "files": files, "sha256": digests})
 
 
-def broken(folder: Path) -> str | None:
-    """Why a folder is not what `seal` marked as complete, None for a whole one."""
+def broken(folder: Path, *, contents: bool = False) -> str | None:
+    """Why a folder is not what `seal` marked as complete, None for a whole one. contents: all files are read too."""
     if not (folder / MARKER).is_file():
         return f"it has no {MARKER}, so it was not completed."
-    for name, size in read_json(folder / MARKER, "The marker")["files"].items():
+    marker = read_json(folder / MARKER, "The marker")
+    for name, size in marker["files"].items():
         if not (file := folder / name).is_file():
             return f"{name} is missing."
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}."
+    if contents:
+        known: dict[str, str] = marker.get("sha256", {})  # markers of before there were digests have none
+        for (name, digest), found in zip(known.items(), _digests([folder / name for name in known]), strict=True):
+            if digest != found:
+                return f"the content of {name} was changed or damaged."
     return None
+
+
+def _digests(paths: list[Path]) -> Iterator[str]:
+    """The SHA-256 of each file, several at a time, since a large checkpoint has many."""
+
+    def digest(path: Path) -> str:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    with ThreadPoolExecutor() as pool:
+        yield from pool.map(digest, paths)
 
 
 def sealed(folder: Path, what: str) -> dict[str, Any]:

@@ -91,6 +91,8 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
             main(*args, **kwargs)
         except GFlowGRError as error:
             fail(str(error))
+        except KeyboardInterrupt:
+            fail("Interrupted.")
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
                 raise

@@ -32,6 +32,7 @@ from policy import auto_class
 from recipes.arguments import DataArguments
 from recipes.cli import as_table
 from recipes.item_vectors import item_vectors
+from trainer.export import check_finished
 from trainer.launch import in_full
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ def load_backbone(
     model: a folder, a hub name, or a .gguf file in either. Every process must give the same seed, see `_extend`.
     """
     if model is not None:
+        check_finished(model)
         source = pretrained_source(model)
         tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
         # packed weights, which transformers keeps where it has a kernel for them, can be neither trained nor saved

@@ -14,11 +14,12 @@ from typing import Any
 import yaml
 
 from catalog.errors import InputError
-from catalog.files import read_json
+from catalog.files import MARKER, read_json
 from recipes.arguments import CompareArguments, EvaluateArguments, RecommenderArguments, RunArguments
 from recipes.cli import parse, setting
 from recipes.stages import TIMES, Stage, run_stages
 from trainer import METHODS
+from trainer.export import finished
 
 VOLATILE = {"output_dir", "resume_from_checkpoint", "disable_tqdm", "dry_run"}
 """Settings of a run that say nothing about what it learned."""
@@ -215,8 +216,8 @@ def _evaluated(folder: Path, wanted: EvaluateArguments) -> bool:
 
 
 def _weights(folder: Path) -> float:
-    """When the final weights of a run were written, 0 where they are not there yet."""
-    return max((path.stat().st_mtime for path in folder.glob("model*.safetensors")), default=0.0)
+    """When the final weights of a run were written, 0 where they are not there yet, or not all of them."""
+    return read_json(folder / MARKER, "The marker")["saved_at"] if finished(folder) else 0.0
 
 
 def _folder(args: CompareArguments, method: str, seed: int) -> Path:

@@ -4,11 +4,15 @@ python recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
 accelerate launch recipes/train.py --config recipes/ml-100k/gflownet.yaml --max_steps 5
 """
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+from catalog.files import locked
 from recipes.arguments import DataArguments, RecommenderArguments, RunArguments
 from recipes.cli import check_torchvision, fail, parse, program, read_recipe, setting
 
@@ -24,13 +28,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     method = setting(argv, "method") or ""
     if method not in METHODS:
         fail(f"method={method!r} is not one of {sorted(METHODS)}. Set it in the recipe or with --method.")
-    trainer_class, config_class = METHODS[method]
+    config_class = METHODS[method][1]
     recipe, config = parse(argv, RunArguments, config_class)
+    main_process = int(os.environ.get("RANK", 0)) == 0
+    with locked(Path(config.output_dir), "run.lock") if main_process and not recipe.dry_run else nullcontext():
+        run(argv, recipe, config, method)
 
+
+def run(argv: Sequence[str], recipe: RunArguments, config: Any, method: str) -> None:
+    """Train what a recipe describes, or say what it would train; raises what the user can mend."""
     from accelerate import PartialState
 
     from recipes.measure import fit_recommenders
     from recipes.parts import load_backbone, load_data, load_lora, prepare
+    from trainer import METHODS
     from trainer.run_folder import RunFolder
 
     with PartialState().main_process_first():
@@ -43,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             fit_recommenders(replace(models, only=models.needed(folder.name)))
     catalog, splits = load_data(recipe.data)
     model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
-    trainer = trainer_class(
+    trainer = METHODS[method][0](
         model,
         config,
         train_dataset=splits.train,
@@ -60,8 +71,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             + ", ".join(f"{name} {value:,}" if isinstance(value, int) else value for name, value in trainer.got.items())
         )
     if not recipe.dry_run:
-        trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
-        trainer.save_model()
+        resumes = str(config.resume_from_checkpoint).lower() == "true"
+        if resumes and trainer.is_finished():
+            if trainer.accelerator.is_main_process:
+                print(f"The run in {config.output_dir} is finished: nothing is left to train.")
+        else:
+            trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+            trainer.save_model()
     trainer.end_training()
 
 

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch.serialization import get_unsafe_globals_in_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from catalog.errors import InputError, SetupError
 from catalog.files import MARKER, broken, read_json
+from interactions.provenance import Provenance
 
 logger = logging.getLogger(__name__)
 
@@ -45,14 +48,44 @@ def put(folder: Path, place: Path) -> None:
 
 
 def newest(output_dir: Path) -> Path | None:
-    """The checkpoint of a run that was completed last, None without one; warns of those that are not whole."""
-    whole = []
+    """The checkpoint of a run that was completed last, None without one; warns of those that are not whole.
+
+    The files of the one it returns were read and are those that were written.
+    """
+    whole = {}
     for path in sorted(output_dir.glob("checkpoint-*")):
         if reason := broken(path):
             logger.warning("%s is passed over: %s", path, reason)
         else:
-            whole.append(path)
-    return max(whole, key=lambda path: read_json(path / MARKER, "The marker")["saved_at"], default=None)
+            whole[path] = read_json(path / MARKER, "The marker")["saved_at"]
+    for path in sorted(whole, key=whole.__getitem__, reverse=True):
+        if not (reason := broken(path, contents=True)):
+            return path
+        logger.warning("%s is passed over: %s", path, reason)
+    return None
+
+
+def find_checkpoint(asked: str | bool | None, output_dir: Path) -> Path | None:
+    """The checkpoint that `resume_from_checkpoint` means, None to begin anew.
+
+    asked: true, the newest of `output_dir`, or none where there is none; false or nothing; the folder of a checkpoint;
+    or that of a run, then its newest. Raises InputError where there is no such folder or it holds no whole checkpoint.
+    """
+    word = str(asked or "false").strip().lower()
+    if word in ("true", "false"):
+        return newest(output_dir) if word == "true" else None
+    folder = Path(str(asked))
+    found = folder if (folder / MARKER).is_file() and (folder / TRAINER_STATE_NAME).is_file() else newest(folder)
+    if found is None:
+        missing = broken(folder) if folder.name.startswith("checkpoint-") and folder.is_dir() else None
+        raise InputError(
+            f"resume_from_checkpoint={asked}: {missing or 'no whole checkpoint is there.'}",
+            remedy="Name a checkpoint or a run's folder, or give true for the newest of output_dir.",
+            file=folder,
+            field="resume_from_checkpoint",
+            value=asked,
+        )
+    return found
 
 
 def make_universal(folder: Path) -> None:
@@ -74,20 +107,61 @@ def make_universal(folder: Path) -> None:
     )
 
 
-def check_resumable(folder: Path, about: dict[str, Any]) -> bool:
-    """Raise InputError where a checkpoint is broken or of another run; returns whether it had as many processes."""
-    if reason := broken(folder):
-        raise InputError(f"{folder} cannot be resumed: {reason} Name an earlier checkpoint.", file=folder)
+def check_resumable(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
+    """What the marker of a checkpoint says, where the run that is `about` may go on from it.
+
+    Raises InputError where it is damaged, holds no state of the optimizer, is of another run, or where what lies in it
+    could run code when it is read.
+    """
+    if reason := broken(folder, contents=True):
+        raise InputError(f"{folder} cannot be resumed: {reason}", remedy="Name an earlier checkpoint.", file=folder)
     was = read_json(folder / MARKER, "The marker")["of"]
-    for name, remedy in (
-        ("method", "Start a new run from it with --model instead"),
-        ("catalog", "Give the data it was trained with"),
-        ("model", "Give the backbone it was trained with"),
-        ("strategy", "Launch it as it was, or start a new run from it with --model"),
-        ("prompts_per_step", "Set global_batch_size to the former"),
-    ):
-        if was[name] != about[name]:
+    anew = f"Start a new run from it with --model {folder}."
+    if "provenance" not in was:
+        raise InputError(f"{folder} does not say what it was made of.", remedy=anew, file=folder)
+    if not (was["resumable"] and about["resumable"]):
+        raise InputError(
+            "save_only_model: a run that is resumed needs its optimizer, schedule and random streams too.",
+            remedy=anew if about["resumable"] else "Leave out save_only_model or resume_from_checkpoint.",
+            file=folder,
+            field="save_only_model",
+            value=True,
+        )
+    made, wanted = Provenance.from_dict(was["provenance"]), Provenance.from_dict(about["provenance"])
+    wanted.check(made, f"The checkpoint {folder}", f"Give what it was made with. {anew}", folder)
+    check_pickles(folder)
+    return was
+
+
+PICKLED = {
+    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.dtype",
+    "numpy.ndarray",
+}
+"""What DeepSpeed and transformers pickle into a checkpoint beside what torch itself takes for safe."""
+
+
+def check_pickles(folder: Path) -> None:
+    """Raise InputError where a file that torch reads names anything that training does not write: DeepSpeed runs it.
+
+    The names stand in a pickle before anything is made of them, so they are read without making anything.
+    """
+    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".pt", ".pth", ".bin")):
+        try:
+            found = set(get_unsafe_globals_in_checkpoint(path)) - PICKLED
+        except Exception as error:  # not a file of torch.save, or one with an instruction that it never writes
+            raise InputError(f"{path} is no file that torch wrote: {error}.", file=path) from error
+        if found:
             raise InputError(
-                f"{folder} is of a run with {name} {was[name]}, this one has {about[name]}. {remedy}.", file=folder
+                f"{path} names {min(found)}, which no training here writes: reading it could run any code.",
+                remedy="Use a checkpoint of your own.",
+                file=path,
+                value=min(found),
             )
-    return was["processes"] == about["processes"]
+    for latest in folder.glob("latest"):  # the folder that DeepSpeed reads its parts from
+        if [latest.read_text().strip()] != [path.name for path in folder.glob("global_step*")]:
+            raise InputError(f"{latest} names another folder than the checkpoint's own.", file=latest)

@@ -1,14 +1,21 @@
 """The policy as a plain transformers checkpoint, and the flow heads beside it."""
 
+import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from catalog.errors import InputError, RunError
+from catalog.files import MARKER, broken, complete, read_json, seal
 from samplers.weights import policy_weights
 from trainer.flow_heads import NAME
 
+MAKING = ".final"
+"""In a run's folder, where its policy is written before it takes its place."""
 HEADS = "flow_heads/flow_heads.safetensors"
 """Beside the policy, but in a folder of its own: vLLM reads every safetensors file next to a checkpoint's weights."""
 
@@ -26,6 +33,69 @@ def write(
     if heads:
         (folder / HEADS).parent.mkdir(exist_ok=True)
         save_file({name: value.contiguous() for name, value in heads.items()}, folder / HEADS)
+
+
+def write_final(folder: Path, about: dict[str, Any], *parts: Any) -> None:
+    """`write` a finished run's policy into its folder, all of it or nothing, and mark it so; parts: those of `write`.
+
+    A kill leaves a folder without its marker, which is not taken for finished. Raises RunError where a weight is no
+    finite number, SetupError where the disk is full; what was there before then stays.
+    """
+    bad = [name for table in parts[2:] for name, value in table.items() if not value.isfinite().all()]
+    if bad:
+        raise RunError(
+            f"{bad[0]} is no finite number everywhere, so {folder} is not written.",
+            remedy="Start a new run from a checkpoint before, or with a lower learning rate.",
+            file=folder,
+        )
+    with complete(folder / MAKING) as making:
+        making.mkdir()
+        write(making, *parts)
+        seal(making, about)
+    unmark(folder)
+    for old in (*folder.glob("model*.safetensors*"), folder / HEADS):  # other shards would be read beside the new ones
+        old.unlink(missing_ok=True)
+    for name in read_json(folder / MAKING / MARKER, "The marker")["files"]:
+        (folder / name).parent.mkdir(exist_ok=True)
+        os.replace(folder / MAKING / name, folder / name)
+    os.replace(folder / MAKING / MARKER, folder / MARKER)
+    shutil.rmtree(folder / MAKING)
+
+
+def unmark(folder: Path) -> None:
+    """From here on a folder is not that of a finished run, until `write_final`."""
+    (folder / MARKER).unlink(missing_ok=True)
+
+
+def finished(folder: str | Path) -> bool:
+    """Whether a folder holds the whole policy of a run that came to its end."""
+    return broken(Path(folder)) is None
+
+
+def check_finished(folder: str | Path) -> None:
+    """Raise InputError where a folder on this machine is to give a policy and has only a part of one.
+
+    That is a run that has not come to its end, a damaged checkpoint, or a checkpoint without a tokenizer, for which
+    transformers would make up an empty one. Names of a hub, and what others wrote, pass.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    ours = any((folder / name).is_file() for name in (MARKER, "resolved.yaml"))
+    if ours and (reason := broken(folder)):
+        raise InputError(
+            f"{folder} is not a finished run: {reason}",
+            remedy="Start it again with --resume_from_checkpoint true, or name one of its checkpoints.",
+            file=folder,
+        )
+    if (folder / "config.json").is_file() and not any(
+        path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)
+    ):
+        raise InputError(
+            f"{folder} has no tokenizer, so the tokens of its codes are not known.",
+            remedy="Put the tokenizer's files beside the weights.",
+            file=folder,
+        )
 
 
 def merged(model: nn.Module, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

@@ -15,6 +15,7 @@ from rewards import Reward, RewardParts, WeightedSum, as_reward, build_rewards
 from samplers import ReplaySampler
 from trainer.metrics import trajectory_metrics
 from trainer.objectives import FlowInputs
+from trainer.provenance import import_path
 from trainer.reference import PrecomputedReference, Reference, frozen_copy, numbered
 from trainer.rollout_trainer import RolloutTrainer
 from trainer.step import Scores, Step
@@ -61,6 +62,7 @@ class ObjectiveTrainer(RolloutTrainer):
         parts = RewardParts(catalog, self._teacher, self.policy, processing_class)
         self.reward: WeightedSum | None = None
         if rewards is not None:
+            self._python_parts["rewards"] = import_path(rewards)
             named = {"reward": as_reward("reward", rewards, parts)}
             self.reward = WeightedSum(named, catalog=catalog, signed=args.signed_rewards)
         elif args.rewards or args.default_rewards:

@@ -1,23 +1,30 @@
 """Processes that stop together, and checkpoints that are whole: what every trainer here does with both."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import nn
-from transformers import PreTrainedModel, Trainer
+from torch.distributed.tensor import DTensor
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
 from catalog import Catalog
-from catalog.files import seal
-from trainer.checkpoints import check_resumable, make_universal, newest, put, unfinished
+from catalog.errors import InputError, RunError
+from catalog.files import seal, sealed
+from interactions.provenance import Provenance
+from trainer.checkpoints import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
+from trainer.export import finished, unmark
 from trainer.launch import check_launch, describe
+from trainer.provenance import IN_MEMORY, run_provenance
+from trainer.run_folder import RunFolder
 from trainer.watch import Interrupted, Watch
 
 logger = logging.getLogger(__name__)
@@ -26,13 +33,14 @@ logger = logging.getLogger(__name__)
 class ResumableTrainer(Trainer):
     """transformers' trainer, whose runs end in order and go on exactly.
 
-    A process that fails takes the others with it, after a checkpoint of the steps done where all still answer; SIGTERM
-    and the death of the launcher end a run the same way, and a process that is stuck is named (`Watch`).
+    A process that fails takes the others with it, after a checkpoint of the steps done where all still answer. So do a
+    request to stop and the death of the launcher; and a process that is stuck is named (`Watch`).
     """
 
     args: TrajectoryConfig
     model: PreTrainedModel
     catalog: Catalog
+    folder: RunFolder
 
     def __init__(self, model: PreTrainedModel, args: TrajectoryConfig, **kwargs: Any) -> None:
         super().__init__(model=model, args=args, **kwargs)
@@ -42,6 +50,8 @@ class ResumableTrainer(Trainer):
         self._saving: Path | None = None  # where a checkpoint is being written
         self._saved_at = 0  # the step of the last checkpoint
         self._same_processes = True  # as many as the run that is resumed had
+        self.began_at = 0  # the step that the run in training went on from
+        self.is_over = False  # whether all its steps were done before
 
     # all processes stop together, and what was done is kept
 
@@ -59,31 +69,123 @@ class ResumableTrainer(Trainer):
             self._end(error or Interrupted(f"Process {failed[0].item()} failed, see its message; this one stops too."))
 
     def _end(self, error: Exception) -> NoReturn:
-        """Keep the steps done in a checkpoint and raise."""
+        """Keep the steps done in a checkpoint and raise; RunError where they led to weights that are no numbers."""
         if self.state.global_step:
+            self._check_finite(error)
             self._save_checkpoint(self.model, None)
-            logger.error("Stopped. %s/checkpoint-%d resumes.", self.args.output_dir, self.state.global_step)
+            kept = "is kept" if self.args.save_only_model else "resumes"
+            logger.error("Stopped. %s/checkpoint-%d %s.", self.args.output_dir, self.state.global_step, kept)
         raise error
+
+    def _check_finite(self, cause: Exception | None = None) -> None:
+        """Raise RunError on every process where a weight or buffer of any of them is no finite number."""
+        tensors = [t for t in (*self.model.parameters(), *self.model.buffers()) if t.is_floating_point()]
+        own = [getattr(t, "ds_tensor", t) for t in tensors]  # the part that lies here, under ZeRO-3 and FSDP
+        own = [t.to_local() if isinstance(t, DTensor) else t for t in own]
+        bad = ~torch.stack([t.detach().isfinite().all() for t in own]).all()
+        if not self.accelerator.gather(bad.reshape(1).to(self.args.device)).any():
+            return
+        last = newest(Path(self.args.output_dir)) if self.args.should_save else None
+        remedy = "Lower the learning rate or the reward's range."
+        if last is not None:
+            remedy = f"{last} is the last good checkpoint: start a new run from it (--model), with a lower rate."
+        raise RunError(
+            f"The weights after step {self.state.global_step} are no finite numbers, so they are not kept.",
+            remedy=remedy,
+        ) from cause
 
     # checkpoints
 
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """Train; `resume_from_checkpoint` True goes on from the last whole checkpoint, or begins where there is none.
 
-        Raises InputError for a checkpoint that is broken or of another run, and `Interrupted` after a SIGTERM.
+        It may also be the folder of a checkpoint, or of a run, then of its last one. Where all steps are done already,
+        nothing is trained. Raises InputError for a checkpoint that is damaged or of another run, and `Interrupted`
+        after SIGTERM, SIGINT (Ctrl-C) or SIGHUP.
         """
-        found: Any = resume_from_checkpoint
-        if found in (True, "true"):  # the latter from a command line
-            [found] = broadcast_object_list([newest(Path(self.args.output_dir))])
-        self._saved_at = 0
+        _ = self.provenance  # of the backbone as it was given: transformers adapts its config to the tokenizer
+        found = self._find(resume_from_checkpoint)
+        self._saved_at, self._same_processes = 0, True
         if found:
-            self._saved_at = int(Path(found).name.split("-")[-1])
-            self._same_processes = check_resumable(Path(found), self._about)
+            folder, was = found
+            self._saved_at, self._same_processes = was["step"], was["processes"] == self.got["processes"]
             if self.is_deepspeed_enabled and not self._same_processes:
                 self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
-                self._deal_anew(Path(found))
+                self._deal_anew(folder)
+        elif self.args.save_only_model:
+            logger.warning("save_only_model: checkpoints hold weights alone, from which this run cannot be resumed.")
         with self.watch:
-            return super().train(found and str(found), *args, **kwargs)
+            return super().train(found and str(found[0]), *args, **kwargs)
+
+    def _find(self, asked: str | bool | None) -> tuple[Path, dict[str, Any]] | None:
+        """(the checkpoint to resume, what its marker says)."""
+
+        def find() -> tuple[Path, dict[str, Any]] | None:
+            folder = find_checkpoint(asked, Path(self.args.output_dir))
+            return None if folder is None else (folder, check_resumable(folder, self.about))
+
+        found = self._from_main(find)
+        if found and IN_MEMORY in str(self.python_parts):
+            logger.warning("What was given in Python has no import path: nothing tells whether it is the former.")
+        return found
+
+    def is_finished(self) -> bool:
+        """Whether output_dir holds this very run after its last step. Raises InputError where it holds another one."""
+
+        def look() -> bool:
+            folder = Path(self.args.output_dir)
+            if not finished(folder):
+                return False
+            was = sealed(folder, "The run")
+            remedy = "Choose another output_dir, or start anew without resume_from_checkpoint."
+            self.provenance.check(Provenance.from_dict(was["provenance"]), f"The run in {folder}", remedy, folder)
+            return was["length"] == self.about["length"]
+
+        return self._from_main(look)
+
+    def _from_main(self, read: Callable[[], Any]) -> Any:
+        """What one process finds in a folder, for all of them; an InputError is raised in all too."""
+        found, error = None, None
+        if self.accelerator.is_main_process:
+            try:
+                found = read()
+            except InputError as caught:
+                error = caught
+        found, error = broadcast_object_list([found, error])
+        if error:
+            raise error
+        return found
+
+    def _init_training_state(self, *args: Any) -> tuple[int, int]:
+        place = super()._init_training_state(*args)
+        self.began_at = self.state.global_step
+        early = [
+            callback for callback in self.callback_handler.callbacks if isinstance(callback, EarlyStoppingCallback)
+        ]
+        kept = self.state.stateful_callbacks.get(EarlyStoppingCallback.__name__, [])
+        if self.began_at:
+            for callback, was in zip(early, kept if isinstance(kept, list) else [kept], strict=False):
+                callback.early_stopping_patience_counter = was["attributes"]["early_stopping_patience_counter"]
+        stopped = (callback.early_stopping_patience_counter >= callback.early_stopping_patience for callback in early)
+        self.is_over = self.folder.is_over = self.began_at > 0 and (
+            self.began_at >= self.state.max_steps or any(stopped)
+        )
+        if self.began_at > self.state.max_steps:
+            raise InputError(
+                f"The checkpoint has {self.began_at} steps behind it, and this run is to have {self.state.max_steps}.",
+                remedy="Name an earlier checkpoint, or train for longer.",
+                field="max_steps",
+                value=self.state.max_steps,
+            )
+        if not self.is_over and self.args.should_save:
+            unmark(Path(self.args.output_dir))
+        return place
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self.is_over:  # transformers would train a step before it looks
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*args, **kwargs)
 
     def _deal_anew(self, checkpoint: Path) -> None:
         """Put what another number of processes wrote into a form that DeepSpeed deals out to any."""
@@ -110,7 +212,7 @@ class ResumableTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
-        if self.is_deepspeed_enabled and not check_resumable(best, self._about):
+        if self.is_deepspeed_enabled and check_resumable(best, self.about)["processes"] != self.got["processes"]:
             self._deal_anew(best)
             self.deepspeed._config.load_universal_checkpoint = True
         super()._load_best_model()
@@ -121,17 +223,34 @@ class ResumableTrainer(Trainer):
         args = self.args
         return args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
 
-    @property
-    def _about(self) -> dict[str, Any]:
-        """What a run must have in common with a checkpoint to resume it."""
-        config, got = self.model.config, self.got
-        return {
+    @cached_property
+    def provenance(self) -> Provenance:
+        """What decides this run: catalogue, rows, backbone, settings, and what was given in Python."""
+        splits = {"train": self.train_dataset, "validation": self.eval_dataset}
+        further = {
             "method": type(self).__name__,
-            "catalog": self.catalog.fingerprint,
-            "model": f"{config.model_type} of {got['parameters']} parameters, {got['trained']} trained",
-            "strategy": got["strategy"],
-            "processes": got["processes"],
+            "strategy": self.got["strategy"],
+            "precision": self.got["precision"],
+            "parameters": [self.got["parameters"], self.got["trained"]],
             "prompts_per_step": self.prompts_per_step,
+            "python_parts": self.python_parts,
+        }
+        return run_provenance(self.args, self.model, self.catalog.fingerprint, splits, further)
+
+    @property
+    def python_parts(self) -> dict[str, Any]:
+        """The import paths of what was given to this trainer in Python and changes what it learns."""
+        return {}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What the markers of checkpoints and of the finished run say."""
+        return {
+            "provenance": self.provenance.as_dict(),
+            "processes": self.got["processes"],
+            "step": self.state.global_step,
+            "length": [self.args.max_steps, self.args.num_train_epochs, self.args.early_stopping_patience],
+            "resumable": not self.args.save_only_model,
         }
 
     def _get_output_dir(self, trial: Any = None) -> str:
@@ -143,6 +262,7 @@ class ResumableTrainer(Trainer):
         if step == self._saved_at:
             return
         self.watch.beat("")
+        self._check_finite()
         with unfinished(output_dir, self.accelerator, main=self.args.should_save) as self._saving:
             super()._save_checkpoint(model, trial)
             self.accelerator.wait_for_everyone()  # the others write their parts too
@@ -151,7 +271,7 @@ class ResumableTrainer(Trainer):
             if self.args.should_save:
                 folder = self._saving / f"checkpoint-{step}"
                 self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-                seal(folder, self._about)
+                seal(folder, self.about)
                 put(folder, output_dir / folder.name)
                 rotate_checkpoints(
                     str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True

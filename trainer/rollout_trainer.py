@@ -19,6 +19,7 @@ from trainer.checks import check_rollouts
 from trainer.config import RolloutConfig
 from trainer.engine import make_engine
 from trainer.flow_heads import NAME
+from trainer.provenance import import_path
 from trainer.step import Plan, Step
 from trainer.trajectory_trainer import TrajectoryTrainer
 
@@ -64,6 +65,11 @@ class RolloutTrainer(TrajectoryTrainer):
                 remedy="Leave it out.",
                 field="use_vllm",
             )
+        self._python_parts: dict[str, Any] = {}
+        if samplers:
+            self._python_parts["samplers"] = {name: import_path(sampler) for name, sampler in samplers.items()}
+        if recommender is not None:
+            self._python_parts["recommender"] = import_path(recommender)
         if recommender is None and args.recommender:
             recommender = load_recommender(args.recommender, catalog)
         self.ahead = args.rollout_staleness
@@ -77,6 +83,10 @@ class RolloutTrainer(TrajectoryTrainer):
                 remedy="Add one.",
                 field="samplers",
             )
+
+    @property
+    def python_parts(self) -> dict[str, Any]:
+        return self._python_parts
 
     @cached_property
     def engine(self) -> RolloutEngine | None:

@@ -15,6 +15,7 @@ from accelerate.utils import gather_object
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 
+from catalog.errors import InputError
 from catalog.files import complete, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
@@ -39,6 +40,8 @@ class RunFolder(TrainerCallback):
     def __init__(self, recipe: dict[str, Any] | None = None) -> None:
         self.recipe = recipe or {}
         self.got: dict[str, Any] = {}  # what the trainer's processes really are
+        self.python_parts: dict[str, Any] = {}  # what was given in Python, by its import path
+        self.is_over = False  # whether nothing is left to train: then what is written stays
         self.tokens_in_step = 0  # of the optimiser step in training, over all processes
         self._clock = 0.0  # when the seconds in the state were last brought up to date
 
@@ -46,11 +49,14 @@ class RunFolder(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self._clock = time.perf_counter()
-        if not state.is_world_process_zero:
+        if not state.is_world_process_zero or self.is_over:
             return
         folder = Path(args.output_dir)
+        settings = self.recipe | json.loads(args.to_json_string())
+        if self.python_parts:
+            settings["python_parts"] = self.python_parts
         with complete(folder / "resolved.yaml") as temporary:
-            temporary.write_text(yaml.safe_dump(self.recipe | json.loads(args.to_json_string()), sort_keys=False))
+            temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
         write_json(folder / "environment.json", environment() | self.got)
         kept = [record for record in read_log(folder) if record["step"] <= state.global_step]  # of a resumed run
         with complete(folder / "metrics.jsonl") as temporary:
@@ -64,9 +70,9 @@ class RunFolder(TrainerCallback):
         logs: dict | None = None,
         **kwargs: Any,
     ) -> None:
-        if state.is_world_process_zero:
+        if state.is_world_process_zero and logs:
             with (Path(args.output_dir) / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **(logs or {})}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         state.num_input_tokens_seen += self.tokens_in_step  # not before, or a step begun anew would count twice
@@ -84,12 +90,13 @@ class RunFolder(TrainerCallback):
             "peak_memory_mb": max(gather_object([peak_memory(args.device)])),
             "processes": args.world_size,
         }
-        if state.is_world_process_zero:
+        path = Path(args.output_dir) / "metrics.json"
+        if state.is_world_process_zero and not (self.is_over and path.is_file()):
             last: dict[str, float] = {}
             for record in read_log(Path(args.output_dir)):
                 last |= record
             best = {"best_metric": state.best_metric, "best_checkpoint": state.best_model_checkpoint}
-            write_json(Path(args.output_dir) / "metrics.json", {"train": last | best, "cost": cost})
+            write_json(path, {"train": last | best, "cost": cost})
 
     def _seconds(self, state: TrainerState) -> float:
         """Seconds of training until now, those before the checkpoint that was resumed included."""
@@ -122,9 +129,23 @@ class Progress(ProgressCallback):
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """The records of a run's metrics.jsonl, [] if it has none yet."""
+    """The records of a run's metrics.jsonl, [] if it has none yet.
+
+    A last line that a kill or a full disk has torn is left out. Raises InputError where another is no JSON.
+    """
     path = folder / "metrics.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+    if not path.is_file():
+        return []
+    lines = path.read_text(errors="replace").split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], 1):  # behind the last line break is nothing, or what was torn
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"Line {number} of {path} is no JSON: {error.msg}.", remedy="Delete the line.", file=path, row=number
+            ) from error
+    return records
 
 
 def peak_memory(device: torch.device) -> float:
@@ -136,14 +157,22 @@ def peak_memory(device: torch.device) -> float:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and device that a run's figures belong to."""
-    git = ["git", "-C", str(Path(__file__).parent)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changed = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
+    commit = _git("rev-parse", "HEAD")
+    changed = commit and _git("status", "--porcelain", "--untracked-files=no")
     return {
         "python": platform.python_version(),
         **{name: version(name) for name in PACKAGES},
-        "commit": commit.stdout.strip() or None,
-        "uncommitted_changes": bool(changed.stdout.strip()),
+        "commit": commit or None,
+        "uncommitted_changes": bool(changed) if commit else None,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _git(*command: str) -> str:
+    """What git says of this project, "" where it is no checkout or there is no git."""
+    try:
+        done = subprocess.run(["git", "-C", str(Path(__file__).parent), *command], capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip()

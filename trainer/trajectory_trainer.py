@@ -32,7 +32,7 @@ from samplers import Mixture, TargetSampler
 from trainer.adapters import ROWS, adapt
 from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
 from trainer.config import TrajectoryConfig
-from trainer.export import load_heads, merged, write
+from trainer.export import load_heads, merged, write, write_final
 from trainer.flow_heads import NAME, split_state
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
@@ -98,7 +98,7 @@ class TrajectoryTrainer(ResumableTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        folder.got, self.folder = self.got, folder
+        folder.got, folder.python_parts, self.folder = self.got, self.python_parts, folder
         self.tables = TrajectoryTables(catalog, Path(args.output_dir) / "trajectories", args.log_trajectories_steps)
         for stock in (ProgressCallback, PrinterCallback):
             self.remove_callback(stock)
@@ -304,6 +304,8 @@ class TrajectoryTrainer(ResumableTrainer):
             every = self.accelerator.gather(own.to(self.args.device).unsqueeze(0))  # [processes, names]
             logs |= dict(zip(names, every.mean(0).where(~largest, every.amax(0)).tolist(), strict=True))
             self._logged.clear()
+        if "train_loss" in logs and self.began_at:  # of a resumed run it is a part's sum over all steps
+            return
         super().log(logs, start_time)
 
     def evaluate(
@@ -353,12 +355,18 @@ class TrajectoryTrainer(ResumableTrainer):
             return super().save_model(output_dir, _internal_call)
         policy, heads = merged(self.model, keep=self.args.should_save)
         if self.args.should_save:
-            folder = Path(output_dir or self.args.output_dir)
-            write(folder, self.model.get_base_model(), self.processing_class, policy, heads)
+            self._write(output_dir, self.model.get_base_model(), policy, heads)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         policy, heads = split_state(state_dict or self.model.state_dict())
-        write(Path(output_dir or self.args.output_dir), self.model, self.processing_class, policy, heads)
+        self._write(output_dir, self.model, policy, heads)
+
+    def _write(self, output_dir: str | None, model: Any, policy: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
+        folder, parts = Path(output_dir or self.args.output_dir), (model, self.processing_class, policy, heads)
+        if self._saving:  # a part of a checkpoint, which is marked as a whole
+            write(folder, *parts)
+        else:
+            write_final(folder, self.about, *parts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

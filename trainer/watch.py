@@ -1,4 +1,4 @@
-"""Runs that end in order: after a SIGTERM, without their launcher, and when a process no longer gets on."""
+"""Runs that end in order: when they are asked to, without their launcher, and when a process no longer gets on."""
 
 import faulthandler
 import os
@@ -15,6 +15,10 @@ from catalog.errors import RunError
 
 class Interrupted(RunError):
     """The run was asked to stop, and has."""
+
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+"""What asks a run to stop: a scheduler, Ctrl-C, a terminal that is closed."""
 
 
 class Watch:
@@ -34,7 +38,9 @@ class Watch:
     def __enter__(self) -> "Watch":
         self.asked = False
         self._main = threading.current_thread() is threading.main_thread()  # only there Python has signals
-        self._before = signal.signal(signal.SIGTERM, self.stop) if self._main else None
+        # what is ignored stays so, as nohup wants it
+        heard = [number for number in SIGNALS if self._main and signal.getsignal(number) != signal.SIG_IGN]
+        self._before = {number: signal.signal(number, self.stop) for number in heard}
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self._launcher = os.getppid()
@@ -46,8 +52,8 @@ class Watch:
         self._over.set()
         if self._thread.is_alive():
             self._thread.join()
-        if self._main:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def stop(self, *_: object) -> None:
         """Ask the run to stop: it does at its next step, with a checkpoint."""
@@ -58,22 +64,25 @@ class Watch:
         self._beats, self._where = self._beats + 1, where
 
     def _look(self) -> None:
-        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
         names = [f"gflowgr/watch/{rank}" for rank in range(self.processes)]
         last, changed = [b""] * self.processes, [time.monotonic()] * self.processes
-        while not self._over.wait(min(5.0, self.patience / 10)):
-            try:
+        try:
+            store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+            while True:
                 store.set(names[self.rank], f"{self._beats}|{self._where}")
-                told = store.multi_get(names)
-            except DistError:  # the store lives in the launcher
-                return self.stop()
-            if os.getppid() != self._launcher:
-                return self.stop()
-            now = time.monotonic()
-            changed = [now if new != old else at for new, old, at in zip(told, last, changed, strict=True)]
-            last = told
-            if self._where and now - changed[self.rank] > self.patience:
-                self._end(told)
+                # to ask for what nobody has told yet, or will any more, would wait
+                told = [store.get(name) if store.check([name]) else b"0|its start" for name in names]
+                now = time.monotonic()
+                changed = [now if new != old else at for new, old, at in zip(told, last, changed, strict=True)]
+                last = told
+                if self._where and now - changed[self.rank] > self.patience:
+                    self._end(told)
+                if self._over.wait(min(5.0, self.patience / 10)):
+                    return
+                if os.getppid() != self._launcher:
+                    return self.stop()
+        except DistError:  # the store lives in the launcher
+            return self.stop()
 
     def _end(self, told: list[bytes]) -> None:
         beats = [int(entry.split(b"|")[0]) for entry in told]

@@ -2,13 +2,23 @@
 
 import json
 import logging
+import os
+import pickle
 import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from datasets import Dataset
 
-from trainer import SFTTrainer
-from trainer.checkpoints import MARKER, broken, newest
+from catalog.errors import InputError
+from catalog.files import MARKER, broken, seal, sealed
+from tests.raising import raises
+from trainer import METHODS, SFTTrainer
+from trainer.checkpoints import check_pickles, newest
+from trainer.provenance import FREE
 
 KEPT = dict(save_strategy="steps", save_steps=2, max_steps=6)
 
@@ -98,29 +108,110 @@ def test_the_best_checkpoint_is_known_by_its_own_name(make_trainer):
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "message"),
+    ("change", "field"),
     [
-        ("method", "DPOTrainer", "method DPOTrainer, this one has SFTTrainer"),
-        ("catalog", "0123", "catalog 0123, this one has .* Give the data"),
-        ("model", "gpt2 of 7 parameters, 7 trained", "model gpt2 of 7"),
-        ("strategy", "zero3", "strategy zero3, this one has single. Launch it as it was"),
-        ("prompts_per_step", 7, "prompts_per_step 7, .* Set global_batch_size"),
+        ({"learning_rate": 0.5}, "settings.learning_rate"),
+        ({"optim": "sgd"}, "settings.optim"),
+        ({"seed": 8}, "settings.seed"),
+        ({"max_history": 3}, "settings.max_history"),
+        ({"normalisation": "vocabulary"}, "settings.normalisation"),
+        ({"per_device_train_batch_size": 2}, "settings.prompts_per_step"),
+        ({"model": {"attention_dropout": 0.1}}, "settings.backbone.attention_dropout"),
     ],
 )
-def test_a_checkpoint_of_another_run_is_refused(saved, make_trainer, name, value, message):
+def test_what_decides_a_run_is_compared_and_named(saved, make_trainer, change, field):
     _, folder = saved
-    marker = folder / "checkpoint-6" / MARKER
-    table = json.loads(marker.read_text())
-    table["of"][name] = value
-    marker.write_text(json.dumps(table))
-    with pytest.raises(ValueError, match=message):
+    before = (folder / "resolved.yaml").read_text()
+    with raises(InputError, field=field, file=folder / "checkpoint-6"):
+        make_trainer(SFTTrainer, **KEPT | change).train(resume_from_checkpoint=True)
+    assert (folder / "resolved.yaml").read_text() == before
+
+
+def test_other_rows_are_another_run(saved, make_trainer, train_rows):
+    rows = train_rows.to_list()
+    rows[7]["target"] = 3
+    with raises(InputError, field="splits.train"):
+        make_trainer(SFTTrainer, rows=Dataset.from_list(rows), **KEPT).train(resume_from_checkpoint=True)
+
+
+def test_what_may_change_does_not_stop_a_run_from_going_on(saved, make_trainer):
+    first, folder = saved
+    free = {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 2, "logging_steps": 2, "save_steps": 3}
+    trainer = make_trainer(SFTTrainer, **KEPT | free | {"max_steps": 9})  # the schedule is constant
+    trainer.train(resume_from_checkpoint=str(folder))
+    assert trainer.state.global_step == 9
+    assert yaml.safe_load((folder / "resolved.yaml").read_text())["max_steps"] == 9
+
+
+def test_every_free_setting_is_one_of_some_method():
+    known = {field.name for _, config in METHODS.values() for field in fields(config)}
+    named = [name for names in FREE.values() for name in names]
+    assert set(named) <= known and len(set(named)) == len(named)
+
+
+def test_a_longer_run_is_another_one_where_the_schedule_knows_its_end(make_trainer):
+    decaying = KEPT | {"lr_scheduler_type": "linear"}
+    make_trainer(SFTTrainer, **decaying).train()
+    with raises(InputError, field="settings.max_steps", value=6):
+        make_trainer(SFTTrainer, **decaying | {"max_steps": 9}).train(resume_from_checkpoint=True)
+
+
+def test_fewer_steps_than_are_done_are_refused(saved, make_trainer):
+    with raises(InputError, field="max_steps", value=3):
+        make_trainer(SFTTrainer, **KEPT | {"max_steps": 3}).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "model.safetensors"])
+def test_flipped_bytes_are_noticed(saved, make_trainer, name):
+    _, folder = saved
+    path = folder / "checkpoint-6" / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    assert newest(folder) == folder / "checkpoint-4"
+    with raises(InputError, file=path.parent):
+        make_trainer(SFTTrainer, **KEPT).train(resume_from_checkpoint=str(path.parent))
+
+
+class Harm:
+    def __reduce__(self):
+        return os.system, ("true",)
+
+
+def test_a_file_that_could_run_code_is_not_read(saved, make_trainer, tmp_path):
+    _, folder = saved
+    check_pickles(folder / "checkpoint-6")
+    about = sealed(folder / "checkpoint-6", "The checkpoint")
+    torch.save({"state": Harm()}, folder / "checkpoint-6" / "optimizer.pt")
+    seal(folder / "checkpoint-6", about)
+    with raises(InputError, file=folder / "checkpoint-6" / "optimizer.pt", value="posix.system"):
         make_trainer(SFTTrainer, **KEPT).train(resume_from_checkpoint=True)
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "model.bin").write_bytes(pickle.dumps(Harm()))
+    with raises(InputError, file=tmp_path / "plain" / "model.bin"):
+        check_pickles(tmp_path / "plain")
+
+
+def test_weights_alone_are_not_resumed(make_trainer, caplog):
+    alone = KEPT | {"save_only_model": True}
+    with caplog.at_level(logging.WARNING):
+        make_trainer(SFTTrainer, **alone).train()
+    assert "cannot be resumed" in caplog.text
+    for settings in (alone, KEPT):
+        with raises(InputError, field="save_only_model"):
+            make_trainer(SFTTrainer, **settings).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("asked", ["nowhere", "checkpoint-5"])
+def test_a_checkpoint_that_is_not_there_is_refused(saved, make_trainer, asked):
+    with raises(InputError, field="resume_from_checkpoint"):
+        make_trainer(SFTTrainer, **KEPT).train(resume_from_checkpoint=str(saved[1] / asked))
 
 
 def test_a_broken_checkpoint_that_is_named_is_refused(saved, make_trainer):
     _, folder = saved
     (folder / "checkpoint-6" / "optimizer.pt").unlink()
-    with pytest.raises(ValueError, match="checkpoint-6 cannot be resumed: optimizer.pt is missing"):
+    with raises(InputError, file=folder / "checkpoint-6"):
         make_trainer(SFTTrainer, **KEPT).train(resume_from_checkpoint=str(folder / "checkpoint-6"))
 
 

@@ -90,6 +90,24 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
     write_json(folder / MARKER, {"saved_at": time.time(), "of": about, "files": files, "sha256": digests})
 
 
+@contextmanager
+def sealing(folder: Path, about: dict[str, Any], replaces: str = MARKER) -> Iterator[Path]:
+    """A new folder to fill, which is sealed at the end and takes the place of `folder`; see `complete` and `seal`.
+
+    Raises InputError where `folder` exists without the file `replaces`: it holds something else, which would be lost.
+    """
+    if folder.exists() and not (folder / replaces).is_file():
+        raise InputError(
+            f"{folder} exists and has no {replaces}, so it may hold something else.",
+            remedy="Move it away or choose another folder.",
+            file=folder,
+        )
+    with complete(folder) as temporary:
+        temporary.mkdir()
+        yield temporary
+        seal(temporary, about)
+
+
 def broken(folder: Path, *, contents: bool = False) -> str | None:
     """Why a folder is not what `seal` marked as complete, None for a whole one. contents: all files are read too."""
     if not (folder / MARKER).is_file():

@@ -23,7 +23,7 @@ from collaborative.item_vectors import COLLABORATIVE_VECTORS, cooccurrence_vecto
 from collaborative.mixture import Mixture
 from collaborative.popularity import Popularity
 from collaborative.sasrec import SASRec
-from collaborative.store import RECOMMENDERS, fit_recommender, load_recommender
+from collaborative.store import RECOMMENDERS, fit_recommender, load_recommender, made_of
 from collaborative.teacher import Teacher
 
 __all__ = [
@@ -40,5 +40,6 @@ __all__ = [
     "cooccurrence_vectors",
     "fit_recommender",
     "load_recommender",
+    "made_of",
     "rank",
 ]

@@ -1,7 +1,5 @@
 """Fitted recommenders in folders: fitted once, and loaded where nothing has changed since."""
 
-import hashlib
-import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -9,11 +7,13 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from datasets import Dataset
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import complete, read_json, write_json
+from catalog.files import broken, read_json, sealed, sealing, write_json
 from collaborative.base import Recommender
 from collaborative.factors import ALS, BPR
 from collaborative.item_knn import ItemKNN
@@ -21,6 +21,7 @@ from collaborative.mixture import Mixture
 from collaborative.popularity import Popularity
 from collaborative.sasrec import SASRec
 from interactions import Splits
+from interactions.provenance import Provenance
 
 RECOMMENDERS: dict[str, Any] = {"popularity": Popularity, "item_knn": ItemKNN, "sasrec": SASRec, "als": ALS, "bpr": BPR}
 """Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.
@@ -38,70 +39,86 @@ def fit_recommender(
     A mixture is made of folders beside `folder`, which its `weights` name, and keeps copies of them.
 
     Raises:
-        InputError: the kind or a setting is unknown, or a part of a mixture is missing or was fitted on other data.
+        InputError: the kind or a setting is unknown, a part of a mixture is missing or was fitted on other data, or
+            `folder` holds something else.
     """
-    folder = Path(folder)
+    folder, rows = Path(folder), vars(splits)
     chosen = _settings(kind, settings)
-    record: dict[str, Any] = {"kind": kind, "settings": asdict(chosen)}
-    record |= {"catalog": catalog.fingerprint, "data": _digest(splits)}
+    of = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **asdict(chosen)})
     if kind == "mixture":
-        return _mix(record, catalog, folder)
-    if (folder / RECORD).is_file() and record.items() <= _read(folder).items():
+        return _mix(of, catalog, rows, folder)
+    if (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(of):
         return load_recommender(folder, catalog)
     started = time.perf_counter()
     model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
-    with complete(folder) as temporary:
-        temporary.mkdir()
+    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
         save_file(tensors, temporary / TENSORS)
-        write_json(temporary / RECORD, record | {"numbers": numbers, "seconds": seconds})
+        write_json(
+            temporary / RECORD, {"kind": kind, "settings": asdict(chosen), "numbers": numbers, "seconds": seconds}
+        )
     return model
 
 
-def load_recommender(folder: str | Path, catalog: Catalog) -> Recommender:
+def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Dataset] | None = None) -> Recommender:
     """The recommender that `fit_recommender` wrote to `folder`.
 
+    rows: the rows of each split that it is used with, `vars(splits)`, or some of the splits. They must be those that it
+    was fitted on: a model of a longer log has seen what is held out here. Without them it is loaded as it is.
+
     Raises:
-        InputError: there is none, or it was fitted on the items of another catalogue.
+        InputError: there is none, it is not whole, or it was fitted on the items of another catalogue or on other rows.
     """
-    folder = Path(folder)
-    record = _read(folder)
-    if record["catalog"] != catalog.fingerprint:
-        raise InputError(
-            f"The recommender in {folder} was fitted for catalogue {record['catalog']}, not for "
-            f"{catalog.fingerprint}: its item numbers mean other items.",
-            remedy="Fit it on the data of this run.",
-        )
+    folder, kept = Path(folder), made_of(folder)
+    Provenance.from_rows(catalog.fingerprint, rows or {}, kept.settings).check(
+        kept,
+        f"The recommender in {folder}",
+        "Fit it on the data of this run: python recipes/recommenders.py. To use it on other rows knowingly, in Python, "
+        "pass recommender=load_recommender(folder, catalog).",
+        file=folder,
+    )
+    record = read_json(folder / RECORD, "The recommender's record")
     if record["kind"] == "mixture":
         weights = record["settings"]["weights"]
-        return Mixture({name: load_recommender(folder / name, catalog) for name in weights}, weights)
-    return RECOMMENDERS[record["kind"]].from_state(load_file(folder / TENSORS), record["numbers"])
+        return Mixture({name: load_recommender(folder / name, catalog, rows) for name in weights}, weights)
+    try:
+        tensors = load_file(folder / TENSORS)
+    except SafetensorError as error:
+        raise InputError(
+            f"{folder / TENSORS} cannot be read ({error}).", remedy="Fit it again.", file=folder / TENSORS
+        ) from error
+    return RECOMMENDERS[record["kind"]].from_state(tensors, record["numbers"])
 
 
-def _mix(record: dict[str, Any], catalog: Catalog, folder: Path) -> Mixture:
-    """The mixture of the folders beside `folder`, copied into it."""
-    weights = record["settings"]["weights"]
-    mixture = Mixture({name: load_recommender(folder.parent / name, catalog) for name in weights}, weights)
-    parts = {name: _read(folder.parent / name) for name in weights}
-    if other := [name for name, part in parts.items() if part["data"] != record["data"]]:
-        raise InputError(f"{folder.parent / other[0]} was fitted on other interactions.", remedy="Fit it again first.")
-    with complete(folder) as temporary:
-        temporary.mkdir()
-        for name in parts:
-            shutil.copytree(folder.parent / name, temporary / name)
-        write_json(temporary / RECORD, record | {"seconds": sum(part["seconds"] for part in parts.values())})
-    return mixture
-
-
-def _read(folder: Path) -> dict[str, Any]:
+def made_of(folder: str | Path) -> Provenance:
+    """What the recommender in `folder` was fitted on, and how. Raises InputError where there is none that is whole."""
+    folder = Path(folder)
     if not (folder / RECORD).is_file():
         raise InputError(
             f"{folder} holds no fitted recommender.",
             remedy="Fit it first: python recipes/recommenders.py.",
             file=folder,
         )
-    return read_json(folder / RECORD, "The recommender's record")
+    if reason := broken(folder):
+        raise InputError(
+            f"The recommender in {folder} is not whole: {reason}",
+            remedy="Fit it again: python recipes/recommenders.py.",
+            file=folder,
+        )
+    return Provenance.from_dict(sealed(folder, "The recommender"))
+
+
+def _mix(of: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: Path) -> Mixture:
+    """The mixture of the folders beside `folder`, copied into it."""
+    weights = of.settings["weights"]
+    mixture = Mixture({name: load_recommender(folder.parent / name, catalog, rows) for name in weights}, weights)
+    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+        for name in weights:
+            shutil.copytree(folder.parent / name, temporary / name)
+        seconds = sum(read_json(temporary / name / RECORD, "The recommender's record")["seconds"] for name in weights)
+        write_json(temporary / RECORD, {"kind": "mixture", "settings": {"weights": weights}, "seconds": seconds})
+    return mixture
 
 
 def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
@@ -113,9 +130,3 @@ def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
     if unknown := sorted(settings.keys() - set(known)):
         raise InputError(f"{unknown[0]} is not a setting of {kind}.", remedy=f"It has {', '.join(known) or 'none'}.")
     return kinds[kind].Settings(**settings)
-
-
-def _digest(splits: Splits) -> str:
-    """Of all that a recommender is fitted on: training sequences and validation items."""
-    rows = splits.validation
-    return hashlib.sha256(json.dumps([rows["history"][:], rows["target"][:]]).encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""What every reported number means: the one place the page, the Markdown table and the docs read."""
+"""What every reported number means and which way is better, in one place for tables, plots and the best checkpoint."""
 
 from typing import Literal, NamedTuple
 
 
 class Metric(NamedTuple):
-    """One column of a comparison. `better` is None where neither direction is an aim; `form` is how it is printed."""
+    """A number of an evaluation. `better` is None where neither direction is an aim; `form` is how it is printed."""
 
     group: str
     heading: str
@@ -16,16 +16,22 @@ class Metric(NamedTuple):
 RANKING = "Ranking of the held-out item"
 VARIETY = "Variety of the top 10"
 MATCH = "Match of P_F and R / Z"
+CODES = "Choice of a code"
 COST = "Cost"
 
-METRIC_HELP = {
+LEVELS = 16
+"""Of so many levels of a semantic ID the entropy has an explanation."""
+
+METRIC_HELP: dict[str, Metric] = {
     "recall@1": Metric(RANKING, "Recall@1", "share of users whose held-out item is ranked first", "higher"),
     "recall@5": Metric(RANKING, "Recall@5", "share of users whose held-out item is among the first 5", "higher"),
     "recall@10": Metric(RANKING, "Recall@10", "share of users whose held-out item is among the first 10", "higher"),
     "recall@50": Metric(RANKING, "Recall@50", "share of users whose held-out item is among the first 50", "higher"),
     "ndcg@5": Metric(RANKING, "NDCG@5", "like Recall@5, but place r counts 1 / log2(r + 1): 1, 0.63, 0.5, …", "higher"),
     "ndcg@10": Metric(RANKING, "NDCG@10", "like Recall@10, but place r counts 1 / log2(r + 1)", "higher"),
-    "mrr": Metric(RANKING, "MRR", "mean of 1 / place of the held-out item, 0 if it is not in the list", "higher"),
+    "mrr@50": Metric(
+        RANKING, "MRR@50", "mean of 1 / place of the held-out item, 0 if it is not among the first 50", "higher"
+    ),
     "coverage@10": Metric(VARIETY, "Items", "share of the catalogue that some user is shown", "higher"),
     "first_code_coverage@10": Metric(
         VARIETY, "First codes", "share of the first codes of the semantic IDs that some user is shown", "higher"
@@ -54,4 +60,8 @@ METRIC_HELP = {
         "lower",
         ",.0f",
     ),
+} | {
+    f"entropy_{level}": Metric(CODES, f"Entropy {level}", f"mean entropy of the choice of code {level}, in nats", None)
+    for level in range(1, LEVELS + 1)
 }
+"""Name -> what it is. An evaluation during training reports these with the prefix `eval_`."""

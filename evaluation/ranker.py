@@ -49,15 +49,30 @@ def guidance(log_reward: Tensor, trie: Trie, weight: float) -> Tensor:
 def rank_exactly(
     policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, *, k: int, exclude_history: bool, batch_size: int = 16
 ) -> np.ndarray:
-    """The k most probable items [users, k] of the exact distribution over the catalogue; for small catalogues."""
+    """The exact counterpart of a beam: the k most probable items [users, k], one per leaf, -1 where none is left.
+
+    For small catalogues, since the whole distribution is computed. A leaf is passed over where all its items are
+    excluded.
+    """
+    trie = policy.trie
+    leaves = trie.level_start[-2] + torch.arange(trie.leaves, device=policy.tokens.device)
 
     def best(batch: PromptBatch, seen: Tensor) -> Tensor:
-        log_p = torch.nn.functional.pad(policy.distribution(batch), (0, 1), value=-torch.inf)  # a column for padding
+        log_p = policy.distribution(batch)[:, trie.item(leaves)]  # [B, leaves]
         if exclude_history:
-            log_p.scatter_(1, seen.where(seen >= 0, log_p.shape[1] - 1), -torch.inf)
-        return log_p.topk(k).indices
+            log_p = log_p.masked_fill(_seen(seen, trie)[:, leaves] == trie.items_below[leaves], -torch.inf)
+        score, place = log_p.topk(min(k, trie.leaves))
+        items = trie.item(leaves[place]).where(score > -torch.inf, -1)
+        return torch.nn.functional.pad(items, (0, k - items.shape[1]), value=-1)
 
     return _in_batches(policy, rows, prompts, batch_size, best)
+
+
+def _seen(seen: Tensor, trie: Trie) -> Tensor:
+    """How many distinct items below each leaf a row has, [B, nodes]; seen [B, H] items, -1 for padding."""
+    has = torch.zeros(len(seen), trie.items + 1, device=seen.device)
+    has = has.scatter_(1, seen.where(seen >= 0, trie.items), 1.0)[:, :-1]  # [B, items]
+    return torch.zeros(len(seen), trie.nodes, device=seen.device).index_add_(1, trie.leaf_of_item, has)
 
 
 def _in_batches(

@@ -9,13 +9,15 @@ from catalog.errors import InputError
 
 RECALL_CUTOFFS = (1, 5, 10, 50)
 NDCG_CUTOFFS = (5, 10)
+MRR_CUTOFF = 50
+"""Of lists of any length: a longer one must not count more places than another."""
 
 
 def ranking_metrics(ranked: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:
     """Ranking metrics of every user, each `[users]`, so that methods can be compared user by user.
 
     With r the place of the target in the list, counted from 1, and r = infinity when it is absent:
-    recall@k = [r <= k],  ndcg@k = [r <= k] / log2(r + 1),  mrr = 1 / r over the whole list.
+    recall@k = [r <= k],  ndcg@k = [r <= k] / log2(r + 1),  mrr@k = [r <= k] / r.
 
     Args:
         ranked: items from best to worst, `[users, k]` int with k >= 50; -1 pads a short list.
@@ -40,7 +42,7 @@ def ranking_metrics(ranked: np.ndarray, target: np.ndarray) -> dict[str, np.ndar
     place = np.where(hit.any(1), hit.argmax(1) + 1.0, np.inf)  # [users]
     metrics = {f"recall@{k}": (place <= k).astype(float) for k in RECALL_CUTOFFS}
     metrics |= {f"ndcg@{k}": (place <= k) / np.log2(place + 1) for k in NDCG_CUTOFFS}
-    return metrics | {"mrr": 1 / place}
+    return metrics | {f"mrr@{MRR_CUTOFF}": (place <= MRR_CUTOFF) / place}
 
 
 def mean_metrics(per_user: dict[str, np.ndarray]) -> dict[str, float]:

@@ -12,6 +12,10 @@ import pyarrow as pa
 from datasets import Dataset
 
 from catalog.errors import InputError
+from interactions.log import OPTIONAL
+
+COLUMNS = {"user", "history", "target", *OPTIONAL, *(f"history_{name}" for name in OPTIONAL)}
+"""What splits hold. Further columns, such as those that a trainer adds, do not say where rows are from."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,15 @@ class Provenance:
     catalog: str
     splits: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_rows(
+        cls, catalog: str, rows: Mapping[str, Dataset], settings: Mapping[str, Any] | None = None
+    ) -> "Provenance":
+        """Of a catalogue's fingerprint and the rows of each split, by the columns that splits hold."""
+        known = {name: [column for column in some.column_names if column in COLUMNS] for name, some in rows.items()}
+        digests = {name: rows_digest(some.select_columns(known[name])) for name, some in rows.items()}
+        return cls(catalog, digests, settings or {})
 
     @classmethod
     def from_dict(cls, table: Mapping[str, Any]) -> "Provenance":

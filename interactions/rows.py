@@ -4,6 +4,9 @@ from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
+import numpy as np
+from datasets import Dataset
+
 from interactions.log import OPTIONAL
 
 
@@ -44,3 +47,13 @@ def prefixes(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     kept = {"own": row["own"]} if "own" in row else {}
     return [cut(row, end) | kept for end in range(1, len(row["history"]))]
+
+
+def unrankable(rows: Dataset) -> np.ndarray:
+    """Which rows have their target in their history, bool [rows]: where the history is not ranked, they are misses."""
+    table = rows.with_format("arrow")[:]
+    history, target = table["history"].combine_chunks(), table["target"].to_numpy()
+    lengths = history.value_lengths().to_numpy(zero_copy_only=False)
+    row = np.repeat(np.arange(len(target)), lengths)  # [events]
+    same = history.flatten().to_numpy(zero_copy_only=False) == target[row]
+    return np.bincount(row[same], minlength=len(target)) > 0

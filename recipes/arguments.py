@@ -249,7 +249,9 @@ class ServeArguments:
 class CompareArguments:
     """What `compare.py` can be told: folders of runs, or a sweep whose runs it trains where they are missing."""
 
-    output_dir: str = field(metadata={"help": "Folder for metrics.json, table.md and report.html."})
+    output_dir: str = field(
+        metadata={"help": "Folder for the folder `comparison` with metrics.json, table.md and report.html."}
+    )
     runs: list[str] | None = field(
         default=None,
         metadata={
@@ -289,7 +291,10 @@ class CompareArguments:
     )
     evaluation: dict[str, Any] | str | None = field(
         default=None,
-        metadata={"help": "Of a sweep: settings of evaluate.py for all methods, for instance {beam_width: 50}."},
+        metadata={
+            "help": "Settings of evaluate.py for all methods of a sweep, for instance {beam_width: 50}. Its split, "
+            "test by default, is the one that is compared, of runs too."
+        },
     )
     data_recipe: str | None = field(
         default=None, metadata={"help": "Of a sweep: recipe to prepare `data` with where it does not exist yet."}
@@ -318,3 +323,8 @@ class CompareArguments:
     def how(self) -> dict[str, Any]:
         """`evaluation`, likewise."""
         return as_table("evaluation", self.evaluation)
+
+    @property
+    def split(self) -> str:
+        """The held-out items that are compared."""
+        return self.how.get("split", "test")

@@ -5,7 +5,6 @@ python recipes/compare.py --runs runs/mine/* --output_dir runs/mine --title "Min
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from recipes.arguments import CompareArguments
 from recipes.cli import parse, program
@@ -14,12 +13,12 @@ from recipes.cli import parse, program
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, CompareArguments)
-    from recipes.comparison import compare_runs
+    from recipes.comparison import compare_runs, comparison_folder
     from recipes.sweep import run_sweep
 
     table = compare_runs(args, args.runs or run_sweep(args))
     print(table)
-    print(f"\n{Path(args.output_dir) / 'report.html'}")
+    print(f"\n{comparison_folder(args) / 'report.html'}")
 
 
 if __name__ == "__main__":

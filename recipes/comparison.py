@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
+from datasets import Dataset
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import complete, read_json, write_json
+from catalog.files import locked, read_json, sealing, write_json
 from evaluation import break_down
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Comparison, Example, Shown, spread
@@ -19,6 +20,7 @@ from evaluation.significance import RESAMPLES, PairedTest, paired_tests
 from evaluation.tables import markdown, metric_table
 from interactions import Splits, training_counts
 from recipes.arguments import CompareArguments
+from recipes.evaluations import Evaluation, data_provenance, has_weights, read_evaluation, weights_digest
 from recipes.measure import same_leaf, user_metrics
 from recipes.parts import load_data
 from trainer.run_folder import read_log
@@ -27,6 +29,7 @@ TESTED = ("recall@10", "ndcg@10", "recall@50")
 BROKEN_DOWN = ("recall@10", "ndcg@10")
 COST = ("seconds", "tokens", "peak_memory_mb")
 SEED = re.compile(r"seed_(\d+)")
+COMPARISON = "comparison"
 
 
 Ranked = Mapping[str, Sequence[np.ndarray]]
@@ -41,70 +44,93 @@ class OverUsers(NamedTuple):
 
 
 class Run(NamedTuple):
-    """A finished and evaluated run. seed: None where the folder does not say it."""
+    """A finished and evaluated run. seed: None where the folder does not say it. cost: {} where it was not counted."""
 
     method: str
     seed: int | None
     folder: Path
-    metrics: dict[str, Any]
+    evaluation: Evaluation
+    cost: dict[str, Any]
 
 
 def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
-    """Write metrics.json, table.md and report.html over evaluated runs; returns the table of all metrics."""
-    methods = read_runs(folders)
-    runs = [run for seeds in methods.values() for run in seeds]
-    references = {Path(f).name: read_json(Path(f) / "metrics.json", "The metrics file") for f in args.references}
-    if shared := set(references) & set(methods):
-        raise InputError(
-            f"references: {min(shared)} is the name of a run too.",
-            remedy="Rename one of the folders.",
-            field="references",
-        )
-    protocol = _protocol(runs, references)
-    catalog, splits = load_data(args.data or _data(runs))
-    ranked = {method: [_ranked(run, splits) for run in seeds] for method, seeds in methods.items()}
-    users = over_users(ranked, args.baseline, catalog, splits)
+    """Write metrics.json, table.md and report.html over evaluated runs into the folder `comparison` of output_dir.
+
+    Returns the table of all metrics. Raises InputError where the runs were evaluated on other data or in another way.
+    """
+    methods = read_runs(folders, args.split)
+    check_names(list(methods), args.references)
+    references = {Path(f).name: read_evaluation(f, args.split) for f in args.references}
+    evaluations = [run.evaluation for seeds in methods.values() for run in seeds]
+    how = shared_protocol(evaluations, references)
+    catalog, splits = load_data(args.data or evaluations[0].record["data"])
+    rows, data = getattr(splits, args.split), data_provenance(catalog, splits)
+    for evaluation in (*evaluations, *references.values()):
+        ranked_on, remedy = replace(evaluation.made_of, settings={}), "Evaluate all on the folder that data names."
+        data.check(ranked_on, f"What {evaluation.folder} ranked", remedy, evaluation.folder)
+    ranked = {m: [run.evaluation.ranked(splits, len(catalog)) for run in seeds] for m, seeds in methods.items()}
+    users = over_users(ranked, args.baseline, catalog, splits, rows)
     comparison = Comparison(
         title=args.title,
         values={method: _values(seeds) for method, seeds in methods.items()}
-        | {name: {metric: [value] for metric, value in table["test"].items()} for name, table in references.items()},
-        notes=_notes(methods, protocol),
+        | {name: {n: [v] for n, v in found.record["metrics"].items()} for name, found in references.items()},
+        notes=_notes(methods, how),
         sections=_sections(methods, references),
         curves={method: logs for method, seeds in methods.items() if (logs := _logs(seeds))},
-        calibration={
-            method: read_json(seeds[0].folder / "calibration.json", "The calibration")
-            for method, seeds in methods.items()
-            if (seeds[0].folder / "calibration.json").is_file()
-        },
+        calibration={m: points for m, seeds in methods.items() if (points := seeds[0].evaluation.calibration)},
         baseline=args.baseline,
         tests=users.tests,
         breakdowns=users.breakdowns,
-        examples=examples({method: seeds[0] for method, seeds in ranked.items()}, catalog, splits),
+        examples=examples({method: seeds[0] for method, seeds in ranked.items()}, catalog, rows),
     )
-    folder = Path(args.output_dir)
-    table = markdown(metric_table(comparison.values, comparison.sections))
-    write_json(folder / "metrics.json", _record(comparison, methods, protocol))
-    with complete(folder / "table.md") as temporary:
-        temporary.write_text(markdown_page(comparison))
-    write_report(folder / "report.html", comparison)
-    return table
+    folder = comparison_folder(args)
+    with locked(folder.parent, f"{COMPARISON}.lock"), sealing(folder, data.as_dict()) as temporary:
+        write_json(temporary / "metrics.json", _record(comparison, methods, how))
+        (temporary / "table.md").write_text(markdown_page(comparison), encoding="utf-8")
+        write_report(temporary / "report.html", comparison)
+    return markdown(metric_table(comparison.values, comparison.sections))
 
 
-def read_runs(folders: Sequence[str]) -> dict[str, list[Run]]:
-    """The runs by method, in the order given; `<method>/seed_42` is a seed of a method, any other folder a method."""
+def comparison_folder(args: CompareArguments) -> Path:
+    """Where a comparison is written: a folder of its own, so that none of the runs' files can be overwritten."""
+    return Path(args.output_dir) / COMPARISON
+
+
+def check_names(methods: Sequence[str], references: Sequence[str]) -> None:
+    """Raise InputError where two rows of the table would have one name."""
+    names = [*methods, *(Path(reference).name for reference in references)]
+    if shared := [name for name in names if names.count(name) > 1]:
+        raise InputError(
+            f"references: {shared[0]} is the name of two rows.",
+            remedy="Rename one of the folders.",
+            field="references",
+            value=shared[0],
+        )
+
+
+def read_runs(folders: Sequence[str], split: str) -> dict[str, list[Run]]:
+    """The runs by method, in the order given; `<method>/seed_42` is a seed of a method, any other folder a method.
+
+    Raises InputError where two are called alike, and where one is not evaluated as it is now.
+    """
     methods: dict[str, list[Run]] = {}
     for folder in map(Path, folders):
         method, seed = method_of(folder), SEED.fullmatch(folder.name)
-        metrics = read_json(folder / "metrics.json", "The run's metrics file")
-        if "test" not in metrics or not (folder / "ranked_test.npz").is_file():
+        evaluation = read_evaluation(folder, split)
+        if has_weights(folder) and evaluation.made_of.settings.get("run") != weights_digest(folder):
             raise InputError(
-                f"Run {folder} is not evaluated.", remedy="Run python recipes/evaluate.py --run ... first."
+                f"{folder} has other weights than those that were evaluated.", remedy="Evaluate it anew.", file=folder
             )
-        run = Run(method, int(seed[1]) if seed else None, folder, metrics)
+        record = folder / "metrics.json"
+        cost = read_json(record, "The run's metrics file").get("cost", {}) if record.is_file() else {}
+        run = Run(method, int(seed[1]) if seed else None, folder, evaluation, cost)
         for other in methods.setdefault(method, []):
             if None in (run.seed, other.seed) or run.seed == other.seed:
                 raise InputError(
-                    f"{other.folder} and {folder} are both called {method}.", remedy="Rename one of the folders."
+                    f"{other.folder} and {folder} are both called {method}.",
+                    remedy="Rename one of the folders.",
+                    field="runs",
+                    value=method,
                 )
         methods[method].append(run)
     return methods
@@ -115,9 +141,12 @@ def method_of(folder: Path) -> str:
     return folder.parent.name if SEED.fullmatch(folder.name) else folder.name
 
 
-def over_users(ranked: Ranked, baseline: str | None, catalog: Catalog, splits: Splits) -> OverUsers:
-    """Tests against the baseline and means for groups of users; the seeds of a method are averaged first."""
-    target = np.array(splits.test["target"])
+def over_users(ranked: Ranked, baseline: str | None, catalog: Catalog, splits: Splits, rows: Dataset) -> OverUsers:
+    """Tests against the baseline and means for groups of users; the seeds of a method are averaged first.
+
+    rows: those of the split that was ranked.
+    """
+    target = np.array(rows["target"])
     per_user: dict[str, dict[str, np.ndarray]] = {}
     for method, seeds in ranked.items():
         found = [user_metrics(places, target, catalog) for places in seeds]
@@ -135,20 +164,20 @@ def over_users(ranked: Ranked, baseline: str | None, catalog: Catalog, splits: S
         for name in TESTED if others else ():
             tests[name] = paired_tests({m: per_user[m][name] for m in others}, per_user[baseline][name])
     counts = training_counts(splits, len(catalog))[target]
-    lengths = np.array([len(history) for history in splits.test["history"][:]])
+    lengths = np.array([len(history) for history in rows["history"][:]])
     groups = {"Training count of the held-out item": counts, "Length of the history": lengths}
     return OverUsers(tests, {what: break_down(n, per_user, BROKEN_DOWN) for what, n in groups.items()})
 
 
-def examples(ranked: Mapping[str, np.ndarray], catalog: Catalog, splits: Splits, users: int = 10) -> list[Example]:
-    """The last five items of some users, spread evenly over the test rows, and the first five that each method ranks.
+def examples(ranked: Mapping[str, np.ndarray], catalog: Catalog, rows: Dataset, users: int = 10) -> list[Example]:
+    """The last five items of some users, spread evenly over the rows, and the first five that each method ranks.
 
-    ranked: method -> items [test rows, k], -1 is padding. Without titles items are called by their ids.
+    ranked: method -> items [rows, k], -1 is padding. Without titles items are called by their ids.
     """
     titles = catalog.titles or catalog.item_ids
     found = []
-    for row in np.unique(np.linspace(0, len(splits.test) - 1, users).astype(int)).tolist():
-        history, target = (splits.test[row][name] for name in ("history", "target"))
+    for row in np.unique(np.linspace(0, len(rows) - 1, users).astype(int)).tolist():
+        history, target = (rows[row][name] for name in ("history", "target"))
         found.append(
             Example(
                 [titles[item] for item in history[-5:]],
@@ -165,39 +194,50 @@ def _shown(items: np.ndarray, target: int, catalog: Catalog) -> list[Shown]:
     return [Shown(titles[item], bool(hit)) for item, hit in zip(items, hits, strict=True) if item >= 0]
 
 
-def _protocol(runs: Sequence[Run], references: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
-    """How all were evaluated: `test` of every method, and `match` of those compared with a reward.
+def shared_protocol(runs: Sequence[Evaluation], references: Mapping[str, Evaluation]) -> dict[str, Any]:
+    """How all were evaluated: `ranking` of every method, and `match` of those compared with a reward.
 
     Raises InputError where they were evaluated differently.
     """
-    how = {"test": _shared("test_protocol", [run.metrics["test_protocol"] for run in runs])}
-    for name, table in references.items():
-        if any(how["test"][key] != value for key, value in table["test_protocol"].items()):
+    how = {"ranking": runs[0].record["protocol"]}
+    for evaluation in (*runs[1:], *references.values()):
+        _check_alike(how["ranking"], evaluation.record["protocol"], runs[0], evaluation, "Evaluate them alike.")
+    if matched := [run for run in runs if "match_protocol" in run.record]:
+        # each seed may be compared with the run of the same seed: what they must share is how the reward is made
+        first, *others = ({n: v for n, v in r.record["match_protocol"].items() if n != "reward_of"} for r in matched)
+        for other, run in zip(others, matched[1:], strict=True):
+            _check_alike(first, other, matched[0], run, "Evaluate them with the same --reward_of.")
+        how["match"] = first | {"reward_of": method_of(Path(matched[0].record["match_protocol"]["reward_of"]))}
+    return how
+
+
+def _check_alike(
+    here: Mapping[str, Any], there: Mapping[str, Any], first: Evaluation, other: Evaluation, remedy: str
+) -> None:
+    # a collaborative model has no beam: what only one of the two has is not compared
+    for name in sorted(here.keys() & there.keys()):
+        if here[name] != there[name]:
             raise InputError(
-                f"{name} was measured as {table['test_protocol']}, the runs as {how['test']}.",
-                remedy="Measure them alike.",
+                f"They were evaluated differently: {name} is {here[name]} in {first.folder} and {there[name]} in "
+                f"{other.folder}.",
+                remedy=remedy,
+                file=other.folder,
                 field=name,
+                value=there[name],
             )
-    matched = [run.metrics["match_protocol"] for run in runs if "match" in run.metrics]
-    # each seed is compared with the reward of the same seed: what they share is the method
-    named = [protocol | {"reward_of": method_of(Path(protocol["reward_of"]))} for protocol in matched]
-    return how | {"match": _shared("match_protocol", named)} if named else how
-
-
-def _shared(key: str, protocols: list[dict[str, Any]]) -> dict[str, Any]:
-    if any(protocol != protocols[0] for protocol in protocols):
-        raise InputError(f"The runs were evaluated differently ({key}): {protocols}.", remedy="Evaluate them alike.")
-    return protocols[0]
 
 
 def _notes(methods: Mapping[str, list[Run]], protocol: Mapping[str, Any]) -> list[str]:
-    how = protocol["test"]
+    how = protocol["ranking"]
+    place = {"test": "last", "validation": "second last"}[how["split"]]
     notes = [
-        f"{how['users']:,} users; the test item is each user's last one. Everything is trained on all but the last two "
-        "items of each user.",
+        f"{how['users']:,} users; the {how['split']} item is each user's {place} one. Everything is trained on all but "
+        "the last two items of each user.",
         f"A hit is {'an' if how['hit'] == 'item' else 'a'} {how['hit']}. Trie-constrained beam of width "
         f"{how['beam_width']}; items the user already has are {'not ' if how['exclude_history'] else ''}ranked.",
     ]
+    if how["unrankable"]:
+        notes.append(f"{how['unrankable']:,} users already have their {how['split']} item, so nothing can rank it.")
     several = {m: ", ".join(str(run.seed) for run in seeds) for m, seeds in methods.items() if len(seeds) > 1}
     for numbers in dict.fromkeys(several.values()):
         whose = (
@@ -208,7 +248,7 @@ def _notes(methods: Mapping[str, list[Run]], protocol: Mapping[str, Any]) -> lis
         match = protocol["match"]
         notes.append(f"R is the reward of {match['reward_of']}, on the first {match['users']} users.")
     for name in _guided(methods):
-        guide = methods[name][0].metrics["guide"]
+        guide = methods[name][0].evaluation.record["guide"]
         notes.append(f"{name}: guided by {Path(guide['model']).name}, weight {guide['weight']}.")
     return notes
 
@@ -222,43 +262,20 @@ def _sections(methods: Mapping[str, list[Run]], references: Mapping[str, Any]) -
 
 
 def _guided(methods: Mapping[str, list[Run]]) -> list[str]:
-    return [method for method, seeds in methods.items() if "guide" in seeds[0].metrics]
+    return [method for method, seeds in methods.items() if "guide" in seeds[0].evaluation.record]
 
 
 def _values(seeds: Sequence[Run]) -> dict[str, list[float]]:
     """Every metric that all seeds have, its value for each."""
     tables = []
     for run in seeds:
-        cost = run.metrics.get("cost", {})  # runs of before it was counted have none
-        tables.append(run.metrics["test"] | run.metrics.get("match", {}) | {n: cost[n] for n in COST if n in cost})
+        record = run.evaluation.record
+        tables.append(record["metrics"] | record.get("match", {}) | {n: run.cost[n] for n in COST if n in run.cost})
     return {name: [table[name] for table in tables] for name in tables[0] if all(name in table for table in tables)}
 
 
 def _logs(seeds: Sequence[Run]) -> list[list[dict[str, Any]]]:
     return [records for run in seeds if (records := read_log(run.folder))]
-
-
-def _ranked(run: Run, splits: Splits) -> np.ndarray:
-    """The items [users, k] that the run ranked for the test rows."""
-    with np.load(run.folder / "ranked_test.npz") as file:
-        ranked, target = file["ranked"], file["target"]
-    if not np.array_equal(target, splits.test["target"][:]):
-        raise InputError(
-            f"{run.folder} was evaluated on other users or items than those of data.",
-            remedy="Name its data folder.",
-            file=run.folder,
-        )
-    return ranked
-
-
-def _data(runs: Sequence[Run]) -> str:
-    """The data that the first run was trained on; a guided run does not say."""
-    for run in runs:
-        if (path := run.folder / "resolved.yaml").is_file():
-            return yaml.safe_load(path.read_text())["data"]
-    raise InputError(
-        "data is missing: none of the runs says what it was trained on.", remedy="Name the folder of prepare.py."
-    )
 
 
 def _record(comparison: Comparison, methods: Mapping[str, list[Run]], protocol: dict[str, Any]) -> dict[str, Any]:

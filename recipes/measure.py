@@ -6,126 +6,171 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from datasets import Dataset
+from safetensors import SafetensorError
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import complete, read_json, write_json
-from collaborative import Recommender, Teacher, fit_recommender, load_recommender, rank
-from evaluation import METRIC_HELP, diversity_metrics, mean_metrics, ranking_metrics
-from evaluation.match import MATCH_ITEMS, match_metrics
+from collaborative import Recommender, Teacher, fit_recommender, load_recommender, made_of, rank
+from evaluation import diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
+from evaluation.ranking import RECALL_CUTOFFS
 from interactions import PromptBatch, PromptBuilder, Splits, training_counts
+from interactions.provenance import Provenance
+from interactions.rows import unrankable
 from policy import TriePolicy, auto_class, policy_of
 from recipes.arguments import EvaluateArguments, RecommenderArguments
+from recipes.evaluations import (
+    HELD_OUT,
+    data_provenance,
+    evaluation_folder,
+    run_settings,
+    weights_digest,
+    write_evaluation,
+    writing,
+)
+from recipes.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
 from recipes.parts import load_data
-from rewards import RewardParts, build_rewards
-from trainer import GFlowNetConfig
 from trainer.export import check_finished
-from trainer.target import Target
-
-MATCH_USERS = 200
-"""Of so many users the policy's exact distribution is compared with the reward."""
 
 
 def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
-    """Metrics of one run on one split; merged into metrics.json, with ranked.npz and calibration.json beside it."""
+    """Metrics of one run on one split; see `write_evaluation` for what stays.
+
+    Raises InputError where the run has no model, was trained on other data, or what it is compared with was.
+    """
     run, (catalog, splits) = Path(args.run), load_data(args.data)
+    of = planned(args, catalog, data_provenance(catalog, splits))
     rows = getattr(splits, args.split)
-    policy, prompts = load_policy(run, catalog)
-    guide = args.guide and _guide(args, catalog)
-    ranked = rank_by_beam(
-        policy,
-        rows,
-        prompts,
-        width=args.beam_width,
-        exclude_history=args.exclude_history,
-        batch_size=args.batch_size,
-        guide=guide or None,
-    )
-    folder = Path(args.output_dir or (f"{run}_guided" if guide else run))
-    table = read_json(folder / "metrics.json", "The metrics file") if (folder / "metrics.json").is_file() else {}
-    if args.exact_users:
-        some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
-        exact = rank_exactly(policy, some, prompts, k=10, exclude_history=args.exclude_history)
-        table["beam_equals_exact_top10"] = float((exact == ranked[: len(some), :10]).all(1).mean())
-    metrics = list_metrics(ranked, rows, catalog, splits)
-    how = {
-        "beam_width": args.beam_width,
-        "exclude_history": args.exclude_history,
-        "users": len(rows),
-        "hit": _hit(catalog),
-    }
-    table |= {args.split: metrics, f"{args.split}_protocol": how}
-    if guide:
-        table["guide"] = {"model": args.guide, "weight": args.guide_weight, "floor": args.guide_floor}
-    else:
-        table |= match_reward(Path(args.reward_of or run), policy, rows, prompts, catalog, folder)
-    write_json(folder / "metrics.json", table)
-    with complete(folder / f"ranked_{args.split}.npz") as temporary, temporary.open("wb") as file:
-        np.savez_compressed(file, ranked=ranked, target=np.array(rows["target"]))
+    with writing(args.output_dir or (f"{run}_guided" if args.guide else run), of) as folder:
+        policy, prompts = load_policy(run, catalog)
+        ranked = rank_by_beam(
+            policy,
+            rows,
+            prompts,
+            width=args.beam_width,
+            exclude_history=args.exclude_history,
+            batch_size=args.batch_size,
+            guide=_guide(args, catalog, splits) if args.guide else None,
+        )
+        metrics = list_metrics(ranked, rows, catalog, splits)
+        how = protocol(rows, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
+        record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
+        if args.exact_users:
+            record["beam_equals_exact_top10"] = _exactness(args, ranked, policy, rows, prompts, catalog)
+        match = None
+        if args.guide:
+            record["guide"] = {"model": args.guide, "weight": args.guide_weight, "floor": args.guide_floor}
+        else:
+            source = Path(args.reward_of or run)
+            match = match_reward(source, args.reward_of is None, policy, rows, prompts, catalog, splits)
+        if match:
+            users = min(len(rows), MATCH_USERS)
+            against = {"reward_of": str(source), "reward": of.settings["reward"], "users": users}
+            record |= {"match": match.metrics, "match_protocol": against}
+        write_evaluation(folder, record, ranked, np.array(rows["target"]), match and match.points)
     return metrics
 
 
+def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Provenance:
+    """What the evaluation that is asked for is made of: an old one that is made of the same need not be repeated.
+
+    Raises InputError where it cannot be made.
+    """
+    run = Path(args.run)
+    evaluation_folder(run, args.split)
+    if args.beam_width < max(RECALL_CUTOFFS):
+        raise InputError(
+            f"beam_width={args.beam_width}: recall@{max(RECALL_CUTOFFS)} needs {max(RECALL_CUTOFFS)} or more.",
+            field="beam_width",
+            value=args.beam_width,
+        )
+    _check_data(run, args.data, data)
+    settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
+    settings["run"] = weights_digest(run)
+    if args.guide:
+        fitted = made_of(args.guide).as_dict()
+        settings["guide"] = {"weight": args.guide_weight, "floor": args.guide_floor, "fitted": fitted}
+    else:
+        source = Path(args.reward_of or run)
+        settings["reward"] = reward_record(source) if comparable(catalog) else None
+        if args.reward_of and not reward_settings(run_settings(source)):
+            raise InputError(
+                f"reward_of={source}: that run was trained without a reward.",
+                remedy="Name one that has a reward.",
+                field="reward_of",
+                value=args.reward_of,
+            )
+        if args.reward_of:
+            _check_data(source, args.data, data)
+    return Provenance(data.catalog, data.splits, settings)
+
+
+def _check_data(run: Path, folder: str, data: Provenance) -> None:
+    """Raise InputError where a run says that it was trained on other data than these, of the folder."""
+    kept = Path(run_settings(run).get("data") or folder)
+    if kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():
+        remedy = f"Evaluate it on {kept}, or train it on {folder}."
+        data_provenance(*load_data(str(kept))).check(
+            data, f"{folder}, compared with what {run} was trained on,", remedy
+        )
+
+
+def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:
+    """What two evaluations must share to stand in one table, beside the data.
+
+    unrankable: how many held-out items their user already has, which with `exclude_history` nothing can rank.
+    """
+    return {
+        "split": split,
+        "exclude_history": exclude_history,
+        "users": len(rows),
+        "unrankable": int(unrankable(rows).sum()) if exclude_history else 0,
+        "hit": "item" if catalog.leaf_is_item else "semantic ID",
+    }
+
+
+def _exactness(
+    args: EvaluateArguments,
+    ranked: np.ndarray,
+    policy: TriePolicy,
+    rows: Dataset,
+    prompts: PromptBuilder,
+    catalog: Catalog,
+) -> float:
+    """Share of the first users for whom the beam's top 10 are the leaves of the exact ranking, in its order."""
+    some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
+    exact = rank_exactly(policy, some, prompts, k=10, exclude_history=args.exclude_history)
+    return float((same_leaf(exact, catalog) == same_leaf(ranked[: len(some), :10], catalog)).all(1).mean())
+
+
 def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]:
-    """The policy that a run left, and what builds its prompts."""
-    settings = _settings(run)
+    """The policy that a run left, and what builds its prompts. Raises InputError where its files cannot be read."""
+    settings = run_settings(run)
     check_finished(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = auto_class(AutoConfig.from_pretrained(run)).from_pretrained(run, dtype=torch.float32).to(device)
+    try:
+        model = auto_class(AutoConfig.from_pretrained(run)).from_pretrained(run, dtype=torch.float32).to(device)
+        tokenizer = AutoTokenizer.from_pretrained(run)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"The model in {run} cannot be read ({error}).", remedy="Train it to its end first.", file=run
+        ) from error
     catalog.check_trained(model.config)
     template = settings.get("prompt_template")  # runs of before there were templates do not say
-    prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(run), settings["max_history"], template)
+    prompts = PromptBuilder(catalog, tokenizer, settings["max_history"], template)
     return policy_of(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
 
 
-def _guide(args: EvaluateArguments, catalog: Catalog) -> Callable[[PromptBatch], Tensor]:
+def _guide(args: EvaluateArguments, catalog: Catalog, splits: Splits) -> Callable[[PromptBatch], Tensor]:
     """What the collaborative model adds to each step; it reads histories alone, so it cannot know the target."""
     assert args.guide is not None
-    teacher, trie = Teacher(load_recommender(args.guide, catalog)), catalog.trie
+    teacher, trie = Teacher(load_recommender(args.guide, catalog, vars(splits))), catalog.trie
     floor, weight = args.guide_floor, args.guide_weight
     return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.target.device), weight)
-
-
-def match_reward(
-    source: Path, policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, catalog: Catalog, folder: Path
-) -> dict[str, Any]:
-    """How far the policy is from the reward of the run `source`; calibration.json goes into `folder`."""
-    if not (catalog.leaf_is_item and len(catalog) <= MATCH_ITEMS) or _settings(source).get("rewards", True) in (
-        {},
-        None,
-    ):
-        return {}
-    target = load_target(source, policy, catalog)
-    if not target.reward.scores_catalog:
-        return {}
-    points, match = calibration(policy, rows, prompts, target.catalog)
-    write_json(folder / "calibration.json", points)
-    return {"match": match, "match_protocol": {"reward_of": str(source), "users": min(len(rows), MATCH_USERS)}}
-
-
-def load_target(run: Path, policy: TriePolicy, catalog: Catalog) -> Target:
-    """What a run's policy should be proportional to at the end of its training; the defaults where it knows no reward.
-
-    A reference policy is left out: the run does not keep it.
-    """
-    settings = _settings(run)
-    known = {name: settings[name] for name in GFlowNetConfig.__dataclass_fields__ if name in settings}
-    names = (
-        "rewards",
-        "recommender",
-        *(f"reward_{n}" for n in ("floor", "floor_end", "temperature", "temperature_end")),
-    )
-    config = GFlowNetConfig(output_dir=".", use_cpu=True, **{name: known[name] for name in names if name in known})
-    teacher = Teacher(load_recommender(config.recommender, catalog)) if config.recommender else None
-    assert isinstance(config.rewards, dict)
-    parts = RewardParts(catalog, teacher, policy, AutoTokenizer.from_pretrained(run))
-    reward = build_rewards(config.rewards, parts, signed=True)  # of any method's run; what is below 0 is the floor
-    return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
 
 
 def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:
@@ -155,56 +200,21 @@ def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool) -
 
 
 def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
-    """Fit and measure collaborative models: writes each one's metrics.json and returns those of the test."""
+    """Fit and measure collaborative models: writes each one's evaluations and returns the metrics of the test."""
     catalog, splits = load_data(args.data)
-    measured = {}
+    data, measured = data_provenance(catalog, splits), {}
     for name in tqdm(args.only or list(args.table), desc="models", unit="model"):
         folder, settings = Path(args.output_dir) / name, dict(args.table[name] or {})
         model = fit_recommender(settings.pop("kind", name), settings, splits, catalog, folder)
-        metrics = {
-            split: list_metrics(rank_recommender(model, rows, args.exclude_history), rows, catalog, splits)
-            for split, rows in (("validation", splits.validation), ("test", splits.test))
-        }
-        seconds = read_json(folder / "recommender.json", "The recommender's record")["seconds"]
-        how = {"exclude_history": args.exclude_history, "users": len(splits.test), "hit": _hit(catalog)}
-        write_json(folder / "metrics.json", {**metrics, "test_protocol": how, "seconds": seconds})
-        measured[name] = metrics["test"]
+        fitted = dict(made_of(folder).settings)
+        for split in HELD_OUT:
+            rows = getattr(splits, split)
+            ranked = rank_recommender(model, rows, args.exclude_history)
+            metrics = list_metrics(ranked, rows, catalog, splits)
+            how = protocol(rows, catalog, split, args.exclude_history)
+            settings = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
+            with writing(folder, Provenance(data.catalog, data.splits, settings)) as temporary:
+                record = {"metrics": metrics, "protocol": how, "data": args.data}
+                write_evaluation(temporary, record, ranked, np.array(rows["target"]))
+        measured[name] = metrics
     return measured
-
-
-def calibration(
-    policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, log_target: Callable[[PromptBatch], Tensor]
-) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """log(R / Z) and log P_F of 20,000 (user, item) pairs of the first rows, and the mean distance of the two.
-
-    log_target: a batch -> log R of every item [B, items]. Three of four items are drawn evenly; the rest have the
-    highest rewards, since elsewhere most rewards are the floor. Both are exact distributions over the catalogue.
-    """
-    rng, table = np.random.default_rng(0), rows.to_list()[:MATCH_USERS]
-    pairs: list[np.ndarray] = []
-    distances: list[dict[str, Tensor]] = []
-    for start in range(0, len(table), 20):
-        batch = prompts(table[start : start + 20]).to(policy.tokens.device)
-        scores, log_prob = log_target(batch).log_softmax(-1), policy.distribution(batch)  # [B, items]
-        distances.append(match_metrics(log_prob, scores, policy.trie))
-        both = torch.stack([scores, log_prob], -1).cpu().numpy()  # [B, items, 2]
-        best = scores.topk(25).indices.cpu().numpy()
-        items = np.concatenate([rng.choice(policy.trie.items, (len(batch), 75)), best], 1)
-        pairs.append(both[np.arange(len(batch))[:, None], items].reshape(-1, 2))
-    points = np.concatenate(pairs).round(4)
-    match = {name: torch.cat([d[name] for d in distances]).mean().item() for name in distances[0]}
-    shown = {name: value for name, value in match.items() if name in METRIC_HELP}
-    return {"log_reward": points[:, 0].tolist(), "log_prob": points[:, 1].tolist()}, shown
-
-
-def _hit(catalog: Catalog) -> str:
-    return "item" if catalog.leaf_is_item else "semantic ID"
-
-
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "resolved.yaml"
-    if not path.is_file():
-        raise InputError(
-            f"{folder} is not the folder of a run: it has no resolved.yaml.", remedy="Train first.", file=folder
-        )
-    return yaml.safe_load(path.read_text())

@@ -14,7 +14,7 @@ from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
 from recipes.arguments import CompareArguments, DataArguments
 from recipes.cli import as_table, parse, read_recipe, setting
-from recipes.comparison import TESTED
+from recipes.comparison import TESTED, comparison_folder
 from recipes.stages import TIMES
 
 SHOWN = ("recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10", "coverage@10", "gini@10", "seconds")
@@ -81,7 +81,7 @@ def write_results(args: ReproduceArguments) -> None:
 
     Its part stands between `<!-- name -->` and `<!-- end of name -->`, at the end of the page where it is new.
     """
-    record = read_json(Path(args.output_dir) / "metrics.json", "The comparison")
+    record = read_json(comparison_folder(args) / "metrics.json", "The comparison")
     docs = Path(args.docs)
     results = read_json(docs / "results.json", "The results") if (docs / "results.json").is_file() else {}
     methods = {
@@ -113,7 +113,7 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
         "As others published it": list(published),
     }
     tests = {n: {m: PairedTest(**t) for m, t in record["tests"][n].items()} for n in TESTED if n in record["tests"]}
-    how = record["protocol"]["test"]
+    how = record["protocol"]["ranking"]
     seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     lines = [
         f"{how['users']:,} users; a hit is a {how['hit']}; beam of {how['beam_width']}; items of the history are "

@@ -12,7 +12,7 @@ from catalog import PADDING, Catalog, extend_tokenizer, word_tokenizer
 from catalog.errors import InputError
 from catalog.files import complete
 from collaborative import Teacher, load_recommender
-from interactions import PromptBatch, PromptBuilder, item_texts, prompt_texts
+from interactions import PromptBatch, PromptBuilder, Splits, item_texts, prompt_texts
 from interactions.split import NAMES
 from recipes.arguments import ExportArguments
 from recipes.parts import load_data, pretrained_source, with_start_and_padding
@@ -37,7 +37,8 @@ def export(args: ExportArguments) -> dict[str, int]:
     own = dict(zip(splits.validation["user"], splits.validation["history"], strict=True))
     with complete(folder) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
-        texts = Texts(args, catalog, AutoTokenizer.from_pretrained(temporary / "tokenizer"))  # as TRL will read it
+        written = AutoTokenizer.from_pretrained(temporary / "tokenizer")
+        texts = Texts(args, catalog, splits, written)  # as TRL will read it
         tables = {name: texts(name, getattr(splits, name), own if name == "train" else {}) for name in NAMES}
         datasets.DatasetDict(tables).save_to_disk(temporary)
     return {name: len(table) for name, table in tables.items()} | texts.counts
@@ -72,10 +73,12 @@ class Texts:
     prompts in which the tokenizer merges titles with the text around them, which the trainers here keep apart.
     """
 
-    def __init__(self, args: ExportArguments, catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(
+        self, args: ExportArguments, catalog: Catalog, splits: Splits, tokenizer: PreTrainedTokenizerBase
+    ) -> None:
         self.args, self.trie, self.tokenizer = args, catalog.trie, tokenizer
         self.prompts = PromptBuilder(catalog, tokenizer, args.max_history, args.prompt_template)
-        self.sampler = load_sampler(args, catalog) if args.kind == "preference" else None
+        self.sampler = load_sampler(args, catalog, splits) if args.kind == "preference" else None
         self.counts = ({"without_negative": 0} if self.sampler else {}) | (
             {"merged_prompts": 0} if self.prompts.first_titles else {}
         )
@@ -135,9 +138,9 @@ class Texts:
                 )
 
 
-def load_sampler(args: ExportArguments, catalog: Catalog) -> Sampler:
+def load_sampler(args: ExportArguments, catalog: Catalog, splits: Splits) -> Sampler:
     """What rejected items are drawn by. Raises InputError where it asks for a recommender and none is named."""
-    teacher = Teacher(load_recommender(args.recommender, catalog)) if args.recommender else None
+    teacher = Teacher(load_recommender(args.recommender, catalog, vars(splits))) if args.recommender else None
     parts = SamplerParts(
         catalog.trie,
         policy=None,  # type: ignore[arg-type]  # there is none, and none of the samplers to choose from asks for it

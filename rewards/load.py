@@ -102,6 +102,18 @@ def build_rewards(
     return WeightedSum(rewards, weights, parts.catalog, signed)
 
 
+def settings_of(name: str) -> list[str]:
+    """What the reward at an import path takes beside the parts of a run; nothing where it is a function.
+
+    Raises InputError where the path leads nowhere.
+    """
+    own = _import(name)
+    if not isinstance(own, type):
+        return []
+    parts = {part.name for part in fields(RewardParts)}
+    return [argument for argument in list(inspect.signature(own).parameters)[1:] if argument not in parts]
+
+
 def _construct(name: str, build: Callable[..., Reward], parts: RewardParts, settings: Mapping[str, Any]) -> Reward:
     signature = inspect.signature(build)
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in signature.parameters}

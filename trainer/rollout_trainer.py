@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from datasets import Dataset
 
 from catalog import SOURCES, Catalog
 from catalog.errors import InputError
@@ -33,7 +34,7 @@ class RolloutTrainer(TrajectoryTrainer):
     """Draws K trajectories per prompt from the samplers that `args.samplers` counts, the target first.
 
     samplers: samplers by name, beside or instead of the stock ones. recommender: a collaborative model that replaces
-    the one in `args.recommender`.
+    the one in `args.recommender`, which must be fitted on exactly these data sets.
     """
 
     args: RolloutConfig
@@ -71,7 +72,9 @@ class RolloutTrainer(TrajectoryTrainer):
         if recommender is not None:
             self._python_parts["recommender"] = import_path(recommender)
         if recommender is None and args.recommender:
-            recommender = load_recommender(args.recommender, catalog)
+            given = {"train": kwargs.get("train_dataset"), "validation": kwargs.get("eval_dataset")}
+            rows = {split: some for split, some in given.items() if isinstance(some, Dataset)}
+            recommender = load_recommender(args.recommender, catalog, rows)
         self.ahead = args.rollout_staleness
         self._own_samplers = dict(samplers or {})
         self._teacher = None if recommender is None else Teacher(recommender)

@@ -65,8 +65,8 @@ def test_folders_of_seeds_are_one_method(evaluated, compare, tmp_path):
     assert list(record["methods"]) == ["tb", "sft"]
     tb, sft = record["methods"]["tb"], record["methods"]["sft"]
     assert tb["seconds"] == {"mean": 20.0, "sd": 10.0, "seeds": [10.0, 20.0, 30.0]}
-    assert tb["mrr"]["sd"] == pytest.approx(np.std(tb["mrr"]["seeds"], ddof=1))
-    assert sft["mrr"] == {"mean": sft["mrr"]["mean"], "sd": None, "seeds": [sft["mrr"]["mean"]]}
+    assert tb["mrr@50"]["sd"] == pytest.approx(np.std(tb["mrr@50"]["seeds"], ddof=1))
+    assert sft["mrr@50"] == {"mean": sft["mrr@50"]["mean"], "sd": None, "seeds": [sft["mrr@50"]["mean"]]}
     assert "seconds" not in sft and record["tests"] == {}
     page = (tmp_path / "out" / "table.md").read_text()
     assert "over the seeds 0, 1, 2" in page and "| tb | **20** ± 10 | **100** ± 0 | **8** ± 0 |" in page

@@ -273,7 +273,7 @@ def test_a_sweep_trains_compares_and_then_finds_everything_done(sweep, folder, m
     (folder / "sweep.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": args.output_dir}))
     main(["--config", str(folder / "sweep.yaml")])
     record = json.loads((folder / "out" / "metrics.json").read_text())
-    assert list(record["methods"]) == ["sft", "tb"] and len(record["methods"]["tb"]["mrr"]["seeds"]) == 1
+    assert list(record["methods"]) == ["sft", "tb"] and len(record["methods"]["tb"]["mrr@50"]["seeds"]) == 1
     assert {"seconds", "tokens", "tv"} <= record["methods"]["tb"].keys()
     assert record["protocol"]["match"]["reward_of"] == "tb" and "tb" in record["tests"]["recall@10"]
     assert (folder / "out/tb/seed_1/train.log").stat().st_size and "Film" in (folder / "out/table.md").read_text()

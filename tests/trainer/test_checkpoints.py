@@ -96,7 +96,7 @@ def test_the_best_checkpoint_is_known_by_its_own_name(make_trainer):
         **KEPT,
         eval_strategy="steps",
         eval_steps=2,
-        metric_for_best_model="mrr",
+        metric_for_best_model="mrr@50",
         load_best_model_at_end=True,
     )
     trainer.train()

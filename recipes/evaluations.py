@@ -1,0 +1,152 @@
+"""The folder that an evaluation leaves, `<folder>/evaluation/<split>`: whole or absent, and what it was made of.
+
+`metrics.json` (`metrics` and how they were measured), `ranked.npz` and, where the policy was compared with a reward,
+`calibration.json`. The run's own files are not touched.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import yaml
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.files import complete, locked, read_json, sealed, sealing, write_json
+from interactions import Splits
+from interactions.provenance import Provenance
+
+HELD_OUT = ("validation", "test")
+METRICS, RANKED, CALIBRATION = "metrics.json", "ranked.npz", "calibration.json"
+PIECES, PIECE = 64, 1 << 16
+"""Weights are told apart by so many pieces of so many bytes, evenly spaced: training changes all of them."""
+
+
+class Evaluation(NamedTuple):
+    """A complete evaluation. record: metrics.json, see `write_evaluation`."""
+
+    folder: Path
+    made_of: Provenance
+    record: dict[str, Any]
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """log (R / Z) and log P_F of some pairs, None where the policy was compared with no reward."""
+        path = self.folder / CALIBRATION
+        return read_json(path, "The calibration") if path.is_file() else None
+
+    def ranked(self, splits: Splits, items: int) -> np.ndarray:
+        """The items [users, k] that were ranked for the split's rows. Raises InputError where they do not fit them."""
+        path, rows = self.folder / RANKED, getattr(splits, self.folder.name)
+        try:
+            with np.load(path) as file:
+                ranked, target = file["ranked"], file["target"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise InputError(f"{path} cannot be read ({error}).", remedy="Evaluate anew.", file=path) from error
+        fits = ranked.ndim == 2 and len(ranked) == len(rows) and np.issubdtype(ranked.dtype, np.integer)
+        if not (fits and np.array_equal(target, rows["target"][:]) and -1 <= ranked.min() and ranked.max() < items):
+            raise InputError(
+                f"{path} ranks other users or items than those of the data.", remedy="Evaluate anew.", file=path
+            )
+        return ranked
+
+
+def evaluation_folder(folder: str | Path, split: str) -> Path:
+    """Where the evaluation of a run or recommender lies. Raises InputError for a split that is not held out."""
+    if split not in HELD_OUT:
+        raise InputError(
+            f"split={split}: only held-out items can be ranked.",
+            remedy=f"Choose one of {list(HELD_OUT)}.",
+            field="split",
+            value=split,
+        )
+    return Path(folder) / "evaluation" / split
+
+
+def read_evaluation(folder: str | Path, split: str) -> Evaluation:
+    """The evaluation of a run or recommender. Raises InputError where there is none or it is not whole."""
+    found = evaluation_folder(folder, split)
+    if not found.is_dir():
+        raise InputError(
+            f"{folder} is not evaluated on the {split} items.",
+            remedy="Run python recipes/evaluate.py --run ... first; recommenders.py for a collaborative model.",
+            file=folder,
+        )
+    of = Provenance.from_dict(sealed(found, "The evaluation"))
+    return Evaluation(found, of, read_json(found / METRICS, "The evaluation's metrics"))
+
+
+@contextmanager
+def writing(folder: str | Path, of: Provenance) -> Iterator[Path]:
+    """A new folder for `write_evaluation`, in the place of the old evaluation once it is complete.
+
+    Raises SetupError at once where another process evaluates the same, InputError where something else lies there.
+    """
+    target = evaluation_folder(folder, of.settings["split"])
+    with locked(target.parent, f"{target.name}.lock"), sealing(target, of.as_dict()) as temporary:
+        yield temporary
+
+
+def write_evaluation(
+    folder: Path,
+    record: Mapping[str, Any],
+    ranked: np.ndarray,
+    target: np.ndarray,
+    calibration: Mapping[str, list[float]] | None = None,
+) -> None:
+    """Fill a folder of `writing`.
+
+    record: `metrics`, name -> value; `protocol`, what evaluations must share to be compared; `data`, the folder of
+    prepare.py; where there is one `match` with `match_protocol`, and `guide`.
+    ranked: items [users, k]; target: [users].
+    """
+    write_json(folder / METRICS, dict(record))
+    with complete(folder / RANKED) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, ranked=ranked, target=target)
+    if calibration is not None:
+        write_json(folder / CALIBRATION, dict(calibration))
+
+
+def data_provenance(catalog: Catalog, splits: Splits) -> Provenance:
+    """What prepared data are: the catalogue and the rows of every split."""
+    return Provenance.from_rows(catalog.fingerprint, vars(splits))
+
+
+def run_settings(run: Path) -> dict[str, Any]:
+    """What resolved.yaml says of a run. Raises InputError where there is none or it cannot be read."""
+    path = run / "resolved.yaml"
+    if not path.is_file():
+        raise InputError(f"{run} is not the folder of a run: it has no resolved.yaml.", remedy="Train first.", file=run)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", remedy="Train anew.", file=path) from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} is not a table of settings.", remedy="Train anew.", file=path)
+    return settings
+
+
+def has_weights(run: Path) -> bool:
+    """Whether a folder holds the final weights of a run."""
+    return any(run.glob("model*.safetensors"))
+
+
+def weights_digest(run: Path) -> str:
+    """What tells the final weights of a run from others. Raises InputError where it has none yet."""
+    files = sorted(run.glob("model*.safetensors"))
+    if not files:
+        raise InputError(f"{run} holds no trained model.", remedy="Train it to its end first.", file=run)
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        with path.open("rb") as file:
+            for start in np.linspace(0, max(0, size - PIECE), PIECES).astype(int).tolist():
+                file.seek(start)
+                digest.update(file.read(PIECE))
+    return digest.hexdigest()[:16]

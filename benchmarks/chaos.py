@@ -2,12 +2,15 @@
 
 python benchmarks/chaos.py --kills 50
 python benchmarks/chaos.py --kills 20 --processes 2
+python benchmarks/chaos.py --kills 20 --what folders
 
 One process imports everything once and forks those that train, so that a kill costs seconds: each of them gets SIGKILL
-at a random moment, every other one while a checkpoint or the final weights are being written. The run is a GFlowNet of
-16 steps with draws of the policy, a replay buffer and a checkpoint after every step; two processes share it under
-ZeRO-2. The last line is JSON: how many kills there were, after how many the same command went on to the end, and how
-many of those left the weights of the run that nobody killed, bit for bit.
+at a random moment, every third one while a checkpoint and every third while the final weights are being written. The
+run is a GFlowNet of 16 steps with draws of the policy, a replay buffer and a checkpoint after every step; two processes
+share it under ZeRO-2. `--what folders` kills the programs that write the other folders, see chaos_folders.py. The last
+line is JSON: how many kills there were, after how many the next start went on from the newest whole checkpoint, or
+began where there was none, and how many were in runs that ended with the weights of the one that nobody killed, bit for
+bit.
 """
 
 import argparse
@@ -21,6 +24,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,18 +34,20 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, TrainerState
 
 from catalog import Catalog, word_tokenizer
+from catalog.files import MARKER, broken, read_json
 from trainer import GFlowNetConfig, GFlowNetTrainer
+from trainer.checkpoints import newest
 
-KILLS_A_RUN = 5
-"""After so many kills a run may end; the next one begins anew."""
 STEPS = 16
 ITEMS = 48
 ZERO_2 = Path(__file__).parents[1] / "recipes" / "accelerate" / "cpu-zero2.yaml"
-WRITING = (".unfinished", "*.tmp")
-"""What lies in the run's folder while something is being written there."""
+WRITING = {"moment": (), "checkpoint": (".unfinished",), "final": (".final*", ".*.tmp")}
+"""When a run is killed -> what lies in its folder while that is being written."""
+BEGAN = "began"
+"""Into this file beside the run each start writes the step that it goes on from."""
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -49,56 +55,97 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--kills", type=int, default=10, help="How many kills in all.")
     parser.add_argument("--processes", type=int, default=1, help="How many processes train, under ZeRO-2 if several.")
     parser.add_argument("--seed", type=int, default=0, help="Of the moments.")
+    parser.add_argument("--what", choices=("run", "folders", "all"), default="run", help="What is killed.")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # or a fork would print it once more
-    draw = random.Random(args.seed)
-    result = {"kills": 0, "resumed": 0, "bitwise_equal": 0, "while_writing": 0}
+    result: Counter[str] = Counter(kills=0, resumed=0, bitwise_equal=0)
     with tempfile.TemporaryDirectory() as folder:
-        started = time.monotonic()
-        wanted, status = Path(folder) / "wanted", wait(launch(Path(folder) / "wanted", args.processes))
-        seconds = time.monotonic() - started
-        if status:
-            raise SystemExit("error: The run that nobody kills has failed, see above.")
-        print(f"alone: {seconds:.1f} s for {STEPS} steps")
-        while result["kills"] < args.kills:
-            run = Path(folder) / f"run_{result['kills']}"
-            kills = min(KILLS_A_RUN, args.kills - result["kills"])
-            hit = [kill_once(run, args.processes, draw, seconds, number % 2 == 1) for number in range(kills)]
-            status = wait(launch(run, args.processes))
-            equal = status == 0 and same_weights(run, wanted)
-            result["kills"] += kills
-            result["resumed"] += kills * (status == 0)
-            result["bitwise_equal"] += kills * equal
-            result["while_writing"] += sum(hit)
-            print(f"{result['kills']}/{args.kills}: status {status}, {'equal' if equal else 'OTHER WEIGHTS'}")
-            shutil.rmtree(run)
+        if args.what in ("run", "all"):
+            result += kill_runs(Path(folder), args.kills, args.processes, random.Random(args.seed))
+        if args.what in ("folders", "all"):
+            from chaos_folders import kill_folders
+
+            result += kill_folders(Path(folder), args.kills, random.Random(args.seed))
     print(json.dumps(result))
 
 
-def kill_once(run: Path, processes: int, draw: random.Random, seconds: float, writing: bool) -> bool:
-    """Start the run, and kill its processes at a random moment; returns whether something was being written then.
+def kill_runs(folder: Path, count: int, processes: int, draw: random.Random) -> Counter[str]:
+    """Kill runs `count` times in all, and count what came of it."""
+    started = time.monotonic()
+    wanted = folder / "alone" / "run"
+    wanted.parent.mkdir()
+    status = wait(launch(wanted, processes))
+    seconds = time.monotonic() - started
+    if status:
+        raise SystemExit("error: The run that nobody kills has failed, see above.")
+    print(f"alone: {seconds:.1f} s for {STEPS} steps")
+    result: Counter[str] = Counter()
+    while result["kills"] < count:
+        moments = [name for name in WRITING for _ in range(2)][: count - result["kills"]]  # the final save comes last
+        run = folder / f"run_{result['kills']}" / "run"
+        run.parent.mkdir()
+        of_run, status = kill_run(run, processes, draw, seconds, moments)
+        equal = status == 0 and same_weights(run, wanted)
+        result += of_run + Counter(bitwise_equal=of_run["kills"] * equal)
+        print(f"{result['kills']}/{count}: status {status}, {'equal' if equal else 'OTHER WEIGHTS'}")
+        shutil.rmtree(run.parent)
+    return result
 
-    writing: wait, after that moment, until something is. Of several processes one is killed first.
+
+def kill_run(
+    run: Path, processes: int, draw: random.Random, seconds: float, moments: list[str]
+) -> tuple[Counter[str], int]:
+    """Kill one run at these moments and let it end: what was counted, and how it ended."""
+    result: Counter[str] = Counter()
+    unseen = 0  # kills after which no start has come as far as its training
+    for moment in [*moments, None]:
+        began, expected = run.parent / BEGAN, steps_done(run)
+        began.unlink(missing_ok=True)
+        children = launch(run, processes)
+        if moment:
+            result["while_writing"] += wait_and_kill(children, run, draw, seconds, moment)
+        status = wait(children)
+        if began.is_file():
+            result["resumed"] += unseen * (int(began.read_text()) == expected)
+            unseen = 0
+        if status != -signal.SIGKILL:
+            break
+        result["kills"] += 1
+        unseen += 1
+    return result, status
+
+
+def steps_done(run: Path) -> int:
+    """Of the newest whole checkpoint, 0 without one."""
+    return int(found.name.split("-")[1]) if (found := newest(run)) else 0
+
+
+def wait_and_kill(children: list[int], run: Path, draw: random.Random, seconds: float, moment: str) -> bool:
+    """Kill the processes at a random moment, or at once where they have ended; whether they were writing then.
+
+    Of several processes one is killed first.
     """
-    children = launch(run, processes)
-    time.sleep(draw.uniform(0.1, 0.9) * seconds / (2 if writing else 1))
-    if writing:
-        until = time.monotonic() + seconds
-        while not is_writing(run) and time.monotonic() < until:
-            time.sleep(0.001)
-        time.sleep(draw.uniform(0, 0.03))
-    found = is_writing(run)
+    time.sleep(draw.uniform(0.02, 0.5) * seconds)
+    until = time.monotonic() + 2 * seconds
+    while not is_writing(run, moment) and time.monotonic() < until and not any(map(has_ended, children)):
+        time.sleep(0.001)
+    time.sleep(draw.uniform(0, 0.01) if WRITING[moment] else 0)
+    found = is_writing(run, "checkpoint") or is_writing(run, "final")
     draw.shuffle(children)
     for child in children:
         os.kill(child, signal.SIGKILL)
         time.sleep(draw.choice([0, 0.05]))
-    wait(children)
     return found
 
 
-def is_writing(run: Path) -> bool:
-    return any(True for pattern in WRITING for _ in run.glob(pattern))
+def is_writing(run: Path, moment: str) -> bool:
+    patterns = WRITING[moment]
+    return not patterns or any(True for pattern in patterns for _ in run.glob(pattern))
+
+
+def has_ended(child: int) -> bool:
+    return os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def launch(run: Path, processes: int) -> list[int]:
@@ -126,7 +173,7 @@ def _fork(run: Path, environment: dict[str, str]) -> int:
 
 
 def wait(children: list[int]) -> int:
-    """0 where all have ended well; the others get a moment once one of them has not."""
+    """0 where all have ended well, else how the first has ended that has not."""
     codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
     return next((code for code in codes if code), 0)
 
@@ -176,9 +223,18 @@ def train(run: Path) -> None:
         processing_class=tokenizer,
         catalog=catalog,
     )
+    trainer.add_callback(Began())
     trainer.train(resume_from_checkpoint=True)
     trainer.save_model()
     trainer.end_training()
+
+
+class Began(TrainerCallback):
+    """Tells which step a start goes on from."""
+
+    def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            (Path(args.output_dir).parent / BEGAN).write_text(str(state.global_step))
 
 
 def make_rows() -> Dataset:
@@ -188,9 +244,9 @@ def make_rows() -> Dataset:
 
 
 def same_weights(run: Path, wanted: Path) -> bool:
-    """Whether two runs ended with the same files of weights, bit for bit."""
-    names = sorted(path.name for path in wanted.glob("*.safetensors"))
-    if not names or names != sorted(path.name for path in run.glob("*.safetensors")):
+    """Whether two runs ended with the same policy and flow heads, bit for bit."""
+    names = [name for name in read_json(wanted / MARKER, "The marker")["files"] if name.endswith(".safetensors")]
+    if broken(run) or not names:
         return False
     pairs = [(load_file(run / name), load_file(wanted / name)) for name in names]
     return all(a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a) for a, b in pairs)

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from catalog.errors import InputError
-from catalog.files import MARKER, read_json
+from catalog.files import read_json
 from recipes.arguments import CompareArguments, EvaluateArguments, RecommenderArguments, RunArguments
 from recipes.cli import parse, setting
 from recipes.stages import TIMES, Stage, run_stages
@@ -217,7 +217,8 @@ def _evaluated(folder: Path, wanted: EvaluateArguments) -> bool:
 
 def _weights(folder: Path) -> float:
     """When the final weights of a run were written, 0 where they are not there yet, or not all of them."""
-    return read_json(folder / MARKER, "The marker")["saved_at"] if finished(folder) else 0.0
+    files = folder.glob("model*.safetensors") if finished(folder) else ()
+    return max((path.stat().st_mtime for path in files), default=0.0)
 
 
 def _folder(args: CompareArguments, method: str, seed: int) -> Path:

@@ -304,8 +304,11 @@ class TrajectoryTrainer(ResumableTrainer):
             every = self.accelerator.gather(own.to(self.args.device).unsqueeze(0))  # [processes, names]
             logs |= dict(zip(names, every.mean(0).where(~largest, every.amax(0)).tolist(), strict=True))
             self._logged.clear()
-        if "train_loss" in logs and self.began_at:  # of a resumed run it is a part's sum over all steps
-            return
+        if "train_loss" in logs and self.began_at:  # transformers divides what a part took by the steps of all
+            if self.is_over:
+                return
+            for name in ("train_loss", "train_samples_per_second", "train_steps_per_second"):
+                logs.pop(name, None)
         super().log(logs, start_time)
 
     def evaluate(

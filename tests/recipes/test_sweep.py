@@ -15,6 +15,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from catalog.files import seal
 from interactions import leave_one_out
 from recipes.arguments import CompareArguments
 from recipes.cli import parse
@@ -78,6 +79,7 @@ def finish(args, *runs):
         (path / "resolved.yaml").write_text(yaml.safe_dump(vars(recipe) | json.loads(config.to_json_string())))
         (path / "model.safetensors").write_bytes(b"")
         os.utime(path / "model.safetensors", (1000 + number, 1000 + number))
+        seal(path, {})
 
 
 def settings_of(stage):

@@ -3,11 +3,13 @@
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from torch.distributed import TCPStore
 
 from catalog.errors import InputError, RunError
 from catalog.files import MARKER, sealed
@@ -18,7 +20,7 @@ from trainer.checkpoints import newest
 from trainer.export import check_finished, finished
 from trainer.provenance import IN_MEMORY, import_path
 from trainer.run_folder import environment, read_log
-from trainer.watch import Interrupted
+from trainer.watch import Interrupted, Watch
 
 KEPT = dict(save_strategy="steps", save_steps=2, max_steps=4)
 STOPPING = dict(
@@ -179,6 +181,18 @@ def test_every_request_to_stop_leaves_a_checkpoint_that_resumes(make_trainer, nu
         trainer.train()
     assert newest(Path(trainer.args.output_dir)).name == "checkpoint-3"
     assert signal.getsignal(number) == before
+
+
+def test_the_watch_ends_at_once_where_another_process_has_left_without_a_word(monkeypatch):
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    told = {"TORCHELASTIC_RUN_ID": "x", "RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    for name, value in (told | {"MASTER_PORT": str(store.port)}).items():
+        monkeypatch.setenv(name, value)
+    started = time.monotonic()
+    with Watch(timeout=100):
+        while not store.check(["gflowgr/watch/0"]):
+            time.sleep(0.01)
+    assert time.monotonic() - started < 5
 
 
 def test_a_torn_line_is_left_out_and_gone_after_the_next_start(make_trainer):

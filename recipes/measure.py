@@ -17,7 +17,6 @@ from catalog.errors import InputError
 from collaborative import Recommender, Teacher, fit_recommender, load_recommender, made_of, rank
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
-from evaluation.ranking import RECALL_CUTOFFS
 from interactions import PromptBatch, PromptBuilder, Splits, training_counts
 from interactions.provenance import Provenance
 from interactions.rows import unrankable
@@ -25,8 +24,9 @@ from policy import TriePolicy, auto_class, policy_of
 from recipes.arguments import EvaluateArguments, RecommenderArguments
 from recipes.evaluations import (
     HELD_OUT,
+    check_data,
+    check_evaluation,
     data_provenance,
-    evaluation_folder,
     run_settings,
     weights_digest,
     write_evaluation,
@@ -79,15 +79,9 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
 
     Raises InputError where it cannot be made.
     """
+    check_evaluation(args)
     run = Path(args.run)
-    evaluation_folder(run, args.split)
-    if args.beam_width < max(RECALL_CUTOFFS):
-        raise InputError(
-            f"beam_width={args.beam_width}: recall@{max(RECALL_CUTOFFS)} needs {max(RECALL_CUTOFFS)} or more.",
-            field="beam_width",
-            value=args.beam_width,
-        )
-    _check_data(run, args.data, data)
+    check_data(run, args.data, data)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
     if args.guide:
@@ -104,18 +98,8 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
                 value=args.reward_of,
             )
         if args.reward_of:
-            _check_data(source, args.data, data)
+            check_data(source, args.data, data)
     return Provenance(data.catalog, data.splits, settings)
-
-
-def _check_data(run: Path, folder: str, data: Provenance) -> None:
-    """Raise InputError where a run says that it was trained on other data than these, of the folder."""
-    kept = Path(run_settings(run).get("data") or folder)
-    if kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():
-        remedy = f"Evaluate it on {kept}, or train it on {folder}."
-        data_provenance(*load_data(str(kept))).check(
-            data, f"{folder}, compared with what {run} was trained on,", remedy
-        )
 
 
 def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:
@@ -168,7 +152,7 @@ def _guide(args: EvaluateArguments, catalog: Catalog, splits: Splits) -> Callabl
     assert args.guide is not None
     teacher, trie = Teacher(load_recommender(args.guide, catalog, vars(splits))), catalog.trie
     floor, weight = args.guide_floor, args.guide_weight
-    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.target.device), weight)
+    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
 
 
 def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:

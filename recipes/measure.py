@@ -1,5 +1,6 @@
 """What `evaluate.py` and `recommenders.py` measure: a policy's ranking and calibration, and the classical baselines."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from recipes.evaluations import (
     check_data,
     check_evaluation,
     data_provenance,
+    has_weights,
     run_settings,
     weights_digest,
     write_evaluation,
@@ -34,6 +36,8 @@ from recipes.evaluations import (
 )
 from recipes.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
 from recipes.parts import load_data
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
@@ -44,7 +48,15 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     run, (catalog, splits) = Path(args.run), load_data(args.data)
     of = planned(args, catalog, data_provenance(catalog, splits))
     rows = getattr(splits, args.split)
-    with writing(args.output_dir or (f"{run}_guided" if args.guide else run), of) as folder:
+    output = Path(args.output_dir or (f"{run}_guided" if args.guide else run))
+    if has_weights(output) and weights_digest(output) != of.settings["run"]:
+        raise InputError(
+            f"output_dir={output} is another run's folder.",
+            remedy="Choose one of no run.",
+            field="output_dir",
+            value=args.output_dir,
+        )
+    with writing(output, of) as folder:
         policy, prompts = load_policy(run, catalog)
         ranked = rank_by_beam(
             policy,
@@ -107,11 +119,14 @@ def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool)
 
     unrankable: how many held-out items their user already has, which with `exclude_history` nothing can rank.
     """
+    lost = int(unrankable(rows).sum()) if exclude_history else 0
+    if lost:
+        logger.warning("%d of %d users already have their %s item, which is not ranked", lost, len(rows), split)
     return {
         "split": split,
         "exclude_history": exclude_history,
         "users": len(rows),
-        "unrankable": int(unrankable(rows).sum()) if exclude_history else 0,
+        "unrankable": lost,
         "hit": "item" if catalog.leaf_is_item else "semantic ID",
     }
 

@@ -51,9 +51,10 @@ def row(args: Namespace, name: str, flags: list[str]) -> list[str]:
     residual = f"{made['residual']:.3f}" if "residual" in made else "–"
     cells = [name, f"{made['distinct_codes']:,}", f"{made['items_that_collided']:,}", residual]
     if args.epochs:
-        if not (run / "ranked_test.npz").exists():
+        evaluation = run / "evaluation" / "test" / "metrics.json"
+        if not evaluation.exists():
             train(data, run, args.epochs)
-        test = json.loads((run / "metrics.json").read_text())["test"]
+        test = json.loads(evaluation.read_text())["metrics"]
         cells += [f"{test[metric]:.4f}" for metric in MEASURED]
     print(" | ".join(cells), flush=True)
     return cells

@@ -62,12 +62,12 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
     check_names(list(methods), args.references)
     references = {Path(f).name: read_evaluation(f, args.split) for f in args.references}
     evaluations = [run.evaluation for seeds in methods.values() for run in seeds]
-    how = shared_protocol(evaluations, references)
     catalog, splits = load_data(args.data or evaluations[0].record["data"])
     rows, data = getattr(splits, args.split), data_provenance(catalog, splits)
     for evaluation in (*evaluations, *references.values()):
         ranked_on, remedy = replace(evaluation.made_of, settings={}), "Evaluate all on the folder that data names."
         data.check(ranked_on, f"What {evaluation.folder} ranked", remedy, evaluation.folder)
+    how = shared_protocol(evaluations, references)
     ranked = {m: [run.evaluation.ranked(splits, len(catalog)) for run in seeds] for m, seeds in methods.items()}
     users = over_users(ranked, args.baseline, catalog, splits, rows)
     comparison = Comparison(

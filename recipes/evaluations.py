@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
@@ -17,9 +18,11 @@ import yaml
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import complete, locked, read_json, sealed, sealing, write_json
+from catalog.files import MARKER, complete, locked, read_json, sealed, sealing, write_json
+from evaluation.ranking import RECALL_CUTOFFS
 from interactions import Splits
 from interactions.provenance import Provenance
+from recipes.arguments import EvaluateArguments
 
 HELD_OUT = ("validation", "test")
 METRICS, RANKED, CALIBRATION = "metrics.json", "ranked.npz", "calibration.json"
@@ -66,6 +69,15 @@ def evaluation_folder(folder: str | Path, split: str) -> Path:
             value=split,
         )
     return Path(folder) / "evaluation" / split
+
+
+def check_evaluation(args: EvaluateArguments) -> None:
+    """Raise InputError for settings that no run can be evaluated with."""
+    evaluation_folder(args.run, args.split)
+    for name, least in {"beam_width": max(RECALL_CUTOFFS), "batch_size": 1, "exact_users": -1}.items():
+        if (value := getattr(args, name)) < least:
+            why = f" for recall@{least}" if name == "beam_width" else ""
+            raise InputError(f"{name}={value}: it must be at least {least}{why}.", field=name, value=value)
 
 
 def read_evaluation(folder: str | Path, split: str) -> Evaluation:
@@ -129,6 +141,24 @@ def run_settings(run: Path) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise InputError(f"{path} is not a table of settings.", remedy="Train anew.", file=path)
     return settings
+
+
+def check_data(run: Path, folder: str | Path, data: Provenance) -> None:
+    """Raise InputError where a run was trained on other data than those of the prepared folder."""
+    what, remedy = f"The data in {folder}, beside those that {run} was trained on,", f"Train it on {folder}."
+    if (run / MARKER).is_file():
+        known = read_json(run / MARKER, "The marker")["of"].get("provenance")
+    else:
+        known = None
+    kept = Path(run_settings(run).get("data") or folder)
+    if known:
+        of = Provenance.from_dict(known)
+        # validation rows hold the whole training sequences; those of train are told apart only where there are none
+        splits = {name: of.splits[name] for name in ("validation", "train") if name in of.splits}
+        Provenance(of.catalog, dict([*splits.items()][:1])).check(replace(data, settings={}), what, remedy, run)
+    elif kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():
+        own = data_provenance(Catalog.load(kept), Splits.load(kept / "splits"))
+        own.check(replace(data, settings={}), what, f"Give {kept} as data, or train it on {folder}.", run)
 
 
 def has_weights(run: Path) -> bool:

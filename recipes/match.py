@@ -105,13 +105,14 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
     A reference policy is left out: the run does not keep it. Raises InputError for a run without a reward, where its
     collaborative model was fitted on other rows than `splits`, and where the reward cannot be made again.
     """
-    settings = run_settings(run)
-    found, given = reward_settings(settings), settings.get(PYTHON) or {}
+    resolved = run_settings(run)
+    found, given = reward_settings(resolved), resolved.get(PYTHON) or {}
     if not found:
         raise InputError(f"{run} was trained without a reward.", remedy="Name another run.", file=run, field="rewards")
+    settings = {name: value for name, value in found.items() if value is not None}
     if "recommender" in given:
-        raise _unrecorded(run, "recommender", given["recommender"])
-    config = GFlowNetConfig(output_dir=".", use_cpu=True, **{n: v for n, v in found.items() if v is not None})
+        del settings["recommender"]
+    config = GFlowNetConfig(output_dir=".", use_cpu=True, **settings)
     teacher = None
     if config.recommender:
         teacher = Teacher(load_recommender(config.recommender, catalog, vars(splits)))
@@ -122,8 +123,8 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
             raise _unrecorded(run, "rewards", given["rewards"])
         reward = build_rewards(config.rewards, parts, signed=True)  # of any method's run; what is below 0 is the floor
     except InputError as error:
-        if "rewards" in given:
-            raise _unrecorded(run, "rewards", given["rewards"]) from error
+        if lost := [name for name in ("rewards", "recommender") if name in given]:
+            raise _unrecorded(run, lost[0], given[lost[0]]) from error
         raise
     return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
 

@@ -1,5 +1,6 @@
 """What `evaluate.py` and `recommenders.py` measure: a policy's ranking and calibration, and the classical baselines."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,6 @@ from catalog.errors import InputError
 from collaborative import Recommender, Teacher, fit_recommender, load_recommender, made_of, rank
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
-from evaluation.ranking import RECALL_CUTOFFS
 from interactions import PromptBatch, PromptBuilder, Splits, training_counts
 from interactions.provenance import Provenance
 from interactions.rows import unrankable
@@ -25,8 +25,10 @@ from policy import TriePolicy, auto_class, policy_of
 from recipes.arguments import EvaluateArguments, RecommenderArguments
 from recipes.evaluations import (
     HELD_OUT,
+    check_data,
+    check_evaluation,
     data_provenance,
-    evaluation_folder,
+    has_weights,
     run_settings,
     weights_digest,
     write_evaluation,
@@ -35,6 +37,8 @@ from recipes.evaluations import (
 from recipes.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
 from recipes.parts import load_data
 from trainer.export import check_finished
+
+logger = logging.getLogger(__name__)
 
 
 def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
@@ -45,7 +49,15 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     run, (catalog, splits) = Path(args.run), load_data(args.data)
     of = planned(args, catalog, data_provenance(catalog, splits))
     rows = getattr(splits, args.split)
-    with writing(args.output_dir or (f"{run}_guided" if args.guide else run), of) as folder:
+    output = Path(args.output_dir or (f"{run}_guided" if args.guide else run))
+    if has_weights(output) and weights_digest(output) != of.settings["run"]:
+        raise InputError(
+            f"output_dir={output} is another run's folder.",
+            remedy="Choose one of no run.",
+            field="output_dir",
+            value=args.output_dir,
+        )
+    with writing(output, of) as folder:
         policy, prompts = load_policy(run, catalog)
         ranked = rank_by_beam(
             policy,
@@ -80,15 +92,9 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
 
     Raises InputError where it cannot be made.
     """
+    check_evaluation(args)
     run = Path(args.run)
-    evaluation_folder(run, args.split)
-    if args.beam_width < max(RECALL_CUTOFFS):
-        raise InputError(
-            f"beam_width={args.beam_width}: recall@{max(RECALL_CUTOFFS)} needs {max(RECALL_CUTOFFS)} or more.",
-            field="beam_width",
-            value=args.beam_width,
-        )
-    _check_data(run, args.data, data)
+    check_data(run, args.data, data)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
     if args.guide:
@@ -105,18 +111,8 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
                 value=args.reward_of,
             )
         if args.reward_of:
-            _check_data(source, args.data, data)
+            check_data(source, args.data, data)
     return Provenance(data.catalog, data.splits, settings)
-
-
-def _check_data(run: Path, folder: str, data: Provenance) -> None:
-    """Raise InputError where a run says that it was trained on other data than these, of the folder."""
-    kept = Path(run_settings(run).get("data") or folder)
-    if kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():
-        remedy = f"Evaluate it on {kept}, or train it on {folder}."
-        data_provenance(*load_data(str(kept))).check(
-            data, f"{folder}, compared with what {run} was trained on,", remedy
-        )
 
 
 def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:
@@ -124,11 +120,14 @@ def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool)
 
     unrankable: how many held-out items their user already has, which with `exclude_history` nothing can rank.
     """
+    lost = int(unrankable(rows).sum()) if exclude_history else 0
+    if lost:
+        logger.warning("%d of %d users already have their %s item, which is not ranked", lost, len(rows), split)
     return {
         "split": split,
         "exclude_history": exclude_history,
         "users": len(rows),
-        "unrankable": int(unrankable(rows).sum()) if exclude_history else 0,
+        "unrankable": lost,
         "hit": "item" if catalog.leaf_is_item else "semantic ID",
     }
 
@@ -170,7 +169,7 @@ def _guide(args: EvaluateArguments, catalog: Catalog, splits: Splits) -> Callabl
     assert args.guide is not None
     teacher, trie = Teacher(load_recommender(args.guide, catalog, vars(splits))), catalog.trie
     floor, weight = args.guide_floor, args.guide_weight
-    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.target.device), weight)
+    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
 
 
 def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:

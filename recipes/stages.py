@@ -1,5 +1,7 @@
 """The stages of a sweep, each a command of the recipes in a process of its own, some of them side by side."""
 
+import ctypes
+import fcntl
 import json
 import os
 import shlex
@@ -10,12 +12,12 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from graphlib import TopologicalSorter
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from catalog.errors import RunError
@@ -44,8 +46,8 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
     They share the cores, unless OMP_NUM_THREADS of the environment says something else. times: a file that gets a line
     of JSON for each stage that ends, well or not, with its seconds and exit status.
 
-    Raises RunError where another process runs stages there, where a stage failed or, after one of `STOPS`, when all
-    have ended; what trained left a checkpoint.
+    Raises RunError where another process runs stages there, or what it had started still does, where a stage failed or,
+    after one of `STOPS`, when all have ended; what trained left a checkpoint.
     """
     if not stages:
         return
@@ -54,8 +56,8 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
     waiting: dict[Future[None], str] = {}
     with (
-        _alone(times.parent),
-        _Processes(environment, times) as processes,
+        _alone(times.parent) as lock,
+        _Processes(environment, times, lock) as processes,
         ThreadPoolExecutor(jobs) as pool,
         tqdm(total=len(stages), unit="stage") as bar,
     ):
@@ -71,24 +73,40 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keep a second sweep out of a folder. The lock ends with the process, however that ends."""
+def _alone(folder: Path) -> Iterator[int]:
+    """Keep a second sweep out of a folder; the open lock file, for the stages to inherit.
+
+    The lock ends with the last process that has the file open: that of a sweep which was killed, with its last stage.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    try:
-        held = FileLock(folder / "stages.lock").acquire(blocking=False)
-    except Timeout:
-        raise RunError(
-            f"Another sweep is at work in {folder}.", remedy="Wait for it, or choose another folder."
-        ) from None
-    with held:
-        yield
+    with (folder / "stages.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise RunError(
+                f"Another sweep is at work in {folder}, or a stage that it had started still is.",
+                remedy="Wait for it, or choose another folder.",
+                file=folder,
+            ) from None
+        yield file.fileno()
+
+
+def _end_with(parent: int) -> None:
+    """In a new process: ask for a SIGTERM when its parent ends, even if that is killed. On Linux; elsewhere nothing."""
+    if _prctl is not None:
+        _prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+        if os.getppid() != parent:  # it ended meanwhile
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+_prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
 
 class _Processes:
     """What runs. Inside `with` one of `STOPS` is a SIGTERM to each of them, and to those that were about to start."""
 
-    def __init__(self, environment: dict[str, str], times: Path) -> None:
-        self._environment, self._times = environment, times
+    def __init__(self, environment: dict[str, str], times: Path, lock: int) -> None:
+        self._environment, self._times, self._lock = environment, times, lock
         self._running: set[subprocess.Popen[bytes]] = set()
         self._asked = False
 
@@ -117,6 +135,10 @@ class _Processes:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=self._environment,
+                pass_fds=(self._lock,),
+                preexec_fn=partial(
+                    _end_with, os.getpid()
+                ),  # the thread that starts it, which counts, waits for it below
                 start_new_session=True,  # Ctrl-C goes to all of a terminal's session, and would end a training at once
             )
             self._running.add(process)

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from collaborative import load_recommender
+from recipes.evaluations import read_evaluation
 from recipes.recommenders import main
 
 MODELS = {
@@ -27,12 +28,13 @@ def test_every_model_is_stored_and_measured(argv, catalog, tmp_path, capsys):
     for name in MODELS:
         assert f"| {name} |" in table
         load_recommender(tmp_path / "out" / name, catalog)
-        metrics = json.loads((tmp_path / "out" / name / "metrics.json").read_text())
-        assert metrics["test_protocol"] == {"exclude_history": True, "users": 60, "hit": "item"}
-        assert metrics["seconds"] > 0
-    assert metrics["test"]["recall@50"] == metrics["validation"]["recall@50"] == 1
-    near = json.loads((tmp_path / "out" / "near" / "metrics.json").read_text())
-    assert near["test"]["recall@10"] > 0.75  # 11 of the 20 items of the group are still unseen
+        assert json.loads((tmp_path / "out" / name / "recommender.json").read_text())["seconds"] > 0
+        for split in ("validation", "test"):
+            found = read_evaluation(tmp_path / "out" / name, split)
+            how = {"split": split, "exclude_history": True, "users": 60, "unrankable": 0, "hit": "item"}
+            assert found.record["protocol"] == how and found.record["metrics"]["recall@50"] == 1
+    near = read_evaluation(tmp_path / "out" / "near", "test").record["metrics"]
+    assert near["recall@10"] > 0.75  # 11 of the 20 items of the group are still unseen
 
 
 def test_some_models_alone(argv, tmp_path, capsys):

@@ -6,8 +6,9 @@ import torch
 
 import collaborative.store as store
 from catalog import Catalog
-from catalog.errors import SetupError
+from catalog.errors import InputError, SetupError
 from collaborative import RECOMMENDERS, fit_recommender, load_recommender
+from tests.raising import raises
 
 FEW = {
     "popularity": {},
@@ -93,10 +94,10 @@ def test_a_mixture_is_made_of_its_neighbours_and_stands_alone(fit, trained, cata
 
 def test_a_mixture_needs_its_parts_fitted_on_the_same_data(fit, blocks, tmp_path):
     weights = {"weights": {"popularity": 1}}
-    with pytest.raises(ValueError, match="popularity holds no fitted recommender. Fit it first"):
+    with raises(InputError, file=tmp_path / "popularity"):
         fit("mixture", weights)
     fit("popularity", splits=replace(blocks, validation=blocks.test))
-    with pytest.raises(ValueError, match="popularity was fitted on other interactions. Fit it again first"):
+    with raises(InputError, file=tmp_path / "popularity", field="splits.validation"):
         fit("mixture", weights)
     assert not (tmp_path / "mixture").exists()
 
@@ -105,12 +106,53 @@ def test_another_catalogue_is_refused(fit, catalog, tmp_path):
     fit("popularity")
     codes = catalog.trie.codes(torch.arange(48)).flip(0).numpy()
     other = Catalog.from_codes(catalog.item_ids, codes)
-    with pytest.raises(ValueError, match="item numbers mean other items. Fit it on the data of this run"):
+    with raises(InputError, file=tmp_path / "popularity", field="catalog"):
         load_recommender(tmp_path / "popularity", other)
 
 
+def test_a_model_of_other_rows_is_refused_wherever_its_rows_are_known(fit, blocks, catalog, tmp_path):
+    fit("popularity")
+    longer = replace(blocks, train=blocks.validation, validation=blocks.test)
+    load_recommender(tmp_path / "popularity", catalog, vars(blocks))
+    load_recommender(tmp_path / "popularity", catalog)
+    for rows, first in ((vars(longer), "splits.train"), ({"validation": longer.validation}, "splits.validation")):
+        with raises(InputError, file=tmp_path / "popularity", field=first):
+            load_recommender(tmp_path / "popularity", catalog, rows)
+    marked = blocks.train.add_column("price", [1.0] * len(blocks.train))
+    load_recommender(tmp_path / "popularity", catalog, {"train": marked})  # what is beside the rows does not count
+
+
+def test_a_folder_of_something_else_is_not_replaced(fit, tmp_path):
+    (tmp_path / "popularity").mkdir()
+    (tmp_path / "popularity" / "model.safetensors").write_bytes(b"a trained policy")
+    with raises(InputError, file=tmp_path / "popularity"):
+        fit("popularity")
+    assert [path.name for path in (tmp_path / "popularity").iterdir()] == ["model.safetensors"]
+
+
+def test_a_record_without_what_it_was_made_of_and_a_torn_file_are_refused_and_fitted_again(
+    fit, trained, catalog, tmp_path
+):
+    fit("als")
+    folder = tmp_path / "als"
+    (folder / "complete.json").unlink()
+    with raises(InputError, file=folder):
+        load_recommender(folder, catalog)
+    fit("als")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-8])
+    with raises(InputError, file=folder):
+        load_recommender(folder, catalog)
+    (folder / "model.safetensors").write_bytes(b"\xff" * len(content))
+    with raises(InputError, file=folder / "model.safetensors"):
+        load_recommender(folder, catalog)
+    (folder / "model.safetensors").unlink()
+    fit("als")
+    assert trained == ["als"] * 3
+
+
 def test_a_folder_without_a_recommender_is_named(catalog, tmp_path):
-    with pytest.raises(ValueError, match="none holds no fitted recommender. Fit it first: python recipes"):
+    with raises(InputError, file=tmp_path / "none"):
         load_recommender(tmp_path / "none", catalog)
 
 

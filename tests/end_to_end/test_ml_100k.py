@@ -139,7 +139,7 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         folder,
     )
     assert out.strip().endswith("report.html")
-    record = json.loads((folder / "metrics.json").read_text())
+    record = json.loads((folder / "comparison" / "metrics.json").read_text())
     metrics = {name: {n: value["mean"] for n, value in row.items()} for name, row in record["methods"].items()}
     assert set(metrics) == {"sft", "gflownet", "gflownet_guided", "item_knn", "popularity"}
     assert record["tests"]["recall@10"]["gflownet_guided"]["low"] > 0
@@ -150,7 +150,7 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
     assert metrics["item_knn"]["recall@10"] > metrics["popularity"]["recall@10"]
     # three steps of SFT know little, and the guide knows more
     assert metrics["gflownet_guided"]["recall@10"] > metrics["gflownet"]["recall@10"]
-    page = (folder / "report.html").read_text()
+    page = (folder / "comparison" / "report.html").read_text()
     assert all(name in page for name in metrics) and "<svg" in page
 
 

@@ -2,47 +2,57 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from catalog.files import write_json
+from catalog.errors import InputError
+from catalog.files import seal, write_json
 from interactions import Splits, leave_one_out
+from recipes import comparison
 from recipes.compare import main
 from recipes.comparison import examples
+from recipes.evaluations import data_provenance, write_evaluation, writing
 from recipes.measure import list_metrics
+from tests.raising import raises
 
-HOW = {"beam_width": 100, "exclude_history": True, "users": 20, "hit": "item"}
+HOW = {"split": "test", "exclude_history": True, "users": 20, "unrankable": 0, "hit": "item", "beam_width": 100}
 
 
 @pytest.fixture
 def data(catalog, tmp_path):
     """A prepared folder of 300 events of 20 users."""
-    rng = np.random.default_rng(0)
+    return prepared(catalog, tmp_path / "data")
+
+
+def prepared(catalog, folder, seed=0):
     users = np.repeat([f"u{n}" for n in range(20)], 15)
-    items = [catalog.item_ids[i] for i in rng.integers(0, 48, 300)]
+    items = [catalog.item_ids[i] for i in np.random.default_rng(seed).integers(0, 48, 300)]
     log = pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300)})
-    replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(tmp_path / "data")
-    leave_one_out(log, catalog.item_ids, max_history=6).save(tmp_path / "data" / "splits")
-    return tmp_path / "data"
+    replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(folder)
+    leave_one_out(log, catalog.item_ids, max_history=6).save(folder / "splits")
+    return folder
 
 
 @pytest.fixture
 def evaluated(data, catalog, tmp_path):
     """Makes the folder of an evaluated run; each user's target is on top with probability `skill`."""
 
-    def make(name, skill=0.1, seed=0, how=HOW, **more):
+    def make(name, skill=0.1, seed=0, how=HOW, cost=None, data=data, **more):
         folder, rng, splits = tmp_path / name, np.random.default_rng(seed), Splits.load(data / "splits")
-        target = np.array(splits.test["target"])
+        rows = getattr(splits, how["split"])
+        target = np.array(rows["target"])
         ranked = np.stack([np.r_[rng.permutation(48), -1, -1] for _ in target])
         hit = rng.random(20) < skill
         ranked[hit, 0] = target[hit]
-        metrics = list_metrics(ranked, splits.test, catalog, splits)
-        folder.mkdir(parents=True)
-        write_json(folder / "metrics.json", {"test": metrics, "test_protocol": how, **more})
-        (folder / "resolved.yaml").write_text(f"data: {data}\n")
-        np.savez_compressed(folder / "ranked_test.npz", ranked=ranked, target=target)
+        record = {"metrics": list_metrics(ranked, rows, catalog, splits), "protocol": how, "data": str(data), **more}
+        of = replace(data_provenance(catalog, splits), settings={"split": how["split"]})
+        with writing(folder, of) as temporary:
+            write_evaluation(temporary, record, ranked, target)
+        if cost:
+            write_json(folder / "metrics.json", {"cost": cost})
         return str(folder)
 
     return make
@@ -50,10 +60,10 @@ def evaluated(data, catalog, tmp_path):
 
 @pytest.fixture
 def compare(tmp_path):
-    def run(*runs, **settings):
+    def run(*runs, output_dir=tmp_path / "out", **settings):
         argv = [part for name, value in settings.items() for part in (f"--{name}", value)]
-        main(["--runs", *runs, "--output_dir", str(tmp_path / "out"), *argv])
-        return json.loads((tmp_path / "out" / "metrics.json").read_text())
+        main.__wrapped__(["--runs", *runs, "--output_dir", str(output_dir), *argv])
+        return json.loads((output_dir / "comparison" / "metrics.json").read_text())
 
     return run
 
@@ -68,7 +78,7 @@ def test_folders_of_seeds_are_one_method(evaluated, compare, tmp_path):
     assert tb["mrr@50"]["sd"] == pytest.approx(np.std(tb["mrr@50"]["seeds"], ddof=1))
     assert sft["mrr@50"] == {"mean": sft["mrr@50"]["mean"], "sd": None, "seeds": [sft["mrr@50"]["mean"]]}
     assert "seconds" not in sft and record["tests"] == {}
-    page = (tmp_path / "out" / "table.md").read_text()
+    page = (tmp_path / "out/comparison/table.md").read_text()
     assert "over the seeds 0, 1, 2" in page and "| tb | **20** ± 10 | **100** ± 0 | **8** ± 0 |" in page
 
 
@@ -96,47 +106,107 @@ def test_examples_have_titles_and_mark_what_shares_the_targets_semantic_id(data,
     splits = Splits.load(data / "splits")
     ranked = np.tile(np.r_[np.arange(48), -1, -1], (20, 1))
     ranked[:, 1] = splits.test["target"][:]
-    found = examples({"tb": ranked}, replace(catalog, titles=tuple(f"Film {i}" for i in range(48))), splits, users=4)
+    found = examples(
+        {"tb": ranked}, replace(catalog, titles=tuple(f"Film {i}" for i in range(48))), splits.test, users=4
+    )
     assert len(found) == 4
     for example in found:
         first, second, *_ = example.lists["tb"]
         assert first.title == "Film 0" and second == (example.target, True)
         assert len(example.history) == 5 and len(example.lists["tb"]) == 5
-    untitled = examples({"tb": ranked}, replace(catalog, titles=()), splits, users=1)
+    untitled = examples({"tb": ranked}, replace(catalog, titles=()), splits.test, users=1)
     assert untitled[0].lists["tb"][0].title == "item0"
 
 
-def test_rewards_of_the_same_method_are_one_reward(evaluated, compare):
-    match = {"match": {"tv": 0.5, "kl": 1.0}}
-    runs = [
-        evaluated(f"tb/seed_{n}", match_protocol={"reward_of": f"x/tb/seed_{n}", "users": 20}, **match) for n in (1, 2)
-    ]
-    assert compare(*runs)["protocol"]["match"] == {"reward_of": "tb", "users": 20}
-    other = evaluated("sft", match_protocol={"reward_of": "x/dpo/seed_1", "users": 20}, **match)
-    with pytest.raises(SystemExit, match="error: The runs were evaluated differently"):
+def test_policies_are_compared_with_one_reward(evaluated, compare):
+    def matched(name, reward_of, **reward):
+        against = {"reward_of": f"x/{reward_of}", "reward": {"rewards": reward}, "users": 20}
+        return evaluated(name, match_protocol=against, match={"tv": 0.5, "kl": 1.0})
+
+    runs = [matched(f"tb/seed_{n}", f"tb/seed_{n}", hit=1.0) for n in (1, 2)]
+    same = matched("db", "db/seed_1", hit=1.0)
+    how = compare(*runs, same)["protocol"]["match"]
+    assert how == {"reward_of": "tb", "reward": {"rewards": {"hit": 1.0}}, "users": 20}
+    other = matched("sft", "dpo/seed_1", hit=2.0)
+    with raises(InputError, field="reward", file=Path(other) / "evaluation/test"):
         compare(*runs, other)
 
 
-def test_runs_that_cannot_be_compared_end_in_one_sentence(evaluated, compare, tmp_path):
+def test_what_cannot_stand_in_one_table_is_refused(evaluated, compare, tmp_path):
     one, two = evaluated("tb"), evaluated("other/tb")
-    slips = [
-        (([one, two], {}), "are both called tb. Rename one of the folders."),
-        (([one], {"baseline": "sft"}), "baseline=sft: it is not one of the runs"),
-        (([one, evaluated("wide", how=HOW | {"beam_width": 50})], {}), "evaluated differently"),
-        (([one], {"references": one}), "references: tb is the name of a run too"),
-        (([one], {"sweep": '{"a": {}}'}), "Give either runs, the folders to compare, or sweep"),
-    ]
-    for (runs, settings), message in slips:
-        with pytest.raises(SystemExit) as stopped:
-            compare(*runs, **settings)
-        assert str(stopped.value).startswith("error: ") and message in str(stopped.value)
-    (tmp_path / "tb" / "ranked_test.npz").unlink()
-    with pytest.raises(SystemExit, match="is not evaluated. Run python recipes/evaluate.py"):
-        compare(one)
+    wide = evaluated("wide", how=HOW | {"beam_width": 50})
+    with raises(InputError, field="runs", value="tb"):
+        compare(one, two)
+    with raises(InputError, field="baseline", value="sft"):
+        compare(one, baseline="sft")
+    with raises(InputError, field="beam_width", value=50):
+        compare(one, wide)
+    with raises(InputError, field="references", value="tb"):
+        compare(one, references=one)
+    with raises(InputError, file=tmp_path / "nothing"):
+        compare(one, str(tmp_path / "nothing"))
+    with pytest.raises(SystemExit, match="^error: .* are both called tb"):
+        main(["--runs", one, two, "--output_dir", str(tmp_path / "out")])
 
 
-def test_lists_of_other_users_are_refused(evaluated, compare, tmp_path):
-    run = evaluated("tb")
-    np.savez_compressed(tmp_path / "tb" / "ranked_test.npz", ranked=np.zeros((3, 50), int), target=np.zeros(3, int))
-    with pytest.raises(SystemExit, match="was evaluated on other users or items than those of data"):
+def test_another_split_is_compared_when_it_is_asked_for(evaluated, compare):
+    run = evaluated("tb", skill=1.0, how=HOW | {"split": "validation"})
+    record = compare(run, evaluation='{"split": "validation"}')
+    assert record["protocol"]["ranking"]["split"] == "validation" and record["methods"]["tb"]["recall@1"]["mean"] == 1
+    with raises(InputError, file=run):  # its test items are not evaluated
         compare(run)
+
+
+def test_what_was_ranked_on_other_rows_is_refused(evaluated, compare, catalog, data, tmp_path):
+    run, other = evaluated("tb"), prepared(catalog, tmp_path / "later", seed=1)
+    theirs = evaluated("sft", data=other)
+    for references in ([], ["--references", theirs]):
+        with raises(InputError, field="splits.train", file=Path(theirs) / "evaluation/test"):
+            compare(run, *(references or [theirs]))
+
+
+def test_a_ranking_that_is_not_whole_or_does_not_fit_is_refused(evaluated, compare, tmp_path):
+    run = Path(evaluated("tb")) / "evaluation/test"
+    content = (run / "ranked.npz").read_bytes()
+    (run / "ranked.npz").write_bytes(content[:-200])
+    with raises(InputError, file=run):
+        compare(str(tmp_path / "tb"))
+    (run / "ranked.npz").write_bytes(bytes(len(content)))
+    with raises(InputError, file=run / "ranked.npz"):
+        compare(str(tmp_path / "tb"))
+    for ranked in (np.zeros((3, 50), int), np.full((20, 50), 48), np.zeros((20, 50))):
+        np.savez_compressed(run / "ranked.npz", ranked=ranked, target=np.zeros(len(ranked), int))
+        seal(run, sealed_as(run))
+        with raises(InputError, file=run / "ranked.npz"):
+            compare(str(tmp_path / "tb"))
+
+
+def sealed_as(folder):
+    return json.loads((folder / "complete.json").read_text())["of"]
+
+
+def test_an_evaluation_of_other_weights_is_refused(evaluated, compare, tmp_path):
+    run = evaluated("tb")
+    (tmp_path / "tb" / "model.safetensors").write_bytes(b"trained further")
+    with raises(InputError, file=run):
+        compare(run)
+
+
+def test_a_comparison_changes_nothing_of_the_runs_and_is_replaced_as_a_whole(evaluated, compare, tmp_path, monkeypatch):
+    run = evaluated("tb", cost={"seconds": 1.0})
+    files = {path: path.read_bytes() for path in (tmp_path / "tb").rglob("*") if path.is_file()}
+    compare(run, output_dir=tmp_path / "tb")
+    assert files == {path: path.read_bytes() for path in files}
+    before = {path: path.read_bytes() for path in (tmp_path / "tb/comparison").iterdir()}
+    assert {path.name for path in before} == {"metrics.json", "table.md", "report.html", "complete.json"}
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(comparison, "write_report", killed)
+    with pytest.raises(KeyboardInterrupt):
+        compare(run, output_dir=tmp_path / "tb", title="Another")
+    assert before == {path: path.read_bytes() for path in (tmp_path / "tb/comparison").iterdir()}
+    (tmp_path / "mine/comparison").mkdir(parents=True)
+    with raises(InputError, file=tmp_path / "mine/comparison"):  # somebody's own folder
+        compare(run, output_dir=tmp_path / "mine")

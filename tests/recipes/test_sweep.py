@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -15,13 +16,19 @@ import pytest
 import yaml
 from filelock import FileLock
 
+from catalog import Catalog
+from catalog.errors import InputError, RunError
 from catalog.files import seal
-from interactions import leave_one_out
-from recipes.arguments import CompareArguments
+from collaborative import fit_recommender
+from interactions import Splits, leave_one_out
+from recipes.arguments import CompareArguments, EvaluateArguments
 from recipes.cli import parse
 from recipes.compare import main
+from recipes.measure import evaluate_run
 from recipes.stages import STOPPED, STOPS, Stage, run_stages
-from recipes.sweep import check_sweep, missing_stages, run_sweep
+from recipes.sweep import missing_stages, run_sweep
+from recipes.sweep_settings import check_sweep
+from tests.raising import raises
 
 TRAINING = dict(
     max_history=6,
@@ -37,13 +44,17 @@ TRAINING = dict(
 BACKBONE = dict(model_type="gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=128)
 
 
+def log_of(catalog, seed=0):
+    """300 events of 20 users."""
+    users = np.repeat([f"u{n}" for n in range(20)], 15)
+    items = [catalog.item_ids[i] for i in np.random.default_rng(seed).integers(0, 48, 300)]
+    return pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300)})
+
+
 @pytest.fixture
 def folder(catalog, tmp_path):
     """Prepared data of 20 users, and the recipes sft.yaml and tb.yaml."""
-    rng = np.random.default_rng(0)
-    users = np.repeat([f"u{n}" for n in range(20)], 15)
-    items = [catalog.item_ids[i] for i in rng.integers(0, 48, 300)]
-    log = pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300)})
+    log = log_of(catalog)
     replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(tmp_path / "data")
     leave_one_out(log, catalog.item_ids, max_history=6).save(tmp_path / "data" / "splits")
     common = TRAINING | {"data": "nowhere", "output_dir": str(tmp_path / "alone")}
@@ -104,8 +115,9 @@ def test_every_method_is_trained_from_the_checkpoint_of_its_seed(sweep, folder):
 
 
 def test_guided_decoding_is_an_evaluation_alone(sweep, folder):
-    (folder / "knn").mkdir()
-    (folder / "knn" / "recommender.json").write_text("{}")
+    fit_recommender(
+        "popularity", {}, Splits.load(folder / "data/splits"), Catalog.load(folder / "data"), folder / "knn"
+    )
     args = sweep()
     methods = args.table | {"guided": {"evaluate": "tb", "guide": str(folder / "knn"), "guide_weight": 0.5}}
     stages = missing(replace(args, sweep=methods))
@@ -131,7 +143,7 @@ def test_a_run_with_other_settings_is_neither_used_nor_resumed(interrupted, swee
     if interrupted:
         (folder / "out/tb/seed_1/model.safetensors").unlink()
     changed = args.table | {"tb": args.table["tb"] | {"learning_rate": 0.5}}
-    with pytest.raises(ValueError, match=r"tb/seed_1 was trained with learning_rate=0.001, the sweep says 0.5. Delete"):
+    with raises(InputError, file=folder / "out/tb/seed_1", field="learning_rate", value=0.001):
         missing(replace(args, sweep=changed))
 
 
@@ -139,10 +151,10 @@ def test_a_run_from_an_older_checkpoint_is_refused(sweep, folder):
     args = sweep()
     finish(args, "sft/seed_1", "tb/seed_1")
     os.utime(folder / "out/sft/seed_1/model.safetensors")
-    with pytest.raises(ValueError, match="tb/seed_1 is older than .*sft/seed_1, which it starts from. Delete it"):
+    with raises(InputError, file=folder / "out/tb/seed_1"):
         missing(args)
     (folder / "out/sft/seed_1/model.safetensors").unlink()
-    with pytest.raises(ValueError, match="tb/seed_1 is older than"):
+    with raises(InputError, file=folder / "out/tb/seed_1"):
         missing(args)
 
 
@@ -154,35 +166,70 @@ def test_data_and_collaborative_models_come_first_and_parts_before_their_mixture
     methods = {
         name: settings | {"recommender": str(folder / "fitted/mixture")} for name, settings in args.table.items()
     }
-    stages = missing(replace(args, sweep=methods | {"sft": args.table["sft"]}))
+    methods["sft"] = args.table["sft"]
+    stages = missing(replace(args, sweep=methods))
     fitting = f"recommenders {folder / 'fitted'}"
     assert stages[fitting].command[-3:] == ("--only", "item_knn", "mixture")
     assert stages[fitting].needs == {"prepare"}
     assert stages["train kl/seed_1"].needs == {"prepare", fitting, "train sft/seed_1"}
     assert stages["train sft/seed_1"].needs == {"prepare"}  # asks no collaborative model
-    with pytest.raises(ValueError, match="mixture is not fitted. Run python recipes/recommenders.py, or set"):
+    with raises(InputError, file=folder / "fitted/mixture"):
         missing(replace(args, sweep=methods, recommender_recipe=None))
-    with pytest.raises(ValueError, match="sasrec is missing, and .*models.yaml has no such model"):
+    with raises(InputError, file=folder / "fitted/sasrec"):
         missing(replace(args, references=[str(folder / "fitted/sasrec")]))
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "field", "value"),
     [
-        ({"sweep": {"tb": {}}, "reward_of": None}, "sweep: tb needs either config, a recipe to train, or evaluate"),
-        ({"sweep": {"tb": {"evaluate": "sft"}}, "reward_of": None}, "evaluate=sft: it is not one of the methods []"),
-        ({"reward_of": "grpo"}, "reward_of=grpo: it is not one of the methods ['kl', 'tb', 'sft']"),
-        ({"baseline": "grpo"}, "baseline=grpo: it is not one of the methods"),
-        ({"jobs": 0}, "jobs=0: it must be at least 1."),
-        ({"seeds": [1, 1]}, "seeds=[1, 1]: give at least one, and each once."),
-        ({"data": None}, "data is missing: a sweep needs the folder"),
-        ({"runs": ["a"]}, "Give either runs, the folders to compare, or sweep"),
+        ({"sweep": {"tb": {}}, "reward_of": None}, "sweep", "tb"),
+        ({"sweep": {"tb": {"evaluate": "sft"}}, "reward_of": None}, "sweep: tb: evaluate", "sft"),
+        ({"sweep": {"../tb": {"config": "tb.yaml"}}, "reward_of": None}, "sweep", "../tb"),
+        ({"sweep": {"comparison": {"config": "tb.yaml"}}, "reward_of": None}, "sweep", "comparison"),
+        ({"sweep": {"tb": {"config": "tb.yaml", "seed": 3}}, "reward_of": None}, "seed", None),
+        ({"evaluation": {"output_dir": "elsewhere"}}, "output_dir", None),
+        ({"references": ["fitted/tb"]}, "references", "tb"),
+        ({"reward_of": "grpo"}, "reward_of", "grpo"),
+        ({"baseline": "grpo"}, "baseline", "grpo"),
+        ({"jobs": 0}, "jobs", 0),
+        ({"seeds": [1, 1]}, "seeds", [1, 1]),
+        ({"data": None}, None, None),
+        ({"runs": ["a"]}, None, None),
     ],
 )
-def test_a_slip_in_a_sweep_is_one_sentence(changes, message, sweep):
-    with pytest.raises(ValueError) as refused:
+def test_a_slip_in_a_sweep_is_one_sentence(changes, field, value, sweep):
+    with raises(InputError, field=field, value=value):
         check_sweep(sweep(**changes))
-    assert message in str(refused.value)
+
+
+def test_what_could_not_stand_in_one_table_is_refused_before_anything_is_trained(sweep, folder):
+    args = sweep()
+    with raises(InputError, field="beam_width", value=20):
+        missing(replace(args, evaluation={"beam_width": 20}))
+    with raises(InputError, field="split", value="train"):
+        evaluate_run(EvaluateArguments(run="run", data=args.data, split="train"))
+    wide = args.table | {"wide": {"evaluate": "tb", "beam_width": 70}}
+    with raises(InputError, field="beam_width", value=70):
+        missing(replace(args, sweep=wide))
+    other = args.table | {"ranked": args.table["tb"] | {"rewards": {"prefix": 1.0}}}
+    with raises(InputError, field="reward_of"):
+        missing(replace(args, sweep=other, reward_of=None))
+    missing(replace(args, sweep=other))
+    with raises(InputError, field="reward_of", value="sft"):
+        missing(replace(args, reward_of="sft"))
+    with raises(InputError, file=folder / "nothing"):
+        missing(replace(args, data=str(folder / "nothing")))
+
+
+def test_references_and_teachers_of_other_data_are_refused_before_anything_is_trained(sweep, folder, catalog):
+    log = pd.DataFrame({"user": np.repeat(["a", "b"], 8), "item": catalog.item_ids[:16], "timestamp": np.arange(16)})
+    fit_recommender("popularity", {}, leave_one_out(log, catalog.item_ids, 6), catalog, folder / "other")
+    args = sweep()
+    with raises(InputError, file=folder / "other"):
+        missing(replace(args, references=[str(folder / "other")]))
+    guided = args.table | {"guided": {"evaluate": "tb", "guide": str(folder / "other")}}
+    with raises(InputError, file=folder / "other"):
+        missing(replace(args, sweep=guided))
 
 
 def test_slips_in_settings_are_found_before_anything_is_trained(sweep):
@@ -196,7 +243,7 @@ def test_slips_in_settings_are_found_before_anything_is_trained(sweep):
         with pytest.raises((SystemExit, ValueError), match=message):
             missing(replace(args, sweep=args.table | {"tb": args.table["tb"] | change}))
     around = args.table | {"sft": args.table["sft"] | {"model": "tb"}}
-    with pytest.raises(ValueError, match="start from each other. Let one start anew"):
+    with raises(InputError, field="sweep"):
         missing(replace(args, sweep=around))
 
 
@@ -231,10 +278,48 @@ def test_a_stage_that_fails_ends_the_sweep_with_its_last_words(tmp_path):
 
 def test_a_second_sweep_in_the_same_folder_is_refused(tmp_path):
     stages = {"a": python("pass", tmp_path / "a")}
-    with FileLock(tmp_path / "stages.lock"), pytest.raises(RuntimeError, match="Another sweep is at work in .* Wait"):
+    with FileLock(tmp_path / "stages.lock"), raises(RunError, file=tmp_path):
         run_stages(stages, 1, {}, tmp_path / "times")
     run_stages(stages, 1, {}, tmp_path / "times")
     assert (tmp_path / "times").is_file()
+
+
+def test_a_killed_sweep_takes_its_stages_with_it_and_none_begins_until_they_have_ended(tmp_path):
+    ready, asked, over = (tmp_path / name for name in ("ready", "asked", "over"))
+    training = f"""
+import pathlib, signal, time
+signal.signal(15, lambda *_: pathlib.Path({str(asked)!r}).touch())
+pathlib.Path({str(ready)!r}).touch()
+while not pathlib.Path({str(over)!r}).exists(): time.sleep(0.02)  # the checkpoint takes its time
+"""
+    code = f"""
+import pathlib, sys
+from recipes.stages import Stage, run_stages
+log = pathlib.Path({str(tmp_path)!r}) / "train.log"
+run_stages({{"train": Stage((sys.executable, "-c", {training!r}), log)}}, 1, {{}}, log.with_name("times"))
+"""
+    with subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": os.getcwd()}) as killed:
+        wait_for(ready)
+        killed.kill()
+    wait_for(asked)
+    stages = {"again": python("pass", tmp_path / "again.log")}
+    with raises(RunError, file=tmp_path):
+        run_stages(stages, 1, {}, tmp_path / "times")
+    over.touch()
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            return run_stages(stages, 1, {}, tmp_path / "times")
+        except RunError:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+
+
+def wait_for(path):
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 @pytest.fixture(params=STOPS)
@@ -274,16 +359,25 @@ def test_a_sweep_trains_compares_and_then_finds_everything_done(sweep, folder, m
     recipe = {"sweep": methods, "baseline": "sft", "reward_of": "tb", "seeds": [1], "jobs": 2, "data": args.data}
     (folder / "sweep.yaml").write_text(yaml.safe_dump(recipe | {"output_dir": args.output_dir}))
     main(["--config", str(folder / "sweep.yaml")])
-    record = json.loads((folder / "out" / "metrics.json").read_text())
+    record = json.loads((folder / "out/comparison/metrics.json").read_text())
     assert list(record["methods"]) == ["sft", "tb"] and len(record["methods"]["tb"]["mrr@50"]["seeds"]) == 1
-    assert {"seconds", "tokens", "tv"} <= record["methods"]["tb"].keys()
+    assert {"seconds", "tokens", "tv"} <= record["methods"]["tb"].keys() and "tv" in record["methods"]["sft"]
     assert record["protocol"]["match"]["reward_of"] == "tb" and "tb" in record["tests"]["recall@10"]
-    assert (folder / "out/tb/seed_1/train.log").stat().st_size and "Film" in (folder / "out/table.md").read_text()
+    assert (folder / "out/tb/seed_1/train.log").stat().st_size
+    assert "Film" in (folder / "out/comparison/table.md").read_text()
 
     args = replace(args, sweep=methods, seeds=[1])
     assert missing(args) == {}
     assert run_sweep(args) == [str(folder / f"out/{name}/seed_1") for name in methods]
-    (folder / "out/sft/seed_1/ranked_test.npz").unlink()
+    assert list(missing(replace(args, reward_of=None))) == ["evaluate sft/seed_1"]  # that has no reward of its own
+    both = {"evaluate sft/seed_1", "evaluate tb/seed_1"}
+    for changed in ({"split": "validation"}, {"beam_width": 60}):
+        assert missing(replace(args, evaluation=changed)).keys() == both
+    (folder / "out/sft/seed_1/evaluation/test/ranked.npz").unlink()
     assert list(missing(args)) == ["evaluate sft/seed_1"]
-    os.utime(folder / "out/tb/seed_1/model.safetensors")  # as if it was trained anew: its reward is asked of all
-    assert set(missing(args)) == {"evaluate tb/seed_1", "evaluate sft/seed_1"}
+    leave_one_out(log_of(Catalog.load(folder / "data"), seed=1), Catalog.load(folder / "data").item_ids, 6).save(
+        folder / "new" / "splits"
+    )
+    Catalog.load(folder / "data").save(folder / "new")
+    with raises(InputError, file=folder / "out/sft/seed_1"):  # trained on other events of the same items
+        evaluate_run(EvaluateArguments(run=str(folder / "out/sft/seed_1"), data=str(folder / "new")))

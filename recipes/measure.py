@@ -86,7 +86,7 @@ def _guide(args: EvaluateArguments, catalog: Catalog) -> Callable[[PromptBatch],
     assert args.guide is not None
     teacher, trie = Teacher(load_recommender(args.guide, catalog)), catalog.trie
     floor, weight = args.guide_floor, args.guide_weight
-    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.target.device), weight)
+    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
 
 
 def match_reward(

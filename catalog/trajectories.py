@@ -51,5 +51,9 @@ class Trajectories:
         """The trajectories of prompts start..stop - 1."""
         return replace(self, **{name: getattr(self, name)[start:stop] for name in self.__dataclass_fields__})
 
+    def copy(self) -> "Trajectories":
+        """The same with tensors of its own, for code that may change what it is given."""
+        return replace(self, **{name: getattr(self, name).clone() for name in self.__dataclass_fields__})
+
     def to(self, device: torch.device) -> "Trajectories":
         return replace(self, **{name: getattr(self, name).to(device) for name in self.__dataclass_fields__})

@@ -6,8 +6,11 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 from catalog import Trie
 from catalog.errors import InputError
 from policy.base import TriePolicy, bare
-from policy.causal import CausalPolicy
+from policy.causal import CausalPolicy, attention_window
 from policy.encoder_decoder import EncoderDecoderPolicy
+
+ALIBI = {"mpt", "bloom"}
+"""Kinds of backbones that always have it; others say so by `alibi`."""
 
 
 def policy_of(model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> TriePolicy:
@@ -37,10 +40,17 @@ def check_backbone(config: PreTrainedConfig, longest: int, branches: int, length
             )
         return
     row, last = longest + branches * length, longest + length
+    if config.model_type in ALIBI or getattr(config, "alibi", False):
+        raise InputError(
+            f"{config.model_type} has ALiBi, which takes a token's place in the row for its position: branches that "
+            "share a prompt would be wrong.",
+            remedy="Choose a backbone with rotary or learned positions, for instance qwen3, llama or gpt2.",
+            field="backbone",
+            value=config.model_type,
+        )
     kinds = set(getattr(config, "layer_types", None) or ())
-    window = getattr(config, "sliding_window", None)
-    sliding = "sliding_attention" in kinds or (not kinds and getattr(config, "use_sliding_window", window is not None))
-    if sliding and window is not None and row > window:
+    window = attention_window(config)
+    if window is not None and row >= window:
         raise InputError(
             f"{config.model_type} has attention windows of {window} tokens but a row of {row}: branches that share a "
             "prompt would read the wrong tokens.",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from catalog import Trie
+from catalog.errors import RunError
 from interactions.prompts import PromptBatch
 from policy.plan import TriePlan
 
@@ -21,9 +22,11 @@ def inference(model: nn.Module) -> Iterator[None]:
     """Neither gradients nor dropout inside; the model's mode is put back at the end."""
     training = model.training
     model.eval()
-    with torch.no_grad():
-        yield
-    model.train(training)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(training)
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,8 @@ class TriePolicy(ABC):
     def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L].
 
-        The mask over a prompt's branches has count * count * L entries, so thousands of draws are better split.
+        The mask over a prompt's branches has count * count * L entries, so thousands of draws are better split. This,
+        `beam` and `distribution` raise RunError for weights that have diverged to NaN.
         """
         with inference(self.model):
             logits, branches = self._read(prompts)
@@ -119,6 +123,7 @@ class TriePolicy(ABC):
             for level, width in enumerate(self.trie.max_children):
                 if level:
                     log_p = self._advance(branches, nodes, width)  # [B, count, width]
+                check_numbers(log_p)
                 slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
                 taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
                 nodes = self.trie.first_child[nodes] + slot
@@ -145,6 +150,7 @@ class TriePolicy(ABC):
             for level, fan in enumerate(self.trie.max_children):
                 if level:
                     log_p = self._advance(branches, nodes, fan)
+                check_numbers(log_p)
                 child = self.trie.children(nodes, fan)  # [B, W, fan]
                 total = score.unsqueeze(-1) + log_p
                 if guide is not None:
@@ -189,6 +195,7 @@ class TriePolicy(ABC):
             for level in range(2, trie.levels + 1):
                 nodes = torch.arange(*trie.level_start[level : level + 2], device=edge.device)
                 edge[:, nodes] += edge[:, trie.parent(nodes)]
+            check_numbers(edge)
             return edge[:, trie.leaf_of_item]
 
     @cached_property
@@ -210,6 +217,15 @@ class TriePolicy(ABC):
         key = pairs[:, :1] * self.trie.nodes + self.trie.path(pairs[:, 1])[:, 1:]
         key, count = key.unique(return_counts=True)
         return key[count == self.trie.items_below[key % self.trie.nodes]]
+
+
+def check_numbers(log_p: Tensor) -> None:
+    """Raise RunError where log-probabilities are NaN: a draw would fail in torch, and a beam would prefer them."""
+    if log_p.isnan().any():
+        raise RunError(
+            "The policy's log-probabilities are NaN: its weights have diverged.",
+            remedy="Go on from an earlier checkpoint with a lower learning rate.",
+        )
 
 
 def at_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache
+from transformers import Cache, PreTrainedConfig
 
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, at_nodes
+from policy.base import Branches, PathLogProbs, TriePolicy, at_nodes, bare
 from policy.tree import additive_mask, branch_visibility, prompt_positions
 
 
@@ -80,15 +81,34 @@ class CausalPolicy(TriePolicy):
         return output.logits, RowBranches(self.model, prompts.attention_mask, output.past_key_values)
 
 
+def attention_window(config: PreTrainedConfig) -> int | None:
+    """How many tokens the layers with the shortest attention read back; None where all read everything."""
+    if "local" in getattr(config, "attention_layers", ()):  # GPT-Neo
+        return config.window_size
+    kinds = set(getattr(config, "layer_types", None) or ())
+    window = getattr(config, "sliding_window", None)
+    sliding = "sliding_attention" in kinds or (not kinds and getattr(config, "use_sliding_window", window is not None))
+    return window if sliding else None
+
+
 class RowBranches(Branches):
-    """Branches that go on in the row of their prompt."""
+    """Branches that go on in the row of their prompt.
+
+    Raises InputError where the row no longer fits the backbone's attention window, whose cache then drops tokens.
+    """
 
     def __init__(self, model: nn.Module, attention_mask: Tensor, cache: Cache) -> None:
         super().__init__(attention_mask, cache)
-        self.model = model
+        self.model, self.window = model, attention_window(bare(model).config)
         self.end = attention_mask.sum(1, keepdim=True)  # [B, 1], position of a branch's first token
 
     def _forward(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
+        row = self.prompt.shape[1] + visible.shape[-1]
+        if self.window is not None and row >= self.window:
+            raise InputError(
+                f"The backbone has attention windows of {self.window} tokens, and a prompt with its branches {row}.",
+                remedy="Draw fewer trajectories, lower beam_width or max_history, or choose full attention.",
+            )
         prompt = self.prompt.unsqueeze(1).expand(-1, tokens.shape[1], -1)
         return self.model(
             input_ids=tokens,

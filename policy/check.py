@@ -1,25 +1,63 @@
-"""The shared-prefix forward against its plain twin."""
+"""What shares a prompt against the plain forward: all items in one row, and branches that grow in a cache."""
 
+import torch
 from torch import Tensor
 
-from catalog.errors import RunError
+from catalog import Trie
+from catalog.errors import GFlowGRError, RunError
 from interactions.prompts import PromptBatch
-from policy.base import TriePolicy, inference
+from policy.base import TriePolicy, check_numbers, inference
 
 
 def check_shared_prefix(policy: TriePolicy, prompts: PromptBatch, items: Tensor, tolerance: float) -> float:
-    """The largest difference between the two forwards' log-probabilities.
+    """The largest difference of both from the naive log-probabilities, for items [B, K] and never fewer than two.
 
-    Raises RunError above `tolerance`: the backbone then misreads the mask, and every loss would be wrong.
+    Draws and beams grow in the cache, so that they are checked even where a method trains one item per prompt.
+    Raises RunError above `tolerance`: the backbone then misreads the mask, and every loss or every draw would be wrong.
     """
-    with inference(policy.model):
-        shared = policy.log_probs(prompts, items).log_pf
-        gap = (shared - policy.naive_log_probs(prompts, items)).abs().max().item()
+    deep = _deepest(policy.trie).expand(len(items), -1)
+    items = torch.cat([deep, items], 1)[:, : max(deep.shape[1], items.shape[1])]
+    try:
+        with inference(policy.model):
+            naive = policy.naive_log_probs(prompts, items)
+            found = [policy.log_probs(prompts, items).log_pf, _cached_log_probs(policy, prompts, items)]
+    except (GFlowGRError, torch.OutOfMemoryError):
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"The backbone does not take a mask of shared prompts: {error}.", remedy=OTHER) from error
+    check_numbers(naive)
+    gap = max((log_pf - naive).abs().max().item() for log_pf in found)
     if not gap <= tolerance:
         raise RunError(
             f"The shared-prefix forward differs from the naive one by {gap:.2e} in log-probability (at most "
-            f"{tolerance:.0e} is rounding).",
-            remedy="This backbone does not honour 4-D attention masks; try attn_implementation='eager' or another "
-            "backbone.",
+            f"{tolerance:.0e} is rounding): this backbone does not honour 4-D attention masks or positions.",
+            remedy=OTHER,
         )
     return gap
+
+
+OTHER = "Try attn_implementation='eager' or another backbone, for instance qwen3, llama or gpt2."
+
+
+def _cached_log_probs(policy: TriePolicy, prompts: PromptBatch, items: Tensor) -> Tensor:
+    """log_pf [B, K, L] of items [B, K], grown code by code behind the cached prompt, as draws and beams are."""
+    path = policy.trie.path(items)
+    column = torch.arange(items.shape[1], device=items.device).expand_as(items)
+    logits, branches = policy._read(prompts)
+    branches.select(torch.zeros_like(items))
+    read = [logits.expand(-1, items.shape[1], -1)]
+    read += [branches.advance(policy.tokens[nodes], column) for nodes in path[..., 1:-1].unbind(-1)]
+    return policy.along(read, path)[0]
+
+
+def _deepest(trie: Trie) -> Tensor:
+    """Two items [2] whose paths have as many choices as any, far apart; one where the catalogue has one leaf."""
+    choices = (trie.first_child.diff() > 1).long()  # [nodes]
+    for level in range(1, trie.levels + 1):
+        nodes = torch.arange(*trie.level_start[level : level + 2], device=choices.device)
+        choices[nodes] += choices[trie.parent(nodes)]
+    on_path = choices[trie.level_start[-2] :]  # [leaves]; a leaf has none of its own
+    most = (on_path == on_path.max()).nonzero().squeeze(1)
+    if len(most) == 1:
+        most = on_path.topk(min(2, len(on_path))).indices
+    return trie.item(trie.level_start[-2] + most[[0, -1]][: trie.leaves])

@@ -16,6 +16,8 @@ from interactions.prompts import PromptBatch
 class Reward(Protocol):
     """Scores trajectories: [B, K], finite and >= 0.
 
+    It is given copies: what it changes in them changes nothing else.
+
     A reward that also has `catalog(batch) -> [B, items]` scores every item at once, which makes exact flows possible.
     One with the attribute `signed = True` returns values below 0, and only a `WeightedSum` that is signed takes it.
     """
@@ -76,9 +78,9 @@ class WeightedSum:
 
     def _value(self, name: str, batch: PromptBatch, trajectories: Trajectories | None) -> Tensor:
         """What one reward says of trajectories [B, K], or of every item [B, items] where none are given; checked."""
-        reward = self.rewards[name]
+        reward, own = self.rewards[name], batch.copy()
         try:
-            value = reward.catalog(batch) if trajectories is None else reward(batch, trajectories)  # type: ignore[attr-defined]
+            value = reward.catalog(own) if trajectories is None else reward(own, trajectories.copy())  # type: ignore[attr-defined]
         except Exception as error:
             items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
             raise RunError(
@@ -99,7 +101,7 @@ class WeightedSum:
                 f"{self._named(item)}.",
                 remedy=f"Rewards are finite{'' if self.signed else ' and >= 0'}; shift or clip it.",
             )
-        return value.float()
+        return value.detach().float()
 
     def _ids(self, trajectories: Trajectories) -> list[str] | list[int]:
         """The first three items."""

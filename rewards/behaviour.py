@@ -39,11 +39,11 @@ class Behaviour:
         self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
-        return self._of_leaves(batch).gather(1, self.leaf.to(batch.target.device)[trajectories.items])
+        return self._of_leaves(batch).gather(1, self.leaf.to(batch.history.device)[trajectories.items])
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
-        return self._of_leaves(batch)[:, self.leaf.to(batch.target.device)]
+        return self._of_leaves(batch)[:, self.leaf.to(batch.history.device)]
 
     def _of_leaves(self, batch: PromptBatch) -> Tensor:
         """What each leaf is worth: [B, leaves + 1], the last column is the padding's."""

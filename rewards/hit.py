@@ -21,7 +21,7 @@ class Hit:
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
-        return self._same(batch, torch.arange(len(self.leaf), device=batch.target.device).unsqueeze(0))
+        return self._same(batch, torch.arange(len(self.leaf), device=batch.history.device).unsqueeze(0))
 
     def _same(self, batch: PromptBatch, items: Tensor) -> Tensor:
         leaf = self.leaf.to(items.device)

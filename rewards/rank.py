@@ -26,7 +26,7 @@ class Rank:
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         real = trajectories.source != PADDING  # [B, K]
         discount = (_places(trajectories.log_pf.sum(-1), real) + 2).log2().reciprocal() * real
-        leaf = self.leaf.to(batch.target.device)
+        leaf = self.leaf.to(batch.history.device)
         hit = (leaf[trajectories.items] == leaf[batch.target].unsqueeze(1)) & real
         costs = real & ~hit & hit.any(1, keepdim=True)
         return (-discount / discount.sum(1, keepdim=True)).where(costs, 0.0)

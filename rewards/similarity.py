@@ -32,7 +32,7 @@ class MatchedCodes:
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
-        return self._matched(batch, torch.arange(len(self.codes), device=batch.target.device).unsqueeze(0))
+        return self._matched(batch, torch.arange(len(self.codes), device=batch.history.device).unsqueeze(0))
 
     def _matched(self, batch: PromptBatch, items: Tensor) -> Tensor:
         codes = self.codes.to(items.device)
@@ -54,7 +54,7 @@ class SharedPrefix:
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
-        return self._shared(batch, torch.arange(self.trie.items, device=batch.target.device).unsqueeze(0))
+        return self._shared(batch, torch.arange(self.trie.items, device=batch.history.device).unsqueeze(0))
 
     def _shared(self, batch: PromptBatch, items: Tensor) -> Tensor:
         trie = self.trie.to(items.device)

@@ -64,7 +64,7 @@ class TRLReward:
                 remedy="Return one for each.",
             )
         numbers = [0.0 if value is None else float(value) for value in values]
-        return torch.tensor(numbers, device=batch.target.device).view(trajectories.items.shape)
+        return torch.tensor(numbers, device=batch.history.device).view(trajectories.items.shape)
 
     def _arguments(self, batch: PromptBatch, trajectories: Trajectories) -> dict[str, list[Any]]:
         items, count = trajectories.items.flatten().cpu(), trajectories.items.shape[1]

@@ -16,6 +16,7 @@ from interactions.prompts import PromptBatch
 class Sampler(Protocol):
     """Draws `count` trajectories per prompt; the same (batch, count, seed) gives the same draw.
 
+    The batch is a copy: what a sampler changes in it changes nothing else.
     Where a prompt has fewer to give, the remaining slots have the source PADDING and hold any item.
     """
 
@@ -51,7 +52,7 @@ class Mixture:
     def sample(self, batch: PromptBatch, seed: int) -> Trajectories:
         """K trajectories per prompt, sources in the order of the counts."""
         return Trajectories.join(
-            [self.samplers[name].sample(batch, n, _stream(seed, name)) for name, n in self.counts.items()]
+            [self.samplers[name].sample(batch.copy(), n, _stream(seed, name)) for name, n in self.counts.items()]
         )
 
     def start(self, batch: PromptBatch, seed: int) -> None:
@@ -84,8 +85,9 @@ def draw(items: Tensor, weight: Tensor, count: int, seed: int) -> Tensor:
 
 
 def with_padding(items: Tensor, batch: PromptBatch, trie: Trie, source: str) -> Trajectories:
-    """Trajectories to items [B, K] that no policy drew; -1 is a padding slot, which holds the target."""
+    """Trajectories to items [B, K] that no policy drew; -1 is a padding slot, with the target if it is known."""
     empty = items < 0
-    items = batch.target.unsqueeze(1).where(empty, items)
+    filler = batch.history[:, -1] if batch.given_target is None else batch.target
+    items = filler.unsqueeze(1).where(empty, items)
     drawn = Trajectories.of_items(items, trie.codes(items), source)
     return replace(drawn, source=drawn.source.masked_fill(empty, PADDING))

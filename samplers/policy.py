@@ -23,7 +23,7 @@ class PolicySampler:
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         if self.beams:
             return self._best(batch, count)
-        items, log_pf = self.policy.sample(batch, count, generator(seed, batch.target.device))
+        items, log_pf = self.policy.sample(batch, count, generator(seed, batch.history.device))
         source = torch.full_like(items, SOURCES.index("policy"))
         return Trajectories(items, self.policy.trie.codes(items), source, log_pf)
 

@@ -56,7 +56,7 @@ class ReplaySampler:
             own += [(-1, 0.0)] * (self.size - len(own))
             items.append([item for item, _ in own])
             priority.append([p for _, p in own])
-        device = batch.target.device
+        device = batch.history.device
         drawn = draw(torch.tensor(items, device=device), torch.tensor(priority, device=device), count, seed)
         return with_padding(drawn, batch, self.trie, "replay")
 

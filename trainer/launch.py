@@ -148,5 +148,7 @@ def in_full() -> Iterator[None]:
 
     config = deepspeed._hf_deepspeed_config_weak_ref
     deepspeed.unset_hf_deepspeed_config()
-    yield
-    deepspeed._hf_deepspeed_config_weak_ref = config
+    try:
+        yield
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = config

@@ -29,7 +29,7 @@ class RowMemory:
             if number not in self._kept:
                 self._keep(number // GROUP * GROUP)
         parts = zip(*(self._kept[number] for number in numbers), strict=True)
-        return [join(part).to(batch.target.device) for part in parts]  # one copy to a GPU, not one a row
+        return [join(part).to(batch.history.device) for part in parts]  # one copy to a GPU, not one a row
 
     def _keep(self, first: int) -> None:
         batch = self.numbered(slice(first, first + GROUP))

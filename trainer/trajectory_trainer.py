@@ -266,7 +266,8 @@ class TrajectoryTrainer(ResumableTrainer):
             raise InputError(
                 f"{count} trajectories per prompt of {trie.leaves} semantic IDs in all.", remedy="Lower K."
             )
-        check_backbone(self.model.config, self.prompts.longest, count, trie.levels - 1)
+        beams = 0 if self.eval_dataset is None else self.args.beam_width
+        check_backbone(self.model.config, self.prompts.longest, max(2, count, beams), trie.levels - 1)
         if self.model.config.is_encoder_decoder and self.args.sft_positions == "all":
             raise InputError(
                 "sft_positions: all needs a decoder-only backbone: an encoder reads a history as a whole and "

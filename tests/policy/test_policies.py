@@ -5,12 +5,15 @@ from itertools import pairwise, product
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from catalog import node_tokens
+from catalog.errors import InputError, RunError
 from evaluation.ranker import guidance
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
 from policy.base import Branches
+from tests.raising import raises
 
 EVERY = torch.arange(48)
 KINDS = ["qwen3", "t5"]
@@ -156,25 +159,87 @@ def test_self_check_passes_here_and_fails_for_a_backbone_that_ignores_the_mask(p
     forward = policy.model.forward
     own = "decoder_attention_mask" if policy.model.config.is_encoder_decoder else "attention_mask"
     policy.model.forward = lambda **given: forward(**given | {own: None})
-    with pytest.raises(RuntimeError, match="4-D attention masks"):
+    with raises(RunError):
         check_shared_prefix(policy, prompts, items, 1e-4)
 
 
+def test_self_check_has_two_branches_and_a_cache_even_where_one_item_is_trained(policy, prompts):
+    forward, one, before = policy.model.forward, EVERY[None, :1], torch.get_rng_state()
+    policy.model.train()
+    assert check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4) < 1e-4
+    assert policy.model.training and torch.equal(torch.get_rng_state(), before)
+    own = "decoder_attention_mask" if policy.model.config.is_encoder_decoder else "attention_mask"
+
+    def forgetful(**given):  # right for whole rows, and blind to what is another branch's in a cache
+        return forward(**given | ({own: None} if given.get("past_key_values") is not None else {}))
+
+    policy.model.forward = forgetful
+    with raises(RunError):
+        check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4)
+
+    def broken(**given):
+        raise IndexError("as a backbone that knows no such mask")
+
+    policy.model.forward = broken
+    with raises(RunError):
+        check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4)
+    assert policy.model.training  # as before the error
+
+
+def test_positions_that_are_places_in_the_row_are_refused(catalog, tokenizer, prompts):
+    shape = dict(d_model=32, n_heads=4, n_layers=2, max_seq_len=128, vocab_size=len(tokenizer))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("mpt", **shape)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.3)
+    policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
+    with raises(RunError):
+        check_shared_prefix(policy, prompts.rows(0, 1), EVERY[None, :1], 1e-3)
+    for config in (model.config, AutoConfig.for_model("bloom"), AutoConfig.for_model("falcon", alibi=True)):
+        with raises(InputError, field="backbone", value=config.model_type):
+            check_backbone(config, 40, branches=2, length=3)
+
+
+def test_branches_that_do_not_fit_the_attention_window_are_refused(catalog, tokenizer, make_model, prompts):
+    kinds = ["sliding_attention", "full_attention"]
+    model = make_model("qwen3", layer_types=kinds, use_sliding_window=True, sliding_window=40)
+    policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
+    assert check_shared_prefix(policy, prompts, EVERY[None, :1].expand(4, -1), 1e-4) < 1e-4
+    with raises(InputError):
+        policy.beam(prompts, 20)
+
+
+def test_weights_that_are_no_numbers_are_told_and_not_drawn_from(policy, prompts):
+    with torch.no_grad():
+        next(policy.model.parameters()).fill_(torch.nan)
+    policy.model.train()
+    for draw in (
+        lambda: policy.sample(prompts, 2, torch.Generator().manual_seed(0)),
+        lambda: policy.beam(prompts, 2),
+        lambda: policy.distribution(prompts),
+        lambda: check_shared_prefix(policy, prompts, EVERY[None, :2].expand(4, -1), 1e-3),
+    ):
+        with raises(RunError):
+            draw()
+        assert policy.model.training
+
+
 @pytest.mark.parametrize(
-    ("kind", "overrides", "prompt", "message"),
+    ("kind", "overrides", "prompt"),
     [
-        ("qwen3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 45}, 40, "windows of 45"),
-        ("qwen3", {"attn_implementation": "flash_attention_2"}, 40, "attn_implementation"),
-        ("gpt2", {}, 126, "gpt2 has 128"),
-        ("t5", {"model_type": "bart"}, 40, "bart is an encoder-decoder other than T5"),
+        ("qwen3", {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 45}, 40),
+        ("gpt2", {"attention_layers": ["global", "local"], "window_size": 45}, 40),
+        ("qwen3", {"attn_implementation": "flash_attention_2"}, 40),
+        ("gpt2", {}, 126),
+        ("t5", {"model_type": "bart"}, 40),
     ],
 )
-def test_backbones_that_would_be_silently_wrong_are_refused(kind, overrides, prompt, message, make_model):
+def test_backbones_that_would_be_silently_wrong_are_refused(kind, overrides, prompt, make_model):
     config = make_model(kind).config
     config._attn_implementation_internal = overrides.pop("attn_implementation", "sdpa")
     for name, value in overrides.items():
         setattr(config, name, value)
-    with pytest.raises(ValueError, match=message):
+    with raises(InputError):
         check_backbone(config, prompt, branches=2, length=3)
 
 

@@ -25,6 +25,7 @@ from recipes.arguments import EvaluateArguments, RecommenderArguments
 from recipes.parts import load_data
 from rewards import RewardParts, build_rewards
 from trainer import GFlowNetConfig
+from trainer.launch import one_device
 from trainer.target import Target
 
 MATCH_USERS = 200
@@ -73,7 +74,7 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
 def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]:
     """The policy that a run left, and what builds its prompts."""
     settings = _settings(run)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = one_device()
     model = auto_class(AutoConfig.from_pretrained(run)).from_pretrained(run, dtype=torch.float32).to(device)
     catalog.check_trained(model.config)
     template = settings.get("prompt_template")  # runs of before there were templates do not say

@@ -17,7 +17,7 @@ from catalog import Catalog
 from catalog.files import seal
 from trainer.checkpoints import check_resumable, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
-from trainer.launch import check_launch, describe
+from trainer.launch import check_launch, check_processes, describe
 from trainer.watch import Interrupted, Watch
 
 logger = logging.getLogger(__name__)
@@ -35,6 +35,7 @@ class ResumableTrainer(Trainer):
     catalog: Catalog
 
     def __init__(self, model: PreTrainedModel, args: TrajectoryConfig, **kwargs: Any) -> None:
+        check_processes(args)
         super().__init__(model=model, args=args, **kwargs)
         check_launch(self.accelerator)
         self.got = describe(self.accelerator, self.model)

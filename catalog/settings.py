@@ -160,7 +160,9 @@ def as_table(name: str, value: Any, default: Mapping[str, Any] | None = None) ->
     """
     if isinstance(value, str):
         try:
-            value = json.loads(value, object_pairs_hook=lambda pairs: _unrepeated(name, pairs), parse_constant=_no_number)
+            value = json.loads(
+                value, object_pairs_hook=lambda pairs: _unrepeated(name, pairs), parse_constant=_no_number
+            )
         except ValueError as error:
             if isinstance(error, InputError):
                 raise

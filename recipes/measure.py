@@ -75,10 +75,16 @@ def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]
     """The policy that a run left, and what builds its prompts."""
     settings = _settings(run)
     device = one_device()
-    model = auto_class(AutoConfig.from_pretrained(run)).from_pretrained(run, dtype=torch.float32).to(device)
+    model = (
+        auto_class(AutoConfig.from_pretrained(run, trust_remote_code=False))
+        .from_pretrained(run, dtype=torch.float32, trust_remote_code=False)
+        .to(device)
+    )
     catalog.check_trained(model.config)
     template = settings.get("prompt_template")  # runs of before there were templates do not say
-    prompts = PromptBuilder(catalog, AutoTokenizer.from_pretrained(run), settings["max_history"], template)
+    prompts = PromptBuilder(
+        catalog, AutoTokenizer.from_pretrained(run, trust_remote_code=False), settings["max_history"], template
+    )
     return policy_of(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
 
 
@@ -122,7 +128,7 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog) -> Target:
     config = GFlowNetConfig(output_dir=".", use_cpu=True, **{name: known[name] for name in names if name in known})
     teacher = Teacher(load_recommender(config.recommender, catalog)) if config.recommender else None
     assert isinstance(config.rewards, dict)
-    parts = RewardParts(catalog, teacher, policy, AutoTokenizer.from_pretrained(run))
+    parts = RewardParts(catalog, teacher, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
     reward = build_rewards(config.rewards, parts, signed=True)  # of any method's run; what is below 0 is the floor
     return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
 

@@ -9,30 +9,34 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from catalog.settings import check_known
 from recipes.arguments import DataArguments, RecommenderArguments, RunArguments
-from recipes.cli import check_torchvision, fail, parse, program, read_recipe, setting
+from recipes.cli import check_torchvision, parse, program, read_recipe, setting
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(argv) and "--config" not in argv:
+    if {"-h", "--help"} & set(argv) and not read_recipe(argv):
         argv += ["--method", "gflownet"]
     check_torchvision()
     from trainer import METHODS
 
-    method = setting(argv, "method") or ""
-    if method not in METHODS:
-        fail(f"method={method!r} is not one of {sorted(METHODS)}. Set it in the recipe or with --method.")
+    method = str(setting(argv, "method") or "")
+    problem = f"method={method!r} is not one of {sorted(METHODS)}."
+    check_known(method, METHODS, problem, field="method", remedy="Set it in the recipe or with --method.")
     trainer_class, config_class = METHODS[method]
     recipe, config = parse(argv, RunArguments, config_class)
 
     from accelerate import PartialState
 
+    from recipes.backbone import load_lora
     from recipes.measure import fit_recommenders
-    from recipes.parts import load_backbone, load_data, load_lora, prepare
+    from recipes.parts import load_backbone, load_data, prepare
+    from trainer.launch import check_processes
     from trainer.run_folder import RunFolder
 
+    check_processes(config)
     with PartialState().main_process_first():
         # only the recipe's own folders: a mistyped name must not be filled with something else
         if recipe.data_recipe and (data := _missing(argv, "data")):

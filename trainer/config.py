@@ -113,7 +113,7 @@ class TrajectoryConfig(TrainingArguments):
 
     def __post_init__(self) -> None:
         self.resume_from_checkpoint = resumed(self.resume_from_checkpoint, self.output_dir)  # type: ignore[assignment]
-        check_values(self, without=("resume_from_checkpoint", "accelerator_config"))
+        check_values(self, without=("resume_from_checkpoint", "accelerator_config", "debug"))
         for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
             if getattr(self, name) is not None:
                 setattr(self, name, as_table(name, getattr(self, name)))
@@ -156,9 +156,13 @@ class TrajectoryConfig(TrainingArguments):
         except (ValueError, TypeError) as error:
             raise InputError(f"transformers refuses these settings: {error}.", remedy="Correct them.") from error
         except ImportError as error:
-            raise SetupError(f"A package is missing: {error}.", remedy="Install it, or leave the setting out.") from error
+            raise SetupError(
+                f"A package is missing: {error}.", remedy="Install it, or leave the setting out."
+            ) from error
         if self.fp16 and self.device.type == "cpu":
-            raise InputError("fp16 computes on GPUs only.", remedy="Use bf16, or leave it out.", field="fp16", value=True)
+            raise InputError(
+                "fp16 computes on GPUs only.", remedy="Use bf16, or leave it out.", field="fp16", value=True
+            )
         use_one_gpu(self)
 
     @property
@@ -256,9 +260,9 @@ class RolloutConfig(TrajectoryConfig, ABC):
         at_least(self, 1, "trajectories")
         check_table("source_weights", self.source_weights, dict.fromkeys(SOURCES, float), "the trajectories' sources")
         weights = [self.source_weights.get(name, 1.0) for name in self.samplers]
-        if min([0.0, *self.source_weights.values()]) < 0 or not any(weights):
+        if not any(weights) or min(self.source_weights.values(), default=0.0) < 0:
             raise InputError(
-                f"source_weights={self.source_weights}: no trajectory would count, or one less than nothing.",
+                f"source_weights={self.source_weights}: a weight is below 0, or no trajectory counts.",
                 remedy="Give each source a number of at least 0, and one that is sampled a number above 0.",
                 field="source_weights",
                 value=self.source_weights,

@@ -90,7 +90,7 @@ REFUSED = {
     "length_column_name": Refused(("length",), _LENGTH),
     "ddp_find_unused_parameters": Refused((False,), "flow heads run after the forward that DDP watches."),
     "ddp_static_graph": Refused((None, False), "flow heads run after the forward that DDP watches."),
-    "debug": Refused(("", [], "underflow_overflow", [DebugOption.UNDERFLOW_OVERFLOW]), "there are no TPUs here."),
+    "debug": Refused((None, "", [], "underflow_overflow", [DebugOption.UNDERFLOW_OVERFLOW]), "there are no TPUs here."),
     "do_predict": Refused((False,), "train.py predicts nothing. Run evaluate.py afterwards."),
     "accelerator_config": Refused((None,), "the trainer hands out rows and keeps processes in step by itself."),
 }

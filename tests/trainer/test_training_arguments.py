@@ -190,7 +190,12 @@ def test_the_direction_belongs_to_the_metric(config):
 
 @pytest.mark.parametrize(
     ("kind", "metric", "near"),
-    [(SFTConfig, "recal@10", "recall@10"), (SFTConfig, "eval_loss", ""), (SFTConfig, "kl", ""), (GFlowNetConfig, "tvv", "tv")],
+    [
+        (SFTConfig, "recal@10", "recall@10"),
+        (SFTConfig, "eval_loss", ""),
+        (SFTConfig, "kl", ""),
+        (GFlowNetConfig, "tvv", "tv"),
+    ],
 )
 def test_a_metric_that_no_evaluation_gives_is_refused_with_the_nearest(kind, metric, near, config):
     with raises(InputError, field="metric_for_best_model", value=metric.removeprefix("eval_")) as caught:
@@ -200,7 +205,12 @@ def test_a_metric_that_no_evaluation_gives_is_refused_with_the_nearest(kind, met
 
 def test_the_lowest_kl_is_the_best_and_the_evaluations_give_what_the_config_names(make_trainer):
     trainer = make_trainer(
-        GFlowNetTrainer, eval_strategy="steps", eval_steps=1, metric_for_best_model="kl", learning_rate=0.05, max_steps=3
+        GFlowNetTrainer,
+        eval_strategy="steps",
+        eval_steps=1,
+        metric_for_best_model="kl",
+        learning_rate=0.05,
+        max_steps=3,
     )
     trainer.train()
     records = [record for record in trainer.state.log_history if "eval_kl" in record]

@@ -1,14 +1,29 @@
 """What each program can be told; `recipes.cli.parse` fills these from a recipe and the command line."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from catalog.errors import InputError
-from recipes.cli import as_table
+from catalog.settings import as_table, at_least, check_known, check_name, check_values
 
 
 @dataclass
-class DataArguments:
+class Arguments:
+    """What a program can be told: each value is of its annotation's kind, and a table is one, whatever it came as."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if isinstance(value := getattr(self, name), str) and _is_table(kind):
+                setattr(self, name, as_table(name, value))
+        check_values(self)
+
+
+def _is_table(kind: Any) -> bool:
+    return any(get_origin(member) is dict for member in get_args(kind))
+
+
+@dataclass
+class DataArguments(Arguments):
     """What `prepare.py` can be told."""
 
     output_dir: str = field(metadata={"help": "Folder for the catalogue and the splits."})
@@ -45,9 +60,21 @@ class DataArguments:
     seed: int = field(default=0, metadata={"help": "Of vectors, quantiser and the order of the items."})
     cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "min_interactions", "max_history", "users")
+        at_least(self, 0, "seed")
+        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+            raise InputError(
+                f"codebook_sizes={self.codebook_sizes}: each level has at least 1 code.",
+                remedy="Give one size a level, for instance 64 64 64.",
+                field="codebook_sizes",
+                value=self.codebook_sizes,
+            )
+
 
 @dataclass
-class ExportArguments:
+class ExportArguments(Arguments):
     """What `export.py` can be told."""
 
     data: str = field(metadata={"help": "Folder that prepare.py wrote."})
@@ -79,10 +106,9 @@ class ExportArguments:
     seed: int = field(default=0, metadata={"help": "Of the rejected items."})
 
     def __post_init__(self) -> None:
-        if self.negatives < 1:
-            raise InputError(
-                f"negatives={self.negatives}: it must be at least 1.", field="negatives", value=self.negatives
-            )
+        super().__post_init__()
+        at_least(self, 1, "negatives", "max_history")
+        at_least(self, 0, "seed")
         if self.prompt_template and not self.model:
             raise InputError(
                 "prompt_template: without a model the tokenizer has no words but the codes.",
@@ -92,7 +118,7 @@ class ExportArguments:
 
 
 @dataclass
-class RecommenderArguments:
+class RecommenderArguments(Arguments):
     """What `recommenders.py` can be told."""
 
     data: str = field(metadata={"help": "Folder that prepare.py wrote."})
@@ -111,8 +137,16 @@ class RecommenderArguments:
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
 
     def __post_init__(self) -> None:
-        if unknown := set(self.only or ()) - set(self.table):
-            raise InputError(f"only: {sorted(unknown)[0]!r} is not one of the models {list(self.table)}.", field="only")
+        super().__post_init__()
+        for name, settings in self.table.items():
+            check_name("models", name)
+            if not isinstance(settings, dict | None):
+                raise InputError(
+                    f"models: {name}: {settings!r} is not a table of settings.", field="models", value=settings
+                )
+        for name in self.only or ():
+            problem = f"only: {name!r} is not one of the models {list(self.table)}."
+            check_known(name, self.table, problem, field="only")
 
     @property
     def table(self) -> dict[str, Any]:
@@ -125,7 +159,7 @@ class RecommenderArguments:
 
 
 @dataclass
-class RunArguments:
+class RunArguments(Arguments):
     """What `train.py` can be told beside the method's own config."""
 
     method: str = field(metadata={"help": "sft or gflownet."})
@@ -155,9 +189,17 @@ class RunArguments:
     )
     dry_run: bool = field(default=False, metadata={"help": "Check everything, print a summary and stop."})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from recipes.backbone import backbone_config, load_lora  # transformers takes its time
+
+        if self.backbone:
+            backbone_config(self.backbone)
+        load_lora(self.lora)
+
 
 @dataclass
-class EvaluateArguments:
+class EvaluateArguments(Arguments):
     """What `evaluate.py` can be told."""
 
     run: str = field(metadata={"help": "Folder of a finished run."})
@@ -196,15 +238,15 @@ class EvaluateArguments:
     )
 
     def __post_init__(self) -> None:
-        for name in ("guide_weight", "guide_floor"):
-            if not getattr(self, name) > 0:
-                raise InputError(
-                    f"{name}={getattr(self, name)}: it must be > 0.", field=name, value=getattr(self, name)
-                )
+        super().__post_init__()
+        at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
+        at_least(self, 50, "beam_width")  # of recall@50
+        at_least(self, 1, "batch_size")
+        at_least(self, -1, "exact_users")
 
 
 @dataclass
-class ServeArguments:
+class ServeArguments(Arguments):
     """What `serve.py` can be told."""
 
     model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
@@ -230,14 +272,10 @@ class ServeArguments:
     )
 
     def __post_init__(self) -> None:
-        if not 1 <= self.port <= 65535:
-            raise InputError(f"port={self.port}: it must be 1 to 65535.", field="port", value=self.port)
-        if self.max_history < 1:
-            raise InputError(
-                f"max_history={self.max_history}: it must be at least 1.", field="max_history", value=self.max_history
-            )
-        if self.longest is not None and self.longest < 1:
-            raise InputError(f"longest={self.longest}: it must be at least 1.", field="longest", value=self.longest)
+        super().__post_init__()
+        at_least(self, 1, "port", "max_history", "longest")
+        if self.port > 65535:
+            raise InputError(f"port={self.port}: it must be at most 65535.", field="port", value=self.port)
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -246,7 +284,7 @@ class ServeArguments:
 
 
 @dataclass
-class CompareArguments:
+class CompareArguments(Arguments):
     """What `compare.py` can be told: folders of runs, or a sweep whose runs it trains where they are missing."""
 
     output_dir: str = field(
@@ -305,14 +343,18 @@ class CompareArguments:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.table:
+            check_name("sweep", name)
         if bool(self.runs) == bool(self.table):
             raise InputError("Give either runs, the folders to compare, or sweep, the methods to train.")
         if self.table and not self.data:
             raise InputError("data is missing: a sweep needs the folder that prepare.py wrote, or where it is to go.")
-        if self.jobs < 1:
-            raise InputError(f"jobs={self.jobs}: it must be at least 1.", field="jobs", value=self.jobs)
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"seeds={self.seeds}: give at least one, and each once.", field="seeds", value=self.seeds)
+        at_least(self, 1, "jobs")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
+            raise InputError(
+                f"seeds={self.seeds}: give at least one, each once and none below 0.", field="seeds", value=self.seeds
+            )
 
     @property
     def table(self) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from recipes.evaluations import (
 from recipes.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
 from recipes.parts import load_data
 from trainer.export import check_finished
+from trainer.launch import one_device
 
 logger = logging.getLogger(__name__)
 
@@ -150,10 +151,14 @@ def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]
     """The policy that a run left, and what builds its prompts. Raises InputError where its files cannot be read."""
     settings = run_settings(run)
     check_finished(run)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = one_device()
     try:
-        model = auto_class(AutoConfig.from_pretrained(run)).from_pretrained(run, dtype=torch.float32).to(device)
-        tokenizer = AutoTokenizer.from_pretrained(run)
+        model = (
+            auto_class(AutoConfig.from_pretrained(run, trust_remote_code=False))
+            .from_pretrained(run, dtype=torch.float32, trust_remote_code=False)
+            .to(device)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(run, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
             f"The model in {run} cannot be read ({error}).", remedy="Train it to its end first.", file=run

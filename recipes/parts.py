@@ -2,12 +2,14 @@
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -17,7 +19,7 @@ from transformers import (
 )
 
 from catalog import QUANTISERS, Catalog, colliding, extend_tokenizer, read_index, word_tokenizer
-from catalog.errors import InputError
+from catalog.errors import GFlowGRError, InputError
 from catalog.files import read_json, write_json
 from interactions import (
     Splits,
@@ -30,6 +32,7 @@ from interactions import (
 )
 from policy import auto_class
 from recipes.arguments import DataArguments
+from recipes.backbone import backbone_config
 from recipes.cli import as_table
 from recipes.item_vectors import item_vectors
 from trainer.export import check_finished
@@ -108,11 +111,12 @@ def load_backbone(
     if model is not None:
         check_finished(model)
         source = pretrained_source(model)
-        tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
         # packed weights, which transformers keeps where it has a kernel for them, can be neither trained nor saved
         unpacked = GgufConfig(dequantize=True) if "gguf_file" in source else None
-        kind = auto_class(AutoConfig.from_pretrained(**source))
-        loaded = kind.from_pretrained(**source, dtype=torch.float32, quantization_config=unpacked)
+        with reading("model", model):
+            tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
+            kind = auto_class(AutoConfig.from_pretrained(**source))
+            loaded = kind.from_pretrained(**source, dtype=torch.float32, quantization_config=unpacked)
         catalog.check_trained(loaded.config)
         if added := extend_tokenizer(tokenizer, catalog.trie.sizes):
             logger.info("%d code tokens added to the vocabulary of %s", added, model)
@@ -120,9 +124,10 @@ def load_backbone(
         return loaded, tokenizer
     if not backbone:
         raise InputError(
-            "Neither model nor backbone is given.", remedy="Name a checkpoint, or describe a new backbone."
+            "Neither model nor backbone is given.",
+            remedy="Name a checkpoint, or describe a new backbone.",
+            field="model",
         )
-    described = dict(as_table("backbone", backbone))
     tokenizer = word_tokenizer(catalog.trie.sizes)
     special = {
         "bos_token_id": tokenizer.bos_token_id,
@@ -130,16 +135,32 @@ def load_backbone(
         "pad_token_id": tokenizer.pad_token_id,
         "decoder_start_token_id": tokenizer.bos_token_id,  # of an encoder-decoder
     }
-    config = AutoConfig.for_model(described.pop("model_type"), vocab_size=len(tokenizer), **special, **described)
+    config = backbone_config(backbone, vocab_size=len(tokenizer), **special)
     torch.manual_seed(seed)
-    with in_full():
-        return auto_class(config).from_config(config), tokenizer
+    with in_full(), reading("backbone", config.model_type):
+        return auto_class(config).from_config(config, trust_remote_code=False), tokenizer
 
 
-def pretrained_source(model: str) -> dict[str, str]:
+@contextmanager
+def reading(field: str, name: str) -> Iterator[None]:
+    """What transformers says of a checkpoint or backbone that it cannot make becomes an InputError of that setting."""
+    try:
+        yield
+    except GFlowGRError:
+        raise
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"{field}={name} cannot be loaded: {' '.join(str(error).split())}.",
+            remedy="Name a folder or a hub name that transformers loads without code of its own.",
+            field=field,
+            value=name,
+        ) from error
+
+
+def pretrained_source(model: str) -> dict[str, Any]:
     """What `from_pretrained` must be told to read `model`. Raises InputError where GGUF cannot be read."""
     if not model.endswith(".gguf"):
-        return {"pretrained_model_name_or_path": model}
+        return {"pretrained_model_name_or_path": model, "trust_remote_code": False}
     if not importlib.util.find_spec("gguf"):
         raise InputError(
             f"model={model}: the package that reads GGUF is missing.",
@@ -147,7 +168,12 @@ def pretrained_source(model: str) -> dict[str, str]:
             field="model",
             value=model,
         )
-    return {"pretrained_model_name_or_path": str(Path(model).parent), "gguf_file": Path(model).name}
+    path = Path(model)
+    return {
+        "pretrained_model_name_or_path": str(path.parent),
+        "gguf_file": path.name,
+        "trust_remote_code": False,
+    }
 
 
 def with_start_and_padding(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:
@@ -168,17 +194,3 @@ def _extend(model: PreTrainedModel, tokens: int, added: int, seed: int) -> None:
     torch.manual_seed(seed)  # transformers draws the new rows, very close to the mean; processes must draw the same
     model.resize_token_embeddings(tokens - added)
     model.resize_token_embeddings(tokens)
-
-
-def load_lora(settings: dict[str, Any] | str | None) -> Any:
-    """The peft.LoraConfig of a recipe's settings, None without. Raises InputError for what peft does not know."""
-    if not settings:
-        return None
-    from peft import LoraConfig
-
-    table = as_table("lora", settings)
-    if unknown := table.keys() - LoraConfig.__dataclass_fields__.keys():
-        raise InputError(
-            f"lora: {min(unknown)} is not a setting of peft.LoraConfig.", remedy="Correct the name.", field="lora"
-        )
-    return LoraConfig(task_type="CAUSAL_LM", **table)

@@ -10,7 +10,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from catalog.errors import InputError
-from recipes.cli import as_table, parse, program
+from catalog.settings import at_least
+from recipes.arguments import Arguments
+from recipes.backbone import backbone_config
+from recipes.cli import parse, program
 from recipes.memory import (
     GIB,
     RECIPES,
@@ -31,7 +34,7 @@ COLUMNS = ("parameters", "gradients", "optimiser", "transient", "layers", "logit
 
 
 @dataclass
-class PlanArguments:
+class PlanArguments(Arguments):
     """What `plan.py` can be told. The names are those of a run's config where it has the setting."""
 
     model: str | None = field(default=None, metadata={"help": f"Folder, hub name, all, or one of {[*SHAPES]}."})
@@ -57,31 +60,19 @@ class PlanArguments:
     json: bool = field(default=False, metadata={"help": "Print JSON instead of tables."})
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if (self.model is None) == (self.backbone is None):
             raise InputError(
                 f"model: name a folder, a hub name or one of {[*SHAPES]}, or give a backbone, not both.", field="model"
             )
-        for name in ("batch", "trajectories", "max_history", "levels", "tensor_parallel_size"):
-            if getattr(self, name) < 1:
-                raise InputError(
-                    f"{name}={getattr(self, name)}: it must be 1 or more.", field=name, value=getattr(self, name)
-                )
-        for name in ("gpu_memory", "host_memory", "mfu", "node_bandwidth", "link_bandwidth"):
-            if not getattr(self, name) > 0:
-                raise InputError(
-                    f"{name}={getattr(self, name)}: it must be > 0.", field=name, value=getattr(self, name)
-                )
+        at_least(self, 1, "batch", "trajectories", "max_history", "levels", "tensor_parallel_size")
+        at_least(self, 0, "gpu_memory", "host_memory", "mfu", "node_bandwidth", "link_bandwidth", strictly=True)
+        at_least(self, 0, "lora_r", "peak_tflops")
         if not 0 < self.gpu_memory_utilization < 1:
             raise InputError(
                 f"gpu_memory_utilization={self.gpu_memory_utilization}: give a share between 0 and 1.",
                 field="gpu_memory_utilization",
                 value=self.gpu_memory_utilization,
-            )
-        if self.lora_r < 0 or self.peak_tflops < 0:
-            raise InputError(
-                f"lora_r={self.lora_r}, peak_tflops={self.peak_tflops}: they must be 0 or more.",
-                field="lora_r",
-                value=self.lora_r,
             )
         self._check_engine()
 
@@ -116,18 +107,18 @@ def shapes(args: PlanArguments) -> dict[str, Shape]:
     from transformers import AutoConfig
 
     from policy import auto_class
+    from recipes.parts import pretrained_source, reading
 
-    table = dict(as_table("backbone", args.backbone))
-    if args.backbone is not None and "model_type" not in table:
-        raise InputError(
-            "backbone: model_type is missing.", remedy="Add for instance model_type: qwen2.", field="backbone"
-        )
-    config = AutoConfig.for_model(**table) if args.model is None else AutoConfig.from_pretrained(args.model)
+    if args.model is None:
+        config = backbone_config(args.backbone or {})
+    else:
+        with reading("model", args.model):
+            config = AutoConfig.from_pretrained(**pretrained_source(args.model))
     with torch.device("meta"):
-        counted = auto_class(config).from_config(config).num_parameters()
+        counted = auto_class(config).from_config(config, trust_remote_code=False).num_parameters()
     heads = config.num_attention_heads
     return {
-        args.model or table["model_type"]: Shape(
+        args.model or config.model_type: Shape(
             config.hidden_size,
             config.num_hidden_layers,
             heads,

@@ -9,6 +9,7 @@ from typing import Any
 
 from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
+from catalog.settings import check_name
 from evaluation.figures import method_styles, standalone, tradeoff_figure
 from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
@@ -39,6 +40,7 @@ class ReproduceArguments(CompareArguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_name("name", self.name)
         if not (self.table and self.data_recipe):
             raise InputError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")
 

@@ -81,7 +81,8 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
             f"{args.model} holds no *.safetensors.", remedy="Give the folder of a finished run as --model."
         )
     catalog = Catalog.load(args.data)
-    config, tokenizer = AutoConfig.from_pretrained(args.model), AutoTokenizer.from_pretrained(args.model)
+    config = AutoConfig.from_pretrained(args.model, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     catalog.check_trained(config)
     node_tokens(tokenizer, catalog.trie)  # raises where a code is no token
     if len(tokenizer) > config.vocab_size:

@@ -13,21 +13,22 @@ from pathlib import Path
 from typing import Any
 
 from catalog.files import locked
+from catalog.settings import check_known
 from recipes.arguments import DataArguments, RecommenderArguments, RunArguments
-from recipes.cli import check_torchvision, fail, parse, program, read_recipe, setting
+from recipes.cli import check_torchvision, parse, program, read_recipe, setting
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(argv) and "--config" not in argv:
+    if {"-h", "--help"} & set(argv) and not read_recipe(argv):
         argv += ["--method", "gflownet"]
     check_torchvision()
     from trainer import METHODS
 
-    method = setting(argv, "method") or ""
-    if method not in METHODS:
-        fail(f"method={method!r} is not one of {sorted(METHODS)}. Set it in the recipe or with --method.")
+    method = str(setting(argv, "method") or "")
+    problem = f"method={method!r} is not one of {sorted(METHODS)}."
+    check_known(method, METHODS, problem, field="method", remedy="Set it in the recipe or with --method.")
     config_class = METHODS[method][1]
     recipe, config = parse(argv, RunArguments, config_class)
     main_process = int(os.environ.get("RANK", 0)) == 0
@@ -39,11 +40,14 @@ def run(argv: Sequence[str], recipe: RunArguments, config: Any, method: str) -> 
     """Train what a recipe describes, or say what it would train; raises what the user can mend."""
     from accelerate import PartialState
 
+    from recipes.backbone import load_lora
     from recipes.measure import fit_recommenders
-    from recipes.parts import load_backbone, load_data, load_lora, prepare
+    from recipes.parts import load_backbone, load_data, prepare
     from trainer import METHODS
+    from trainer.launch import check_processes
     from trainer.run_folder import RunFolder
 
+    check_processes(config)
     with PartialState().main_process_first():
         # only the recipe's own folders: a mistyped name must not be filled with something else
         if recipe.data_recipe and (data := _missing(argv, "data")):

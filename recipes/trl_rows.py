@@ -37,7 +37,7 @@ def export(args: ExportArguments) -> dict[str, int]:
     own = dict(zip(splits.validation["user"], splits.validation["history"], strict=True))
     with complete(folder) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
-        written = AutoTokenizer.from_pretrained(temporary / "tokenizer")
+        written = AutoTokenizer.from_pretrained(temporary / "tokenizer", trust_remote_code=False)
         texts = Texts(args, catalog, splits, written)  # as TRL will read it
         tables = {name: texts(name, getattr(splits, name), own if name == "train" else {}) for name in NAMES}
         datasets.DatasetDict(tables).save_to_disk(temporary)

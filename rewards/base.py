@@ -52,8 +52,18 @@ class WeightedSum:
         for name, weight in self.weights.items():
             if not isinstance(weight, int | float) or not 0 <= weight < math.inf:
                 raise InputError(
-                    f"The weight of reward {name} is {weight!r}.", remedy="Weights are finite numbers >= 0."
+                    f"The weight of reward {name} is {weight!r}.",
+                    remedy="Weights are finite numbers >= 0.",
+                    field="rewards",
+                    value=weight,
                 )
+        if not any(self.weights.values()):
+            raise InputError(
+                f"The rewards {sorted(rewards)} all have the weight 0.",
+                remedy="Give one a weight above 0.",
+                field="rewards",
+                value=self.weights,
+            )
         if penalties := [name for name, reward in rewards.items() if getattr(reward, "signed", False) and not signed]:
             raise InputError(
                 f"Reward {penalties[0]} is a penalty: its values lie below 0 and have no logarithm.",

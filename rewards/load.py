@@ -14,6 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from catalog import Catalog
 from catalog.errors import InputError
+from catalog.settings import annotations, check_known, check_table, check_value
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
 from rewards.base import Reward, WeightedSum
@@ -98,6 +99,8 @@ def build_rewards(
     """
     tables = {name: dict(v) if isinstance(v, Mapping) else {"weight": v} for name, v in settings.items()}
     weights = {name: table.pop("weight", 1.0) for name, table in tables.items()}
+    for name, weight in weights.items():
+        check_value(name, weight, float, "rewards")
     rewards = {name: load_reward(name, parts, **table) for name, table in tables.items()}
     return WeightedSum(rewards, weights, parts.catalog, signed)
 
@@ -119,11 +122,16 @@ def _construct(name: str, build: Callable[..., Reward], parts: RewardParts, sett
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in signature.parameters}
     if missing := [part for part, value in needed.items() if value is None]:
         raise InputError(f"Reward {name} asks {REMEDIES[missing[0]]}.")
+    known = [setting for setting in signature.parameters if setting not in needed]
+    if name in REWARDS:
+        kinds = annotations(build)
+        check_table("rewards", settings, {setting: kinds[setting] for setting in known}, f"the reward {name}")
     try:
         signature.bind(**needed, **settings)
     except TypeError as error:
-        known = ["weight", *(setting for setting in signature.parameters if setting not in needed)]
-        raise InputError(f"Reward {name}: {error}.", remedy=f"Its settings are {known}.") from error
+        raise InputError(
+            f"Reward {name}: {error}.", remedy=f"Its settings are {['weight', *known]}.", field="rewards"
+        ) from error
     return build(**needed, **settings)
 
 
@@ -131,9 +139,8 @@ def _import(name: str) -> Any:
     """What the import path "my_module:my_reward" leads to."""
     module_name, colon, attribute = name.partition(":")
     if not colon:
-        raise InputError(
-            f"There is no reward {name!r}.", remedy=f"Use one of {sorted(REWARDS)} or an import path module:name."
-        )
+        remedy = f"Use one of {sorted(REWARDS)} or an import path module:name."
+        check_known(name, REWARDS, f"There is no reward {name!r}.", field="rewards", remedy=remedy)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
@@ -145,5 +152,11 @@ def _import(name: str) -> Any:
         ) from error
     reward: Any = getattr(module, attribute, None)
     if not callable(reward):
-        raise InputError(f"Reward {name!r}: {module_name} has no function or class {attribute!r}.")
+        raise InputError(
+            f"Reward {name!r}: {module_name} has no function or class {attribute!r}.",
+            remedy=f"Python finds {getattr(module, '__file__', 'a folder')} under that name; a file of yours needs another "
+            "name than our packages have.",
+            field="rewards",
+            value=name,
+        )
     return reward

@@ -29,7 +29,7 @@ class Mixture:
     def __init__(self, samplers: dict[str, Sampler], counts: dict[str, int]) -> None:
         if unknown := sorted(set(counts) - set(samplers)):
             raise InputError(f"There is no sampler {unknown[0]!r}.", remedy=f"Use some of {sorted(samplers)}.")
-        if bad := [name for name, count in counts.items() if not isinstance(count, int) or count < 0]:
+        if bad := [name for name, count in counts.items() if type(count) is not int or count < 0]:
             raise InputError(
                 f"samplers: {bad[0]} has the count {counts[bad[0]]}.",
                 remedy="Counts are whole numbers >= 0.",

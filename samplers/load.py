@@ -1,6 +1,5 @@
 """Samplers by name: those of this room with their settings, and a user's own."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from catalog import Trie
 from catalog.errors import InputError
+from catalog.settings import annotations, check_known, check_table, check_value
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
 from samplers.base import Mixture, Sampler
@@ -59,9 +59,10 @@ class SamplerParts:
 
 def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -> Sampler:
     """The stock sampler called `name`. Raises InputError for a setting it does not have and a part that is missing."""
-    arguments = inspect.signature(SAMPLERS[name]).parameters
+    arguments = annotations(SAMPLERS[name])
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in arguments}
-    check_settings(name, settings, [argument for argument in arguments if argument not in needed])
+    known = {setting: kind for setting, kind in arguments.items() if setting not in needed}
+    check_table("samplers", settings, known, f"the sampler {name}")
     if "teacher" in needed and parts.teacher is None:
         raise InputError(
             f"samplers: {name} asks a collaborative model.",
@@ -69,14 +70,6 @@ def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -
             field="samplers",
         )
     return SAMPLERS[name](**needed, **settings)
-
-
-def check_settings(name: str, settings: Mapping[str, Any], known: list[str]) -> None:
-    """Raise InputError naming the first of a sampler's settings that is not among those it has."""
-    if unknown := [setting for setting in settings if setting not in known]:
-        raise InputError(
-            f"samplers: {name} has no setting {unknown[0]!r}.", remedy=f"It has {['count', *known]}.", field="samplers"
-        )
 
 
 def build_mixture(
@@ -91,17 +84,20 @@ def build_mixture(
     counts: dict[str, int] = {}
     for name, value in settings.items():
         table = dict(value) if isinstance(value, Mapping) else {"count": value}
-        if name not in SAMPLERS and name not in own:
-            raise InputError(f"There is no sampler {name!r}.", remedy=f"Use some of {sorted({*SAMPLERS, *own})}.")
+        known = sorted({*SAMPLERS, *own})
+        check_known(
+            name, known, f"samplers: there is no sampler {name!r}.", field="samplers", remedy=f"Use some of {known}."
+        )
         if "count" not in table:
             raise InputError(
                 f"samplers: {name} has no count.",
                 remedy="Add how many trajectories it gives, count: 1.",
                 field="samplers",
             )
+        check_value("count", table["count"], int, f"samplers: {name}")
         if count := table.pop("count"):
             if name in own:
-                check_settings(name, table, [])
+                check_table("samplers", table, {}, f"the sampler {name}, which is yours")
             samplers[name] = own[name] if name in own else build_sampler(name, table, parts)
             counts[name] = count
     return Mixture(samplers, counts)

@@ -17,7 +17,10 @@ from samplers.rollout import Weights
 SUPPORTED = "0.31"
 """The vLLM whose interfaces for logits processors and weights this is written for."""
 
-OWN = {"model", "load_format", "max_model_len", "logprobs_mode", "additional_config", "logits_processors"}
+OWN = {
+    *("model", "load_format", "max_model_len", "logprobs_mode", "additional_config", "logits_processors"),
+    "trust_remote_code",
+}
 """Arguments of vLLM that nobody else may give."""
 
 
@@ -58,6 +61,7 @@ class VLLMEngine:
         self.version = 0 if weights else -1
         arguments: dict[str, Any] = dict(
             model=str(folder),
+            trust_remote_code=False,
             dtype=dtype,
             load_format="auto" if weights else "dummy",
             generation_config="vllm",  # a checkpoint's own top_k or temperature must not reach the rollouts

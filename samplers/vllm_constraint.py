@@ -42,7 +42,7 @@ class TrieConstraint:
         """The constraint of an engine, from the folder that its `additional_config` names and its tokenizer."""
         assert isinstance(config.additional_config, dict)
         trie = Catalog.load(config.additional_config[ARGUMENT]).trie.to(device)
-        tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer)
+        tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer, trust_remote_code=False)
         end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         return cls(trie, node_tokens(tokenizer, trie).to(device), config.model_config.get_vocab_size(), end)
 

@@ -1,19 +1,24 @@
 """What a run can be told whatever its method; each method's file holds the dataclass with what that method adds."""
 
-import json
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
 
 from catalog import SOURCES
-from catalog.errors import InputError
-from trainer.launch import after_processes_joined, before_processes_join, share_out
+from catalog.errors import InputError, SetupError
+from catalog.settings import as_table, at_least, check_table, check_values
+from evaluation.metric_help import METRIC_HELP, RANKING
+from trainer.best_model import settle_metric
+from trainer.checkpoints import newest
+from trainer.launch import before_processes_join, share_out, use_one_gpu
 from trainer.objectives import Objective
 from trainer.tracking import check_trackers
+from trainer.training_arguments import check_optimizer, check_ranges, check_refused
 
 
 @dataclass
@@ -32,7 +37,18 @@ class TrajectoryConfig(TrainingArguments):
         default=8, metadata={"help": "Prompts of a micro-batch on each process; with global_batch_size at most."}
     )
     ddp_backend: str | None = field(
-        default=None, metadata={"help": "How processes talk: by default gloo without a GPU, nccl with."}
+        default=None,
+        metadata={
+            "help": "How processes talk: by default gloo without a GPU, nccl with.",
+            "choices": ["gloo", "nccl", "mpi", "xccl"],
+        },
+    )
+    resume_from_checkpoint: str | None = field(
+        default=None,
+        metadata={
+            "help": "true: go on from the run's last whole checkpoint, or begin where there is none; false: begin anew; "
+            "or the folder of a checkpoint. The folder of a run stands for its last whole checkpoint."
+        },
     )
     max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
     prompt_template: str | None = field(
@@ -71,7 +87,9 @@ class TrajectoryConfig(TrainingArguments):
     )
     early_stopping_patience: int | None = field(
         default=None,
-        metadata={"help": "Stop after this many evaluations without a better metric_for_best_model."},
+        metadata={
+            "help": "Stop after this many evaluations without a better metric_for_best_model, by default recall@10."
+        },
     )
     dataloader_pin_memory: bool = field(
         default=False, metadata={"help": "Of no use here: what the dataloader hands over are rows, not tensors."}
@@ -94,6 +112,29 @@ class TrajectoryConfig(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        self.resume_from_checkpoint = resumed(self.resume_from_checkpoint, self.output_dir)  # type: ignore[assignment]
+        check_values(self, without=("resume_from_checkpoint", "accelerator_config", "debug"))
+        for name in ("lr_scheduler_kwargs", "gradient_checkpointing_kwargs"):
+            if getattr(self, name) is not None:
+                setattr(self, name, as_table(name, getattr(self, name)))
+        check_refused(self)
+        check_ranges(self)
+        at_least(self, 1, "log_trajectories_steps", "max_history", "early_stopping_patience")
+        at_least(self, 50, "beam_width")  # of recall@50
+        settle_metric(self, self.eval_metrics)
+        if "{titles}" in (self.prompt_template or "") and self.sft_positions == "all":
+            raise InputError(
+                "prompt_template: {titles} would tell the items of the history before they are learned.",
+                remedy="Set sft_positions: target, or leave the titles out.",
+                field="prompt_template",
+                value=self.prompt_template,
+            )
+        self._start()
+        check_trackers(self.report_to)  # type: ignore[arg-type]  # a list by now
+        check_optimizer(self)
+
+    def _start(self) -> None:
+        """What `TrainingArguments` makes of the settings: it looks for the device and lets processes join."""
         if self.global_batch_size is not None:
             processes = int(os.environ.get("WORLD_SIZE", 1))
             self.per_device_train_batch_size, self.gradient_accumulation_steps = share_out(
@@ -110,32 +151,24 @@ class TrajectoryConfig(TrainingArguments):
             self.bf16 = True  # the launch recipe said so, and DeepSpeed wants both to say the same
         if "WORLD_SIZE" in os.environ and not torch.cuda.is_available() and self.ddp_backend is None:
             self.ddp_backend = "gloo"
-        super().__post_init__()
-        after_processes_joined()
-        check_trackers(self.report_to)  # type: ignore[arg-type]  # a list by now
-        if self.log_trajectories_steps is not None and self.log_trajectories_steps < 1:
+        try:
+            super().__post_init__()
+        except (ValueError, TypeError) as error:
+            raise InputError(f"transformers refuses these settings: {error}.", remedy="Correct them.") from error
+        except ImportError as error:
+            raise SetupError(
+                f"A package is missing: {error}.", remedy="Install it, or leave the setting out."
+            ) from error
+        if self.fp16 and self.device.type == "cpu":
             raise InputError(
-                f"log_trajectories_steps={self.log_trajectories_steps}: give 1 or more, or leave it out.",
-                field="log_trajectories_steps",
-                value=self.log_trajectories_steps,
+                "fp16 computes on GPUs only.", remedy="Use bf16, or leave it out.", field="fp16", value=True
             )
-        if self.max_history < 1:
-            raise InputError(
-                f"max_history={self.max_history}: a prompt holds at least one item.",
-                remedy="Set it to 1 or more.",
-                field="max_history",
-                value=self.max_history,
-            )
-        if "{titles}" in (self.prompt_template or "") and self.sft_positions == "all":
-            raise InputError(
-                "prompt_template: {titles} would tell the items of the history before they are learned.",
-                remedy="Set sft_positions: target, or leave the titles out.",
-                field="prompt_template",
-            )
-        if self.beam_width < 50:
-            raise InputError(
-                f"beam_width={self.beam_width}: recall@50 needs 50 or more.", field="beam_width", value=self.beam_width
-            )
+        use_one_gpu(self)
+
+    @property
+    def eval_metrics(self) -> list[str]:
+        """The metrics with a meaning that an evaluation of the run gives."""
+        return [name for name, metric in METRIC_HELP.items() if metric.group == RANKING]
 
 
 @dataclass
@@ -220,27 +253,26 @@ class RolloutConfig(TrajectoryConfig, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.samplers = _table("samplers", self.samplers, self.default_samplers)
-        self.rewards = _table("rewards", self.rewards, self.default_rewards)
-        self.source_weights = _table("source_weights", self.source_weights, {})
-        self.at_least("sft_weight", 0, strictly=False)
-        for name, weight in self.source_weights.items():
-            if name not in SOURCES or not isinstance(weight, int | float) or not weight >= 0:
-                raise InputError(
-                    f"source_weights: {name}: {weight}.",
-                    remedy=f"Give some of {list(SOURCES)} a number >= 0.",
-                    field="source_weights",
-                )
+        self.samplers = as_table("samplers", self.samplers, self.default_samplers)
+        self.rewards = as_table("rewards", self.rewards, self.default_rewards)
+        self.source_weights = as_table("source_weights", self.source_weights)
+        at_least(self, 0, "sft_weight")
+        at_least(self, 1, "trajectories")
+        check_table("source_weights", self.source_weights, dict.fromkeys(SOURCES, float), "the trajectories' sources")
+        weights = [self.source_weights.get(name, 1.0) for name in self.samplers]
+        if not any(weights) or min(self.source_weights.values(), default=0.0) < 0:
+            raise InputError(
+                f"source_weights={self.source_weights}: a weight is below 0, or no trajectory counts.",
+                remedy="Give each source a number of at least 0, and one that is sampled a number above 0.",
+                field="source_weights",
+                value=self.source_weights,
+            )
         self._check_engine()
 
     def _check_engine(self) -> None:
-        self.vllm_engine = _table("vllm_engine", self.vllm_engine, {})
-        if self.rollout_staleness < 0:
-            raise InputError(
-                f"rollout_staleness={self.rollout_staleness}: it must be 0 or more.",
-                field="rollout_staleness",
-                value=self.rollout_staleness,
-            )
+        self.vllm_engine = as_table("vllm_engine", self.vllm_engine)
+        at_least(self, 0, "rollout_staleness")
+        at_least(self, 0, "vllm_server_timeout", strictly=True)
         if self.rollout_staleness and not self.use_vllm:
             raise InputError(
                 "rollout_staleness: only vLLM draws ahead.",
@@ -270,22 +302,6 @@ class RolloutConfig(TrajectoryConfig, ABC):
                 "vllm_server_base_url is empty.",
                 remedy="Give the address of a server, or leave it out.",
                 field="vllm_server_base_url",
-            )
-        if not self.vllm_server_timeout > 0:
-            raise InputError(
-                f"vllm_server_timeout={self.vllm_server_timeout}: give a number of seconds above 0.",
-                field="vllm_server_timeout",
-                value=self.vllm_server_timeout,
-            )
-
-    def at_least(self, name: str, bound: float, strictly: bool) -> None:
-        """Raise InputError where the setting is not a finite number of at least, or with `strictly` above, `bound`."""
-        value = getattr(self, name)
-        if not (value > bound if strictly else value >= bound) or value == float("inf"):
-            raise InputError(
-                f"{name}={value}: it must be a finite number {'>' if strictly else '>='} {bound}.",
-                field=name,
-                value=value,
             )
 
     @abstractmethod
@@ -332,19 +348,29 @@ class ReferenceConfig(RolloutConfig):
                 )
 
 
-def _table(name: str, value: dict[str, Any] | str | None, default: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(value, str):  # from the command line
-        try:
-            value = json.loads(value)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"{name}={value!r} is not JSON.",
-                remedy=f"Write for instance --{name} '{json.dumps(default)}'.",
-                field=name,
-                value=value,
-            ) from error
-    if value is None:
-        return dict(default)
-    if not isinstance(value, dict):
-        raise InputError(f"{name}={value!r} is not a table such as {default}.", field=name, value=value)
-    return value
+def resumed(value: Any, output_dir: str | None) -> str | bool | None:
+    """What resume_from_checkpoint means: True for the run's own last checkpoint, None for none, or a folder.
+
+    Raises InputError for what is neither a yes, a no nor the folder of a checkpoint or of a run that has one.
+    """
+    word = str(value).lower()
+    if value is None or word in ("false", "no"):
+        return None
+    if word in ("true", "yes"):
+        return True
+    folder = Path(value) if isinstance(value, str | os.PathLike) else None
+    if folder is not None and folder.is_dir():
+        if output_dir is not None and folder.resolve() == Path(output_dir).resolve():
+            return True
+        number = folder.resolve().name.removeprefix("checkpoint-")
+        if number.isdecimal() and number != folder.resolve().name:
+            return str(folder.resolve() if folder.name in ("", "..") else folder)
+        if found := newest(folder):
+            return str(found)
+    raise InputError(
+        f"resume_from_checkpoint={value!r} is no folder of a checkpoint.",
+        remedy="Give true, false, or the folder of a checkpoint, which is called checkpoint- and its step.",
+        file=folder,
+        field="resume_from_checkpoint",
+        value=value,
+    )

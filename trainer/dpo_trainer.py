@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal
 
 from catalog.errors import InputError
+from catalog.settings import at_least
 from trainer.config import ReferenceConfig
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, dpo, sdpo
@@ -43,7 +44,7 @@ class DPOConfig(PreferenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least("beta", 0, strictly=True)
+        at_least(self, 0, "beta", strictly=True)
         if not 0 <= self.label_smoothing < 0.5:
             raise InputError(
                 f"label_smoothing={self.label_smoothing}: it must be at least 0 and below 0.5.",
@@ -75,7 +76,7 @@ class SDPOConfig(PreferenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.at_least("beta", 0, strictly=True)
+        at_least(self, 0, "beta", strictly=True)
 
     def loss(self) -> Objective:
         return partial(sdpo, beta=self.beta)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from catalog import PADDING, SOURCES, Trajectories
 from catalog.errors import InputError
+from catalog.settings import at_least, check_known
 from evaluation.match import MATCH_ITEMS, match_metrics
+from evaluation.metric_help import MATCH, METRIC_HELP
 from interactions.prompts import PromptBatch
 from policy import PathLogProbs, inference
 from rewards import WeightedSum
@@ -102,19 +104,11 @@ class GFlowNetConfig(RolloutConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.objective not in OBJECTIVES:
-            raise InputError(
-                f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}.",
-                field="objective",
-                value=self.objective,
-            )
-        for name in ("reward_floor", "reward_temperature", "flow_lr_multiplier", "subtb_lambda"):
-            self.at_least(name, 0, strictly=True)
-        for name in ("reward_floor_end", "reward_temperature_end", "residual_clip"):
-            if getattr(self, name) is not None:
-                self.at_least(name, 0, strictly=True)
-        for name in ("flow_weight", "reference_weight", "match_rows"):
-            self.at_least(name, 0, strictly=False)
+        problem = f"objective={self.objective!r} is not one of {sorted(OBJECTIVES)}."
+        check_known(self.objective, OBJECTIVES, problem, field="objective")
+        at_least(self, 0, "reward_floor", "reward_floor_end", "residual_clip", "subtb_lambda", strictly=True)
+        at_least(self, 0, "reward_temperature", "reward_temperature_end", "flow_lr_multiplier", strictly=True)
+        at_least(self, 0, "flow_weight", "reference_weight", "match_rows")
         if self.flow_positions == "all":
             self._check_history()
         if self.keep_flows:
@@ -161,6 +155,11 @@ class GFlowNetConfig(RolloutConfig):
         known = {"clip": self.residual_clip, "lambda_": self.subtb_lambda}
         objective = OBJECTIVES[self.objective]
         return partial(objective.loss, **{name: known[name] for name in objective.options})
+
+    @property
+    def eval_metrics(self) -> list[str]:
+        match = [name for name, metric in METRIC_HELP.items() if metric.group == MATCH]
+        return super().eval_metrics + (match if self.match_rows else [])
 
     @property
     def reads_reference(self) -> bool:
@@ -232,6 +231,15 @@ class GFlowNetTrainer(ObjectiveTrainer):
             setattr(model, NAME, nn.ModuleDict({"log_flow": head}))
 
     def check_reward(self, reward: WeightedSum, batch: PromptBatch, trajectories: Trajectories) -> None:
+        metric = self.args.metric_for_best_model
+        if metric in METRIC_HELP and METRIC_HELP[metric].group == MATCH and not self._matches:
+            raise InputError(
+                f"metric_for_best_model={metric}: it needs a reward of the whole catalogue, and at most "
+                f"{MATCH_ITEMS:,} items.",
+                remedy="Use recall@10, or such a reward.",
+                field="metric_for_best_model",
+                value=metric,
+            )
         values = reward(batch, trajectories)
         if self.target.whole:
             check_catalog_reward(values, reward.catalog(batch), trajectories, self.catalog)
@@ -331,10 +339,15 @@ class GFlowNetTrainer(ObjectiveTrainer):
 
     # how far the policy is from the reward, exactly
 
+    @property
+    def _matches(self) -> bool:
+        """Whether an evaluation compares P_F and R / Z over the whole catalogue."""
+        assert self.reward is not None
+        return bool(self.reward.scores_catalog and self.args.match_rows and self.trie.items <= MATCH_ITEMS)
+
     def held_out_metrics(self, rows: Dataset) -> dict[str, float]:
         """Total variation, KL and more between P_F and R / Z over the whole catalogue, on the first match_rows rows."""
-        assert self.reward is not None
-        if not (self.reward.scores_catalog and self.args.match_rows and self.trie.items <= MATCH_ITEMS):
+        if not self._matches:
             return {}
         table = rows.select(range(min(self.args.match_rows, len(rows)))).to_list()
         parts = []

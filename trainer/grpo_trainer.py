@@ -5,6 +5,7 @@ from functools import partial
 from typing import Literal
 
 from catalog.errors import InputError
+from catalog.settings import at_least
 from trainer.config import ReferenceConfig
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, grpo
@@ -46,9 +47,7 @@ class GRPOConfig(ReferenceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("beta", "epsilon", "epsilon_high", "early_clip"):
-            if getattr(self, name) is not None:
-                self.at_least(name, 0, strictly=False)
+        at_least(self, 0, "beta", "epsilon", "epsilon_high", "early_clip")
         if self.normalisation == "vocabulary" and self.rollout_staleness:
             raise InputError(
                 "normalisation: the ratio to older policies needs 'trie', in which they drew.",

@@ -1,55 +1,80 @@
 """How a run was started: what its launcher was told, and what the processes really got."""
 
+import logging
 import os
 import warnings
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import psutil
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import launch_command_parser
 from accelerate.utils import DistributedType
 from torch import nn
+from transformers import TrainingArguments
 
 from catalog.errors import InputError
 
+logger = logging.getLogger(__name__)
+
 
 def before_processes_join() -> None:
-    """What must be settled before the process group exists: raises InputError for more processes than GPUs here."""
+    """Set what must be settled before the group of the processes exists."""
     # DeepSpeed calls what torch has renamed, at every step
     warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)
-    here = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    if not torch.cuda.is_available():
-        if os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
-            import deepspeed
+    if not torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        import deepspeed
 
-            # shared memory between CPU processes: minutes of compiling, for the same result
-            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    elif here > (devices := torch.cuda.device_count()):
+        # shared memory between CPU processes: minutes of compiling, for the same result
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def check_processes(args: TrainingArguments) -> None:
+    """Raise InputError for more processes than GPUs here, or processes that did not find each other.
+
+    Call it before anything that all processes do together.
+    """
+    here, devices = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
+    if args.device.type == "cuda" and here > devices:
         raise InputError(
             f"{here} processes were started here for {devices} GPU(s).", remedy=f"Set --num_processes {devices}."
         )
-
-
-def after_processes_joined() -> None:
-    """Raise InputError where processes did not find each other, or one of them would take several GPUs."""
-    if torch.cuda.device_count() > 1 and PartialState().distributed_type == DistributedType.NO:
-        raise InputError(
-            f"{torch.cuda.device_count()} GPUs are visible and one process was started.",
-            remedy="Use accelerate launch with one of recipes/accelerate, or hide the others with "
-            "CUDA_VISIBLE_DEVICES=0.",
-        )
-    started, joined = int(os.environ.get("WORLD_SIZE", 1)), PartialState().num_processes
+    started, joined = int(os.environ.get("WORLD_SIZE", 1)), args.world_size
     if started != joined:
         raise InputError(
             f"{started} processes were started and each would train alone, as {joined}.",
             remedy="Without a GPU use recipes/accelerate/cpu-zero2.yaml, or torchrun with use_cpu: true.",
         )
+
+
+def use_one_gpu(args: TrainingArguments) -> None:
+    """Let a process that nobody launched with others take the first GPU, where transformers would take them all."""
+    if args.n_gpu > 1:
+        args._n_gpu = 1
+        if args.device.type == "cuda":
+            say_one_gpu()
+
+
+def one_device() -> torch.device:
+    """Where a process that works alone computes: the first GPU, else the CPU."""
+    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
+        say_one_gpu()
+    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+
+
+@cache
+def say_one_gpu() -> None:
+    """Log, once, that one GPU of several is used."""
+    logger.warning(
+        "%d GPUs are visible and one process was started: it uses the first. accelerate launch uses them all.",
+        torch.cuda.device_count(),
+    )
 
 
 def share_out(prompts: int, most: int, processes: int) -> tuple[int, int]:

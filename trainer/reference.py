@@ -105,7 +105,7 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
         return copy.deepcopy(model).eval().requires_grad_(False)
     import deepspeed
 
-    twin: Any = auto_class(model.config).from_config(model.config)  # sharded as it is made
+    twin: Any = auto_class(model.config).from_config(model.config, trust_remote_code=False)  # sharded as it is made
     for own, other in zip(twin.parameters(), model.parameters(), strict=True):
         with deepspeed.zero.GatheredParameters([own, other], modifier_rank=0), torch.no_grad():
             own.copy_(other)

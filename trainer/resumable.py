@@ -22,7 +22,7 @@ from interactions.provenance import Provenance
 from trainer.checkpoints import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
 from trainer.export import finished, unmark
-from trainer.launch import check_launch, describe
+from trainer.launch import check_launch, check_processes, describe
 from trainer.provenance import IN_MEMORY, run_provenance
 from trainer.run_folder import RunFolder
 from trainer.watch import Interrupted, Watch
@@ -43,6 +43,7 @@ class ResumableTrainer(Trainer):
     folder: RunFolder
 
     def __init__(self, model: PreTrainedModel, args: TrajectoryConfig, **kwargs: Any) -> None:
+        check_processes(args)
         super().__init__(model=model, args=args, **kwargs)
         check_launch(self.accelerator)
         self.got = describe(self.accelerator, self.model)

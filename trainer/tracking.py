@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 from transformers.integrations import (
+    INTEGRATION_TO_CALLBACK,
     TensorBoardCallback,
     TrackioCallback,
     WandbCallback,
@@ -20,6 +21,7 @@ from transformers.integrations import (
 from catalog import PADDING, SOURCES, Catalog
 from catalog.errors import InputError
 from catalog.files import complete
+from catalog.settings import check_known
 from catalog.tokens import code_words
 from trainer.step import Step
 
@@ -32,7 +34,10 @@ HISTORY = 5
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Raise InputError for a tracker in `report_to` that is not installed; those we do not know are transformers'."""
+    """Raise InputError for a tracker in `report_to` that transformers does not know, or that is not installed."""
+    for name in names:
+        known = [*INTEGRATION_TO_CALLBACK]
+        check_known(name, known, f"report_to: there is no tracker {name!r}.", field="report_to", remedy=f"Use {known}.")
     if missing := [name for name in names if name in INSTALLED and not INSTALLED[name]()]:
         raise InputError(
             f"report_to: {missing[0]} is not installed.",

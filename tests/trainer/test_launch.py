@@ -5,12 +5,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 import yaml
 from accelerate.utils import DistributedType
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer import SFTConfig, SFTTrainer, launch
+from catalog.errors import InputError
+from tests.raising import raises
+from trainer import METHODS, SFTConfig, SFTTrainer, launch
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "accelerate").glob("*.yaml"))
 
@@ -24,7 +27,7 @@ def test_a_step_takes_the_same_prompts_on_any_number_of_processes(share, most, p
 
 @pytest.mark.parametrize(("prompts", "processes"), [(10, 3), (2, 4), (0, 1)])
 def test_prompts_that_cannot_be_shared_are_refused(prompts, processes):
-    with pytest.raises(ValueError, match=f"global_batch_size={prompts} .* Set a multiple of {processes}"):
+    with raises(InputError, field="global_batch_size", value=prompts):
         launch.share_out(prompts, 8, processes)
 
 
@@ -129,26 +132,49 @@ def test_launch_recipes_say_how_to_launch_them():
         assert f"--config_file recipes/accelerate/{path.name} recipes/train.py" in path.read_text()
 
 
-def test_processes_that_did_not_find_each_other_are_refused(tmp_path, monkeypatch):
+def test_processes_that_did_not_find_each_other_are_refused_by_the_trainer(
+    make_model, catalog, tokenizer, tmp_path, monkeypatch
+):
+    config = SFTConfig(str(tmp_path), use_cpu=True)
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="2 processes were started and each would train alone"):
-        launch.after_processes_joined()
+    with raises(InputError):
+        SFTTrainer(make_model(), config, processing_class=tokenizer, catalog=catalog)
 
 
-def test_more_processes_than_gpus_are_refused(monkeypatch):
+def pretend_gpus(monkeypatch, count, available):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    launch.say_one_gpu.cache_clear()
+
+
+def test_more_processes_than_gpus_are_refused_where_they_compute(tmp_path, monkeypatch):
+    pretend_gpus(monkeypatch, 4, True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")
-    monkeypatch.setattr(launch.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(ValueError, match="8 processes were started here for 4 GPU.*--num_processes 4"):
-        launch.before_processes_join()
+    with raises(InputError):
+        launch.check_processes(SFTConfig(str(tmp_path)))
+    launch.check_processes(SFTConfig(str(tmp_path), use_cpu=True))
 
 
-def test_one_process_does_not_take_several_gpus(monkeypatch):
-    monkeypatch.setattr(launch.torch.cuda, "device_count", lambda: 4)
-    with pytest.raises(ValueError, match="4 GPUs are visible and one process was started"):
-        launch.after_processes_joined()
+@pytest.mark.parametrize("available", [True, False])
+@pytest.mark.parametrize("use_cpu", [True, False])
+def test_every_config_can_be_built_where_several_gpus_are_visible(tmp_path, monkeypatch, caplog, available, use_cpu):
+    pretend_gpus(monkeypatch, 4, available)
+    for _, kind in METHODS.values():
+        config = kind(str(tmp_path), use_cpu=use_cpu, per_device_train_batch_size=3)
+        assert config.n_gpu <= 1 and config.train_batch_size == 3
+        launch.check_processes(config)
+    used = available and not use_cpu
+    assert config.device == torch.device("cuda:0" if used else "cpu")
+    assert len([record for record in caplog.records if "4 GPUs" in record.message]) == used  # said once
+
+
+@pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
+def test_an_evaluation_takes_the_first_of_several_gpus(monkeypatch, available, device):
+    pretend_gpus(monkeypatch, 4, available)
+    assert launch.one_device() == torch.device(device)
 
 
 def test_deepspeed_without_a_launcher_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="deepspeed: no launcher started this process"):
+    with raises(InputError, field="deepspeed"):
         SFTConfig(str(tmp_path), deepspeed={"zero_optimization": {"stage": 2}})

@@ -19,10 +19,7 @@ MATCH = "Match of P_F and R / Z"
 CODES = "Choice of a code"
 COST = "Cost"
 
-LEVELS = 16
-"""Of so many levels of a semantic ID the entropy has an explanation."""
-
-METRIC_HELP: dict[str, Metric] = {
+METRIC_HELP = {
     "recall@1": Metric(RANKING, "Recall@1", "share of users whose held-out item is ranked first", "higher"),
     "recall@5": Metric(RANKING, "Recall@5", "share of users whose held-out item is among the first 5", "higher"),
     "recall@10": Metric(RANKING, "Recall@10", "share of users whose held-out item is among the first 10", "higher"),
@@ -51,6 +48,7 @@ METRIC_HELP: dict[str, Metric] = {
     "target_effective_items": Metric(
         MATCH, "of R / Z", "the same of R / Z, which a policy that matches has too", None, ".1f"
     ),
+    "entropy_l": Metric(CODES, "Entropy", "mean entropy of the policy's choice of the l-th code, in nats", None),
     "seconds": Metric(COST, "Seconds", "seconds of training, evaluations included", "lower", ",.0f"),
     "tokens": Metric(COST, "Tokens", "prompt and trajectory tokens of the forwards trained on", "lower", ",.0f"),
     "peak_memory_mb": Metric(
@@ -60,8 +58,5 @@ METRIC_HELP: dict[str, Metric] = {
         "lower",
         ",.0f",
     ),
-} | {
-    f"entropy_{level}": Metric(CODES, f"Entropy {level}", f"mean entropy of the choice of code {level}, in nats", None)
-    for level in range(1, LEVELS + 1)
 }
-"""Name -> what it is. An evaluation during training reports these with the prefix `eval_`."""
+"""Name -> what it is. An evaluation during training says `eval_` before them; in `entropy_l` l is a level."""

@@ -19,6 +19,7 @@ import yaml
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import MARKER, complete, locked, read_json, sealed, sealing, write_json
+from collaborative import made_of
 from evaluation.ranking import RECALL_CUTOFFS
 from interactions import Splits
 from interactions.provenance import Provenance
@@ -159,6 +160,14 @@ def check_data(run: Path, folder: str | Path, data: Provenance) -> None:
     elif kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():
         own = data_provenance(Catalog.load(kept), Splits.load(kept / "splits"))
         own.check(replace(data, settings={}), what, f"Give {kept} as data, or train it on {folder}.", run)
+
+
+def check_recommender(folder: str | Path, data: Provenance) -> Provenance:
+    """What a collaborative model is made of. Raises InputError where it is not whole or was fitted on other data."""
+    of = made_of(folder)
+    what, remedy = f"The recommender in {folder}", "Fit it on these data: python recipes/recommenders.py."
+    replace(data, settings=of.settings).check(of, what, remedy, folder)
+    return of
 
 
 def has_weights(run: Path) -> bool:

@@ -13,12 +13,13 @@ from transformers import AutoTokenizer
 
 from catalog import Catalog
 from catalog.errors import InputError
-from collaborative import Teacher, load_recommender, made_of
+from collaborative import Teacher, load_recommender
 from evaluation.match import MATCH_ITEMS, match_metrics
 from evaluation.metric_help import MATCH, METRIC_HELP
 from interactions import PromptBatch, PromptBuilder, Splits
+from interactions.provenance import Provenance
 from policy import TriePolicy
-from recipes.evaluations import run_settings
+from recipes.evaluations import check_recommender, run_settings
 from rewards import RewardParts, build_rewards
 from rewards.load import settings_of
 from trainer import GFlowNetConfig
@@ -59,12 +60,15 @@ def reward_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"rewards": rewards, "recommender": recommender} | {n: settings[n] for n in SHAPE if n in settings}
 
 
-def reward_record(source: Path) -> dict[str, Any] | None:
-    """What an evaluation against the reward of the run `source` is made of, None where the run has no reward."""
+def reward_record(source: Path, data: Provenance) -> dict[str, Any] | None:
+    """What an evaluation against the reward of the run `source` is made of, None where the run has no reward.
+
+    Raises InputError where the collaborative model that the reward asks was fitted on other data.
+    """
     if not (found := reward_settings(settings := run_settings(source))):
         return None
     named = settings.get("recommender") if not (settings.get(PYTHON) or {}).get("recommender") else None
-    return found | {"fitted": made_of(named).as_dict() if named else None}
+    return found | {"fitted": check_recommender(named, data).as_dict() if named else None}
 
 
 def match_reward(

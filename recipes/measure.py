@@ -27,6 +27,7 @@ from recipes.evaluations import (
     HELD_OUT,
     check_data,
     check_evaluation,
+    check_recommender,
     data_provenance,
     has_weights,
     run_settings,
@@ -99,11 +100,11 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
     if args.guide:
-        fitted = made_of(args.guide).as_dict()
+        fitted = check_recommender(args.guide, data).as_dict()
         settings["guide"] = {"weight": args.guide_weight, "floor": args.guide_floor, "fitted": fitted}
     else:
         source = Path(args.reward_of or run)
-        settings["reward"] = reward_record(source) if comparable(catalog) else None
+        settings["reward"] = reward_record(source, data) if comparable(catalog) else None
         if args.reward_of and not reward_settings(run_settings(source)):
             raise InputError(
                 f"reward_of={source}: that run was trained without a reward.",

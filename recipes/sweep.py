@@ -17,7 +17,7 @@ from collaborative import made_of
 from interactions.provenance import Provenance
 from recipes.arguments import CompareArguments, EvaluateArguments, RecommenderArguments
 from recipes.cli import parse, setting
-from recipes.evaluations import check_data, data_provenance, read_evaluation, run_settings
+from recipes.evaluations import check_data, check_recommender, data_provenance, read_evaluation, run_settings
 from recipes.measure import planned
 from recipes.parts import load_data
 from recipes.stages import TIMES, Stage, run_stages
@@ -129,12 +129,11 @@ def _preparations(
 def _fitted(folder: Path, prepared: Prepared | None) -> bool:
     """Whether a collaborative model is whole. Raises InputError where it was fitted on other data."""
     try:
-        of = made_of(folder)
+        made_of(folder)
     except InputError:
         return False
     if prepared:
-        what, remedy = f"The recommender in {folder}", "Name another folder, or fit it on the data of the sweep."
-        replace(prepared.of, settings=of.settings).check(of, what, remedy, folder)
+        check_recommender(folder, prepared.of)
     return True
 
 

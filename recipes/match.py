@@ -120,7 +120,7 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
     teacher = None
     if config.recommender:
         teacher = Teacher(load_recommender(config.recommender, catalog, vars(splits)))
-    parts = RewardParts(catalog, teacher, policy, AutoTokenizer.from_pretrained(run))
+    parts = RewardParts(catalog, teacher, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
     assert isinstance(config.rewards, dict)
     try:
         if "rewards" in given and settings_of(given["rewards"]):  # of an object it is not known how it was made

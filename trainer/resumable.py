@@ -19,7 +19,7 @@ from catalog import Catalog
 from catalog.errors import InputError, RunError
 from catalog.files import seal, sealed
 from interactions.provenance import Provenance
-from trainer.checkpoints import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
+from trainer.checkpoints import check_resumable, check_savable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
 from trainer.export import finished, unmark
 from trainer.launch import check_launch, describe
@@ -45,6 +45,7 @@ class ResumableTrainer(Trainer):
     def __init__(self, model: PreTrainedModel, args: TrajectoryConfig, **kwargs: Any) -> None:
         super().__init__(model=model, args=args, **kwargs)
         check_launch(self.accelerator)
+        check_savable(self.accelerator)
         self.got = describe(self.accelerator, self.model)
         self.watch = Watch(args.ddp_timeout)
         self._saving: Path | None = None  # where a checkpoint is being written

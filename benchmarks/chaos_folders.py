@@ -93,8 +93,8 @@ def prepare(folder: Path) -> list[Target]:
         ),
         Target(
             "recommenders",
-            [*knn, '{"als": {"factors": 4}}'],
-            [*knn, '{"als": {"factors": 8}}'],
+            [*knn, '{"als": {"dimensions": 4}}'],
+            [*knn, '{"als": {"dimensions": 8}}'],
             models,
             ("evaluate", [*evaluation, "--guide", str(models / "als"), "--output_dir", str(folder / "guided")]),
         ),

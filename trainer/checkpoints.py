@@ -40,6 +40,25 @@ def unfinished(output_dir: Path, accelerator: Accelerator, *, main: bool) -> Ite
     accelerator.wait_for_everyone()
 
 
+def check_savable(accelerator: Accelerator) -> None:
+    """Raise InputError where the launch recipe shards weights in a way that no whole model could be saved from."""
+    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
+    fsdp = getattr(accelerator.state, "fsdp_plugin", None)
+    if deepspeed is not None and deepspeed.zero_stage == 3:
+        zero = deepspeed.deepspeed_config["zero_optimization"]
+        setting, ok = "zero3_save_16bit_model", zero.get("stage3_gather_16bit_weights_on_model_save")
+    elif fsdp is not None:
+        setting, ok = "fsdp_state_dict_type", "FULL_STATE_DICT" in str(fsdp.state_dict_type)
+    else:
+        return
+    if not ok:
+        raise InputError(
+            f"{setting} leaves every process with a part of the model, so that no whole model could be saved.",
+            remedy="Set it as recipes/accelerate/zero3.yaml or fsdp2.yaml does.",
+            field=setting,
+        )
+
+
 def put(folder: Path, place: Path) -> None:
     """Give a whole checkpoint its place, also where one of an earlier run stands there."""
     if place.exists():

@@ -82,7 +82,7 @@ def check_finished(folder: str | Path) -> None:
     if not folder.is_dir():
         return
     ours = any((folder / name).is_file() for name in (MARKER, "resolved.yaml"))
-    if ours and (reason := broken(folder)):
+    if ours and (reason := broken(folder, contents=True)):
         raise InputError(
             f"{folder} is not a finished run: {reason}",
             remedy="Start it again with --resume_from_checkpoint true, or name one of its checkpoints.",

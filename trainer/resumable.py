@@ -17,9 +17,9 @@ from transformers.trainer_utils import rotate_checkpoints
 
 from catalog import Catalog
 from catalog.errors import InputError, RunError
-from catalog.files import seal, sealed
+from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
-from trainer.checkpoints import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
+from trainer.checkpoints import check_resumable, check_savable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
 from trainer.export import finished, unmark
 from trainer.launch import check_launch, check_processes, describe
@@ -28,6 +28,9 @@ from trainer.run_folder import RunFolder
 from trainer.watch import Interrupted, Watch
 
 logger = logging.getLogger(__name__)
+
+LENGTH = ("max_steps", "num_train_epochs", "early_stopping_patience", "load_best_model_at_end")
+"""What says when a run is finished and which of its weights it then has."""
 
 
 class ResumableTrainer(Trainer):
@@ -46,6 +49,7 @@ class ResumableTrainer(Trainer):
         check_processes(args)
         super().__init__(model=model, args=args, **kwargs)
         check_launch(self.accelerator)
+        check_savable(self.accelerator)
         self.got = describe(self.accelerator, self.model)
         self.watch = Watch(args.ddp_timeout)
         self._saving: Path | None = None  # where a checkpoint is being written
@@ -213,6 +217,12 @@ class ResumableTrainer(Trainer):
 
     def _load_best_model(self) -> None:
         best = Path(self.state.best_model_checkpoint)
+        if reason := broken(best, contents=True):
+            raise InputError(
+                f"{best}, the best checkpoint, cannot be loaded: {reason}",
+                remedy="Set load_best_model_at_end: false to keep the last one, and start the run again.",
+                file=best,
+            )
         if self.is_deepspeed_enabled and check_resumable(best, self.about)["processes"] != self.got["processes"]:
             self._deal_anew(best)
             self.deepspeed._config.load_universal_checkpoint = True
@@ -250,7 +260,7 @@ class ResumableTrainer(Trainer):
             "provenance": self.provenance.as_dict(),
             "processes": self.got["processes"],
             "step": self.state.global_step,
-            "length": [self.args.max_steps, self.args.num_train_epochs, self.args.early_stopping_patience],
+            "length": [getattr(self.args, name) for name in LENGTH],
             "resumable": not self.args.save_only_model,
         }
 

@@ -7,6 +7,7 @@ import pickle
 import shutil
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from catalog.errors import InputError
 from catalog.files import MARKER, broken, seal, sealed
 from tests.raising import raises
 from trainer import METHODS, SFTTrainer
-from trainer.checkpoints import check_pickles, newest
+from trainer.checkpoints import check_pickles, check_savable, newest
 from trainer.provenance import FREE
 
 KEPT = dict(save_strategy="steps", save_steps=2, max_steps=6)
@@ -200,6 +201,20 @@ def test_weights_alone_are_not_resumed(make_trainer, caplog):
     for settings in (alone, KEPT):
         with raises(InputError, field="save_only_model"):
             make_trainer(SFTTrainer, **settings).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "field"),
+    [
+        ({"zero_stage": 3, "deepspeed_config": {"zero_optimization": {}}}, "zero3_save_16bit_model"),
+        ({"state_dict_type": "SHARDED_STATE_DICT"}, "fsdp_state_dict_type"),
+    ],
+)
+def test_a_launch_that_could_save_no_whole_model_is_refused(plugin, field):
+    name = "deepspeed_plugin" if "zero_stage" in plugin else "fsdp_plugin"
+    state = SimpleNamespace(**{name: SimpleNamespace(**plugin)})
+    with raises(InputError, field=field):
+        check_savable(SimpleNamespace(state=state))
 
 
 @pytest.mark.parametrize("asked", ["nowhere", "checkpoint-5"])

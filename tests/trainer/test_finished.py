@@ -127,6 +127,27 @@ def test_a_kill_at_any_moment_of_the_final_save_leaves_a_run_that_is_not_finishe
     check_finished(folder)
 
 
+def test_a_policy_with_flipped_bytes_is_refused(make_trainer):
+    trainer = make_trainer(SFTTrainer, max_steps=1)
+    trainer.save_model()
+    path = Path(trainer.args.output_dir) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 255
+    path.write_bytes(content)
+    with raises(InputError, file=path.parent):
+        check_finished(path.parent)
+
+
+def test_a_best_checkpoint_that_was_damaged_is_not_loaded(make_trainer):
+    best = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "mrr", "greater_is_better": True}
+    trainer = make_trainer(SFTTrainer, **KEPT, **best, load_best_model_at_end=True, learning_rate=0.0)
+    trainer.train()
+    path = Path(trainer.state.best_model_checkpoint)
+    (path / "model.safetensors").write_bytes(b"")
+    with raises(InputError, file=path):
+        trainer._load_best_model()
+
+
 def test_a_folder_without_a_tokenizer_is_refused(make_trainer, tmp_path):
     trainer = make_trainer(SFTTrainer, max_steps=1)
     trainer.model.save_pretrained(tmp_path / "plain")

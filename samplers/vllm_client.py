@@ -76,6 +76,12 @@ class ServerEngine:
         self._down: dict[str, str] = {}  # servers that are left out -> why
         for url in self.urls:
             _check_url(url)
+        if not 0 < self.timeout <= 86_400:
+            raise InputError(
+                f"vllm_server_timeout={self.timeout}: give seconds, at most a day.",
+                field="vllm_server_timeout",
+                value=self.timeout,
+            )
         if not (self.key.isascii() and self.key.isprintable()):
             raise InputError(f"{KEY} holds what is no printable ASCII character.", remedy="Give the servers' key.")
         try:

@@ -136,6 +136,17 @@ class PromptBuilder:
                 f"User {empty[0].get('user')!r} has an empty history.", remedy="Drop users without a past."
             )
         items = [torch.as_tensor(row["history"][-self.max_history :], dtype=torch.long) for row in rows]
+        lowest, highest = torch.cat(items).aminmax()
+        if lowest < 0 or highest >= self.trie.items:
+            number = int(lowest if lowest < 0 else highest)
+            user = next(row.get("user") for row, own in zip(rows, items, strict=True) if number in own)
+            raise InputError(
+                f"The history of user {user!r} holds {number}, and items are 0 to {self.trie.items - 1}.",
+                remedy="Prepare rows and catalogue from one log, and leave padding out.",
+                row=user,
+                field="history",
+                value=number,
+            )
         history = _left_padded(items, -1)  # [B, N]
         codes = self.tokens[self.trie.path(history.clamp(min=0))[..., 1:]]  # [B, N, L]
         prompts = [

@@ -6,6 +6,7 @@ python recipes/serve.py --model runs/mine/sft --data runs/mine/data --engine '{"
 """
 
 import contextlib
+import math
 import os
 import socket
 import sys
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     app, what = build(args, key)
     import uvicorn
 
+    from samplers.http_limits import server_config
+
     try:
         listener.listen()
     except OSError as error:  # another server has begun to listen while the engine was loaded
@@ -35,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     host = f"[{args.host}]" if ":" in args.host else args.host
     print(f"serving {args.model}: {what}, http://{host}:{args.port}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        uvicorn.Server(server_config(app)).run(sockets=[listener])
 
 
 def read_key() -> str:
@@ -74,6 +77,7 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
 
     from catalog import Catalog, node_tokens
     from samplers.vllm import VLLMEngine
+    from samplers.vllm_client import BUCKET_BYTES
     from samplers.vllm_server import make_app
 
     if not any(Path(args.model).glob("*.safetensors")):
@@ -102,11 +106,23 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
     app = make_app(
         engine,
         key=key,
-        catalog_fingerprint=catalog.fingerprint,
+        catalog=catalog,
         vocabulary=config.vocab_size,
         longest=longest,
+        part_bytes=max(BUCKET_BYTES, largest_tensor(Path(args.model))) + 2**20,  # and the header of safetensors
     )
     return app, f"{len(catalog)} items, vocabulary {config.vocab_size}, prompts of up to {longest} tokens"
+
+
+def largest_tensor(folder: Path) -> int:
+    """Bytes of the largest weight in a checkpoint, in float32."""
+    from safetensors import safe_open
+
+    largest = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            largest = max(largest, *(4 * math.prod(file.get_slice(name).get_shape()) for name in file.keys()))
+    return largest
 
 
 if __name__ == "__main__":

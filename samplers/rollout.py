@@ -119,6 +119,7 @@ class RolloutSampler:
             # children k of a prompt's request are seeded with its seed + k: far apart, so that none meet
             seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64) >> np.uint64(2)
             tokens, log_pf = self.engine.sample(prompts, count, seeds.tolist())
+            _check_numbers(log_pf)
             items = self._items(tokens)
         return Drawn(items.to(self._device), log_pf.to(self._device), self.engine.version)
 
@@ -139,14 +140,17 @@ class RolloutSampler:
         """The best items of a beam: items [B, width], -1 behind the last, and log_pf [B, width, L]."""
         score = torch.zeros(len(prompts), 1)
         tokens, log_pf = torch.zeros(len(prompts), 1, 0, dtype=torch.long), torch.zeros(len(prompts), 1, 0)
-        for level in range(self._trie.levels):
+        for level, most in enumerate(self._trie.max_children):
+            fan = min(width, most)
             row, slot = (score > -torch.inf).nonzero(as_tuple=True)
             begun = [prompts[r] + tokens[r, s].tolist() for r, s in zip(row.tolist(), slot.tolist(), strict=True)]
-            step = torch.full((*score.shape, width), -torch.inf)  # [B, W, width]
+            step = torch.full((*score.shape, fan), -torch.inf)  # [B, W, fan]
             token = torch.zeros_like(step, dtype=torch.long)
-            token[row, slot], step[row, slot] = self.engine.extend(begun, level, width)
+            codes, each = self.engine.extend(begun, level, fan)
+            _check_numbers(each.amax(-1))  # every node has a child
+            token[row, slot], step[row, slot] = codes, each
             total, best = (score.unsqueeze(-1) + step).flatten(1).topk(min(width, step[0].numel()))
-            score, parent = total, (best // width).unsqueeze(-1)
+            score, parent = total, (best // fan).unsqueeze(-1)
             tokens = _grown(tokens, parent, token.flatten(1).gather(1, best))
             log_pf = _grown(log_pf, parent, step.flatten(1).gather(1, best))
         found = score > -torch.inf
@@ -179,6 +183,14 @@ class RolloutSampler:
                 ready: Future[Drawn] = Future()
                 self._started[name] = ready
                 ready.set_result(Drawn(items, log_pf, int(version)))
+
+
+def _check_numbers(log_pf: Tensor) -> None:
+    if not log_pf.isfinite().all():
+        raise RunError(
+            "The rollout engine's log-probabilities are no numbers: the policy's weights have diverged.",
+            remedy="Go on from an earlier checkpoint with a lower learning rate.",
+        )
 
 
 def _grown(paths: Tensor, parent: Tensor, last: Tensor) -> Tensor:

@@ -95,6 +95,7 @@ def _servers(
         key=key,
         run=run,
         catalog_fingerprint=catalog.fingerprint,
+        levels=prompts.trie.levels,
         vocabulary=model.config.vocab_size,
         longest=prompts.longest,
         timeout=args.vllm_server_timeout,

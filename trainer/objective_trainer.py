@@ -47,7 +47,7 @@ class ObjectiveTrainer(RolloutTrainer):
         copied = args.reads_reference and peft_config is None and not precomputed
         frozen = frozen_copy(model) if copied else None
         if precomputed:
-            kwargs["train_dataset"] = numbered(kwargs["train_dataset"])
+            kwargs["train_dataset"] = numbered(kwargs.get("train_dataset"))
         super().__init__(
             model, args, catalog=catalog, peft_config=peft_config, processing_class=processing_class, **kwargs
         )

@@ -15,6 +15,7 @@ from catalog import Trie, exact_log_flow
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, auto_class, inference
+from trainer.front_door import as_rows
 
 if TYPE_CHECKING:
     from trainer.rollout_trainer import RolloutTrainer
@@ -96,7 +97,7 @@ class PrecomputedReference:
 
 def numbered(rows: Dataset) -> Dataset:
     """The training rows with the column `ROW`."""
-    return rows.add_column(ROW, list(range(len(rows))))
+    return as_rows("train_dataset", rows).add_column(ROW, list(range(len(rows))))
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -20,10 +20,10 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import PredictionOutput
 
 from catalog import Catalog, Trajectories
 from catalog.errors import InputError, RunError
-from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import by_length, cut
@@ -34,6 +34,7 @@ from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_
 from trainer.config import TrajectoryConfig
 from trainer.export import load_heads, merged, write, write_final
 from trainer.flow_heads import NAME, split_state
+from trainer.front_door import as_rows, check_parts, rank, unavailable
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
 from trainer.resumable import ResumableTrainer
@@ -47,7 +48,8 @@ class TrajectoryTrainer(ResumableTrainer):
     """Trains a causal backbone on prompts with K trajectories each; a method says which ones, and what they are worth.
 
     model: a causal LM whose vocabulary holds the catalogue's code tokens. train_dataset, eval_dataset: rows with
-    `history`, `target` and any further columns (`interactions.leave_one_out`). processing_class: the tokenizer.
+    `history`, `target` and any further columns (`interactions.leave_one_out`), as a Dataset or a list of dictionaries.
+    processing_class: the tokenizer. Raises InputError for anything else, also of what TRL's trainers take.
     peft_config: a `peft.LoraConfig`, see `adapt`; `save_model` then writes the merged model.
     `evaluate` ranks by trie-constrained beam search and reports eval_recall@10 and its like.
     """
@@ -60,13 +62,17 @@ class TrajectoryTrainer(ResumableTrainer):
     reads_children = False  # whether the method's loss reads the log-probabilities of all children on the paths
     reads_history = False  # whether it reads those of the history's items
 
+    def __new__(cls, model: Any = None, args: Any = None, **parts: Any) -> "TrajectoryTrainer":
+        check_parts(cls, model, args, parts)  # here, before the constructor of any method reads them
+        return super().__new__(cls)
+
     def __init__(
         self,
         model: PreTrainedModel,
         args: TrajectoryConfig,
         *,
-        train_dataset: Dataset | None = None,
-        eval_dataset: Dataset | None = None,
+        train_dataset: Dataset | list[dict[str, Any]] | None = None,
+        eval_dataset: Dataset | list[dict[str, Any]] | None = None,
         processing_class: PreTrainedTokenizerBase,
         catalog: Catalog,
         peft_config: Any = None,
@@ -93,8 +99,8 @@ class TrajectoryTrainer(ResumableTrainer):
             model=model,
             args=args,
             data_collator=lambda rows: rows,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
+            train_dataset=None if train_dataset is None else as_rows("train_dataset", train_dataset),
+            eval_dataset=None if eval_dataset is None else as_rows("eval_dataset", eval_dataset),
             processing_class=processing_class,
             callbacks=callbacks,
         )
@@ -319,31 +325,34 @@ class TrajectoryTrainer(ResumableTrainer):
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Rank every row's target by beam search: {"eval_recall@10": ..., "eval_ndcg@10": ..., ...}."""
-        self.watch.beat("")
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        # every process ranks an equal part, padded by repetition, so that sharded forwards stay in step
-        world, rank = self.accelerator.num_processes, self.accelerator.process_index
-        part = -(-len(rows) // world)
-        index = torch.arange(rank * part, (rank + 1) * part)
-        mine = rows.select((index % len(rows)).tolist())
-        ranked = rank_by_beam(
-            self.policy,
-            mine,
-            self.prompts,
-            width=self.args.beam_width,
-            exclude_history=self.args.exclude_history,
-            batch_size=self.args.per_device_eval_batch_size,
-        )
-        target = self.catalog.trie.representative(torch.tensor(mine["target"])).numpy()
-        per_user = ranking_metrics(ranked, target)
-        values = torch.tensor(np.stack(list(per_user.values()), 1), device=self.args.device)  # [users, metrics]
-        gathered = self.accelerator.gather(values)[: len(rows)].cpu().numpy()
-        means = mean_metrics(dict(zip(per_user, gathered.T, strict=True)))
-        means |= self.held_out_metrics(rows)
-        metrics = {f"{metric_key_prefix}_{name}": value for name, value in means.items()}
+        rows = as_rows("eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset)
+        metrics = self.predict(rows, None, metric_key_prefix).metrics
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def predict(
+        self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"
+    ) -> PredictionOutput:
+        """Rank items for every row: predictions [rows, beam_width] best first, -1 behind the last.
+
+        label_ids [rows] and metrics are those of the column `target`; None and {} without it.
+        """
+        self.watch.beat("")
+        rows = as_rows("test_dataset", test_dataset, targets=False)
+        if "target" not in rows.column_names:
+            return PredictionOutput(rank(self, rows), None, {})
+        check_rows("test_dataset", rows, len(self.catalog), 1)
+        ranked = rank(self, rows)
+        target = np.array(rows["target"])
+        found = ranking_metrics(ranked, self.catalog.trie.representative(torch.from_numpy(target)).numpy())
+        means = mean_metrics(found) | self.held_out_metrics(rows)
+        return PredictionOutput(ranked, target, {f"{metric_key_prefix}_{name}": value for name, value in means.items()})
+
+    evaluation_loop = unavailable("evaluation_loop", "Call evaluate, or predict for the rankings.")
+    prediction_step = unavailable("prediction_step", "Call predict, or trainer.policy.log_probs for probabilities.")
+    hyperparameter_search = unavailable("hyperparameter_search", "Run recipes/sweep.py.")
+    push_to_hub = unavailable("push_to_hub", "Call save_model and upload the folder: hf upload NAME FOLDER.")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return [name for name in super().get_decay_parameter_names(model) if ROWS not in name]

@@ -79,6 +79,7 @@ class Servers:
 
     def engine(self, urls=None, **settings):
         known = dict(catalog_fingerprint=self.catalog.fingerprint, vocabulary=self.model.config.vocab_size)
+        known["levels"] = self.catalog.trie.levels
         other = dict(key=KEY, run="run", longest=LONGEST, timeout=60, bucket_bytes=40_000)
         return ServerEngine(urls or self.urls, **(known | other | settings))
 

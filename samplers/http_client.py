@@ -1,0 +1,69 @@
+"""One HTTP request whose answer is bounded in time and size, however it comes; no redirects, no proxies, no .netrc."""
+
+import http.client
+import socket
+import time
+from contextlib import closing, suppress
+from threading import Timer
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+
+class Answer(NamedTuple):
+    """What came back: the status, its content type and the whole content."""
+
+    status: int
+    kind: str
+    content: bytes
+
+
+def request(
+    method: str, url: str, headers: dict[str, str], body: bytes = b"", *, timeout: float, largest: int, retries: int
+) -> Answer:
+    """The whole answer within `timeout` seconds, retries included, and of at most `largest` bytes.
+
+    A server that refuses the connection is asked again `retries` times, and one that broke off once, if there are any.
+    Raises ConnectionError where no such answer comes.
+    """
+    end = time.monotonic() + timeout
+    for attempt in range(retries + 1):
+        try:
+            return _once(method, url, headers, body, end, largest)
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            if time.monotonic() >= end or isinstance(error, TimeoutError):
+                raise ConnectionError(f"timed out after {timeout:g} s") from error
+            broke_off = not isinstance(error, ConnectionRefusedError | socket.gaierror)
+            pause = 0.3 * 2**attempt
+            if attempt == (min(retries, 1) if broke_off else retries) or time.monotonic() + pause >= end:
+                raise ConnectionError(f"{type(error).__name__}: {error}") from error
+            time.sleep(pause)
+    raise AssertionError("the last attempt answers or raises")
+
+
+def _once(method: str, url: str, headers: dict[str, str], body: bytes, end: float, largest: int) -> Answer:
+    where = urlsplit(url)
+    kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+    left = max(0.01, end - time.monotonic())
+    with closing(kind(where.hostname or "", where.port, timeout=min(10, left))) as connection:
+        connection.connect()
+        connection.sock.settimeout(left)  # of one read; an answer of a byte a second is ended by the timer
+        late = Timer(max(0.01, end - time.monotonic()), _cut, [connection.sock])
+        late.daemon = True
+        late.start()
+        try:
+            path = (where.path or "/") + (f"?{where.query}" if where.query else "")
+            connection.request(method, path, body, headers)
+            response = connection.getresponse()
+            content = response.read(largest + 1)
+        finally:
+            late.cancel()
+        if len(content) > largest:
+            raise ConnectionError(f"its answer has more than {largest} bytes")
+        if response.length:
+            raise http.client.IncompleteRead(content, response.length)
+        return Answer(response.status, response.getheader("Content-Type", ""), content)
+
+
+def _cut(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,111 @@
+"""What a server on an open port needs before it reads a request: the key, and bounds of time, size and number."""
+
+import asyncio
+import hmac
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import h11
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn import Config
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+HEAD_SECONDS = 10.0
+"""Until the head of a request must be there."""
+
+BODY_SECONDS = 300.0
+"""Until its body must be there: the weights of a large model take a while."""
+
+WAITING = 128
+"""Connections without a head. One more, and the oldest of them is closed, so that nobody can shut the others out."""
+
+CONNECTIONS = 512
+"""Connections at once; to more, 503 is answered."""
+
+
+class Punctual(H11Protocol):
+    """uvicorn's protocol, except that a connection has to send the head of a request soon."""
+
+    waiting: ClassVar[dict["Punctual", asyncio.TimerHandle]] = {}  # the oldest first
+
+    def connection_made(self, transport: Any) -> None:
+        super().connection_made(transport)
+        self._wait()
+        if len(self.waiting) > WAITING:
+            next(iter(self.waiting)).transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        if self.conn.their_state is h11.IDLE and self not in self.waiting:  # the next request of a connection
+            self._wait()
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._done()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._done()
+        super().connection_lost(exc)
+
+    def _wait(self) -> None:
+        self.waiting[self] = self.loop.call_later(HEAD_SECONDS, self.transport.abort)
+
+    def _done(self) -> None:
+        if late := self.waiting.pop(self, None):
+            late.cancel()
+
+
+class Door:
+    """Lets in what carries the key, with its body in full.
+
+    Answers 401 before anything of a body is read, 413 for more than `largest(path)` bytes, 408 for one that takes too
+    long. The weights come in one at a time, since each may take as much memory as the largest of them.
+    """
+
+    def __init__(self, app: ASGIApp, key: str, largest: Callable[[str], int], refusal: str) -> None:
+        self.app, self.expected, self.largest, self.refusal = app, f"Bearer {key}".encode(), largest, refusal
+        self._uploads = asyncio.Lock()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        if not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self.expected):
+            await _refuse(self.refusal, 401)(scope, receive, send)
+        elif scope["method"] == "PUT":
+            async with self._uploads:
+                await self._let_in(scope, receive, send)
+        else:
+            await self._let_in(scope, receive, send)
+
+    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+        largest = self.largest(scope["path"])
+        body, more = bytearray(), True
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while more and len(body) <= largest:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+        except TimeoutError:
+            await _refuse(f"The body took longer than {BODY_SECONDS:g} s.", 408)(scope, receive, send)
+            return
+        if len(body) > largest:
+            await _refuse(f"The body has more than {largest} bytes.", 413)(scope, receive, send)
+            return
+        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+
+        async def replay() -> Message:
+            return whole.pop() if whole else await receive()
+
+        await self.app(scope, replay, send)
+
+
+def _refuse(sentence: str, status: int) -> PlainTextResponse:
+    return PlainTextResponse(sentence, status, {"Connection": "close"})  # what else it sends is not read
+
+
+def server_config(app: ASGIApp) -> Config:
+    """How uvicorn has to serve an app on an open port."""
+    return Config(app, log_level="warning", http=Punctual, ws="none", limit_concurrency=CONNECTIONS)

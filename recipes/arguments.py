@@ -240,8 +240,7 @@ class EvaluateArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
-        at_least(self, 50, "beam_width")  # of recall@50
-        at_least(self, 1, "batch_size")
+        at_least(self, 1, "beam_width", "batch_size")
         at_least(self, -1, "exact_users")
 
 

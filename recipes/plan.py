@@ -107,7 +107,6 @@ def shapes(args: PlanArguments) -> dict[str, Shape]:
     from transformers import AutoConfig
 
     from policy import auto_class
-
     from recipes.parts import pretrained_source, reading
 
     if args.model is None:

@@ -74,7 +74,7 @@ def load_recommender(folder: str | Path, catalog: Catalog) -> Recommender:
             remedy="Fit it on the data of this run.",
         )
     if record["kind"] == "mixture":
-        weights = record["settings"]["weights"]
+        weights = Mixture.Settings(**record["settings"]).weights  # checked, since they name folders
         return Mixture({name: load_recommender(folder / name, catalog) for name in weights}, weights)
     return RECOMMENDERS[record["kind"]].from_state(load_file(folder / TENSORS), record["numbers"])
 

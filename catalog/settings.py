@@ -125,7 +125,7 @@ def check_table(where: str, table: Mapping[str, Any], kinds: Mapping[str, Any], 
         if name not in kinds:
             raise InputError(
                 f"{where}: {name!r} is not a setting of {what}.",
-                remedy=_nearest(str(name), kinds) or f"It has {sorted(kinds)}.",
+                remedy=_nearest(str(name), kinds) or f"It has {list(kinds)}.",
                 field=where,
                 value=name,
             )
@@ -208,5 +208,5 @@ def check_name(what: str, name: Any) -> None:
 
 def annotations(build: Any) -> dict[str, Any]:
     """The annotation of each argument of a class or function, Any for one without."""
-    hints = get_type_hints(build.__init__ if isinstance(build, type) else build)
+    hints = get_type_hints(build.__init__ if isinstance(build, type) else build)  # type: ignore[misc]
     return {name: hints.get(name, Any) for name in inspect.signature(build).parameters}

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from catalog.errors import InputError
+from catalog.settings import check_name
 from collaborative.base import Histories, Recommender
 
 
@@ -24,6 +25,10 @@ class Mixture:
         """weights: name of a part -> its weight."""
 
         weights: dict[str, float] = field(default_factory=dict)
+
+        def __post_init__(self) -> None:
+            for name in self.weights:  # those of folders
+                check_name("weights", name)
 
     def __post_init__(self) -> None:
         if self.parts.keys() != self.weights.keys() or min(self.weights.values(), default=0) < 0 or not self._total:

@@ -80,7 +80,7 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
     )
     record = read_json(folder / RECORD, "The recommender's record")
     if record["kind"] == "mixture":
-        weights = record["settings"]["weights"]
+        weights = Mixture.Settings(**record["settings"]).weights  # checked, since they name folders
         return Mixture({name: load_recommender(folder / name, catalog, rows) for name in weights}, weights)
     try:
         tensors = load_file(folder / TENSORS)

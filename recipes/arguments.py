@@ -240,8 +240,7 @@ class EvaluateArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
-        at_least(self, 50, "beam_width")  # of recall@50
-        at_least(self, 1, "batch_size")
+        at_least(self, 1, "beam_width", "batch_size")
         at_least(self, -1, "exact_users")
 
 
@@ -351,10 +350,10 @@ class CompareArguments(Arguments):
         if self.table and not self.data:
             raise InputError("data is missing: a sweep needs the folder that prepare.py wrote, or where it is to go.")
         at_least(self, 1, "jobs")
-        if not self.seeds or len(set(self.seeds)) < len(self.seeds) or min(self.seeds) < 0:
-            raise InputError(
-                f"seeds={self.seeds}: give at least one, each once and none below 0.", field="seeds", value=self.seeds
-            )
+        if min(self.seeds, default=0) < 0:
+            raise InputError(f"seeds={self.seeds}: they must be at least 0.", field="seeds", value=self.seeds)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds={self.seeds}: give at least one, and each once.", field="seeds", value=self.seeds)
 
     @property
     def table(self) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
         if name in recipe or denied not in fields or denied == name:
             problem = f"{name} is not a setting."
             check_known(str(name), fields, problem, field=str(name), remedy="See --help.")
-    parser = TrlParser(types, exit_on_error=False, allow_abbrev=False)
+    parser: Any = TrlParser(types, exit_on_error=False, allow_abbrev=False)
     parser.error = _refuse
     parser.set_defaults_with_config(**{name: _listed(value, fields[name]) for name, value in recipe.items()})
     try:

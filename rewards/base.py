@@ -57,13 +57,6 @@ class WeightedSum:
                     field="rewards",
                     value=weight,
                 )
-        if not any(self.weights.values()):
-            raise InputError(
-                f"The rewards {sorted(rewards)} all have the weight 0.",
-                remedy="Give one a weight above 0.",
-                field="rewards",
-                value=self.weights,
-            )
         if penalties := [name for name, reward in rewards.items() if getattr(reward, "signed", False) and not signed]:
             raise InputError(
                 f"Reward {penalties[0]} is a penalty: its values lie below 0 and have no logarithm.",

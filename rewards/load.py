@@ -101,6 +101,13 @@ def build_rewards(
     weights = {name: table.pop("weight", 1.0) for name, table in tables.items()}
     for name, weight in weights.items():
         check_value(name, weight, float, "rewards")
+    if weights and not any(weights.values()):
+        raise InputError(
+            f"The rewards {sorted(weights)} all have the weight 0.",
+            remedy="Give one a weight above 0.",
+            field="rewards",
+            value=dict(settings),
+        )
     rewards = {name: load_reward(name, parts, **table) for name, table in tables.items()}
     return WeightedSum(rewards, weights, parts.catalog, signed)
 
@@ -125,7 +132,8 @@ def _construct(name: str, build: Callable[..., Reward], parts: RewardParts, sett
     known = [setting for setting in signature.parameters if setting not in needed]
     if name in REWARDS:
         kinds = annotations(build)
-        check_table("rewards", settings, {setting: kinds[setting] for setting in known}, f"the reward {name}")
+        kinds = {"weight": float} | {setting: kinds[setting] for setting in known}
+        check_table("rewards", settings, kinds, f"the reward {name}")
     try:
         signature.bind(**needed, **settings)
     except TypeError as error:
@@ -154,8 +162,8 @@ def _import(name: str) -> Any:
     if not callable(reward):
         raise InputError(
             f"Reward {name!r}: {module_name} has no function or class {attribute!r}.",
-            remedy=f"Python finds {getattr(module, '__file__', 'a folder')} under that name; a file of yours needs another "
-            "name than our packages have.",
+            remedy=f"Python finds {getattr(module, '__file__', 'a folder')} under that name. Name a file of yours "
+            "otherwise than our packages.",
             field="rewards",
             value=name,
         )

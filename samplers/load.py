@@ -61,7 +61,7 @@ def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -
     """The stock sampler called `name`. Raises InputError for a setting it does not have and a part that is missing."""
     arguments = annotations(SAMPLERS[name])
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in arguments}
-    known = {setting: kind for setting, kind in arguments.items() if setting not in needed}
+    known = {"count": int} | {setting: kind for setting, kind in arguments.items() if setting not in needed}
     check_table("samplers", settings, known, f"the sampler {name}")
     if "teacher" in needed and parts.teacher is None:
         raise InputError(
@@ -97,7 +97,7 @@ def build_mixture(
         check_value("count", table["count"], int, f"samplers: {name}")
         if count := table.pop("count"):
             if name in own:
-                check_table("samplers", table, {}, f"the sampler {name}, which is yours")
+                check_table("samplers", table, {"count": int}, f"the sampler {name}, which is yours")
             samplers[name] = own[name] if name in own else build_sampler(name, table, parts)
             counts[name] = count
     return Mixture(samplers, counts)

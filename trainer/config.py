@@ -1,6 +1,7 @@
 """What a run can be told whatever its method; each method's file holds the dataclass with what that method adds."""
 
 import os
+import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,8 +47,8 @@ class TrajectoryConfig(TrainingArguments):
     resume_from_checkpoint: str | None = field(
         default=None,
         metadata={
-            "help": "true: go on from the run's last whole checkpoint, or begin where there is none; false: begin anew; "
-            "or the folder of a checkpoint. The folder of a run stands for its last whole checkpoint."
+            "help": "true: go on from the run's last whole checkpoint, or begin where there is none; false: begin "
+            "anew; or the folder of a checkpoint. The folder of a run stands for its last whole checkpoint."
         },
     )
     max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
@@ -359,12 +360,11 @@ def resumed(value: Any, output_dir: str | None) -> str | bool | None:
     if word in ("true", "yes"):
         return True
     folder = Path(value) if isinstance(value, str | os.PathLike) else None
+    if folder is not None and re.fullmatch(r"checkpoint-\d+", folder.resolve().name):
+        return str(folder)  # whether it is whole is checked where it is read
     if folder is not None and folder.is_dir():
         if output_dir is not None and folder.resolve() == Path(output_dir).resolve():
             return True
-        number = folder.resolve().name.removeprefix("checkpoint-")
-        if number.isdecimal() and number != folder.resolve().name:
-            return str(folder.resolve() if folder.name in ("", "..") else folder)
         if found := newest(folder):
             return str(found)
     raise InputError(

@@ -126,7 +126,7 @@ def test_a_missing_recipe_is_named(tmp_path):
         (ExportArguments, {"data": "d", "sampler": "target"}, "sampler"),
         (ExportArguments, {"data": "d", "negatives": 0}, "negatives"),
         (EvaluateArguments, {"run": "r", "data": "d", "split": "train"}, "split"),
-        (EvaluateArguments, {"run": "r", "data": "d", "beam_width": 10}, "beam_width"),
+        (EvaluateArguments, {"run": "r", "data": "d", "beam_width": 0}, "beam_width"),
         (EvaluateArguments, {"run": "r", "data": "d", "guide_weight": float("inf")}, "guide_weight"),
         (ServeArguments, {"model": "m", "data": "d", "port": 70000}, "port"),
         (ServeArguments, {"model": "m", "data": "d", "engine": "[1]"}, "engine"),

@@ -159,10 +159,10 @@ def test_a_model_of_ones_own_is_counted(described, capsys, tmp_path):
         (["--backbone", '{"hidden_size": 8}'], "backbone: model_type is missing."),
         (["--backbone", "{"], "is not JSON"),
         (["--model", "7b", "--gpus", "0"], "gpus=0: it must be 1 or more."),
-        (["--model", "7b", "--batch", "0"], "batch=0: it must be 1 or more."),
-        (["--model", "7b", "--gpu_memory", "0"], "gpu_memory=0.0: it must be > 0."),
+        (["--model", "7b", "--batch", "0"], "batch=0: it must be at least 1."),
+        (["--model", "7b", "--gpu_memory", "0"], "gpu_memory=0.0: it must be above 0."),
         (["--model", "7b", "--gpu_memory_utilization", "1"], "gpu_memory_utilization=1.0: give a share"),
-        (["--model", "7b", "--lora_r", "-1"], "they must be 0 or more."),
+        (["--model", "7b", "--lora_r", "-1"], "lora_r=-1: it must be at least 0."),
         (["--model", "7b", "--method", "sft", "--vllm", "server"], "vllm: sft draws nothing."),
         (["--model", "7b", "--tensor_parallel_size", "2"], "are of vllm: colocate. Leave them out."),
         (

@@ -106,7 +106,7 @@ def test_every_method_is_trained_from_the_checkpoint_of_its_seed(sweep, folder):
     assert len(stages) == 2 * 3 * 2
     recipe, config = settings_of(stages["train kl/seed_2"])
     assert recipe.model == str(folder / "out/sft/seed_2") and recipe.data == str(folder / "data")
-    assert (config.objective, config.seed, config.resume_from_checkpoint) == ("flow_kl", 2, "true")
+    assert (config.objective, config.seed, config.resume_from_checkpoint) == ("flow_kl", 2, True)
     assert config.output_dir == str(folder / "out/kl/seed_2")
     assert stages["train kl/seed_2"].needs == {"prepare", "train sft/seed_2"}
     reward = {"train tb/seed_1"}  # is asked of all

@@ -14,7 +14,7 @@ from transformers import PretrainedConfig
 
 from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
-from catalog.index import MAX_CODES, MAX_LEVELS, collision_rank
+from catalog.index import collision_rank
 from catalog.tokens import MOST_LEVELS
 from catalog.trie import Trie
 
@@ -30,7 +30,7 @@ MOST_CODES = 1_000_000
 class Catalog:
     """What can be recommended. Item i has the id `item_ids[i]` in the log and the semantic ID `trie.codes(i)`.
 
-    titles: what people call the items, "" for one that has no title; () where nothing has. `names` fills these up by ids.
+    titles: what people call the items, "" for one without a title; () where none has one. `names` falls back to ids.
     leaf_is_item: whether a leaf holds exactly one item; if not, a hit counts semantic IDs and not items.
     """
 
@@ -99,8 +99,8 @@ class Catalog:
             raise InputError(
                 f"{len(item_ids)} items with {len(titles)} titles.", remedy='Give each item a title, "" for none.'
             )
-        sizes = tuple(sizes or (codes.max(0) + 1).tolist())
-        _check_sizes(sizes, len(codes))
+        sizes = tuple(sizes or (code + 1 for code in codes.max(0).tolist()))
+        _check_sizes(sizes)
         if outside := np.argwhere((codes < 0) | (codes >= np.array(sizes))).tolist():
             item, level = outside[0]
             raise InputError(
@@ -113,7 +113,7 @@ class Catalog:
             logger.info("%d of %d items share their codes with an earlier item", (rank > 0).sum(), len(codes))
             if on_collision == "extend":
                 codes, sizes = np.c_[codes, rank], (*sizes, int(rank.max()) + 1)
-                _check_sizes(sizes, len(codes))
+                _check_sizes(sizes)
         return cls(Trie.build(codes, sizes), tuple(item_ids), tuple(titles))
 
     def save(self, folder: str | Path) -> None:
@@ -140,7 +140,9 @@ class Catalog:
             raise InputError(
                 f"{folder} holds no whole catalogue ({error}).", remedy="Write it again.", file=folder
             ) from error
-        if not (trie.items == len(catalog) and trie.nodes == len(trie.key) + 1 and len(catalog.titles) in (0, trie.items)):
+        if not (
+            trie.items == len(catalog) and trie.nodes == len(trie.key) + 1 and len(catalog.titles) in (0, trie.items)
+        ):
             raise InputError(
                 f"{folder} holds catalog.json and catalog.safetensors of two catalogues.",
                 remedy="Write it again.",
@@ -150,18 +152,19 @@ class Catalog:
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:
-    if sum(sizes) > MAX_CODES:
+    """Raise InputError for more codes or levels than words can be made of, before any tensor of that size is."""
+    if sum(sizes) > MOST_CODES:
         level = int(np.argmax(sizes))
         raise InputError(
             f"Semantic IDs of {sum(sizes):,} different codes, {sizes[level]:,} of them at level {level + 1}: each code "
-            f"is a token with an embedding, and at most {MAX_CODES:,} are allowed.",
+            f"is a token with an embedding, and at most {MOST_CODES:,} are allowed.",
             remedy="Number the codes of each level from 0 without gaps, or take more levels of fewer codes.",
             field="sizes",
             value=tuple(sizes),
         )
-    if len(sizes) > MAX_LEVELS:
+    if len(sizes) > MOST_LEVELS:
         raise InputError(
-            f"Semantic IDs of {len(sizes)} levels: levels are lettered a to z, so at most {MAX_LEVELS} can be written.",
+            f"Semantic IDs of {len(sizes)} levels: levels are lettered a to z, so at most {MOST_LEVELS} can be written.",
             remedy="Take fewer levels.",
             field="sizes",
             value=tuple(sizes),

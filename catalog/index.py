@@ -9,8 +9,9 @@ import pandas as pd
 
 from catalog.errors import InputError
 from catalog.files import read_json, write_json
+from catalog.ids import normal_ids, refuse_repeated
 
-TOKEN = re.compile(r"<([a-z])_([0-9]+)>")
+TOKEN = re.compile(r"<([a-z])_([0-9]{1,20})>")
 LARGEST = 2**63 - 1
 """What an int64 can hold."""
 
@@ -22,7 +23,7 @@ def read_index(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
     one that `write_index` makes, {"0": [183, 70, ...], ...}. Ids are in the form of `normal_ids`.
 
     Raises InputError naming the item whose codes are malformed, negative, of another length than the first item's or
-    beyond MAX_CODES, and the item that is listed twice.
+    beyond LARGEST, and the item that is listed twice.
     """
     path = Path(path)
     table = read_json(path, "The semantic-ID index")
@@ -41,13 +42,19 @@ def read_index(path: str | Path) -> tuple[tuple[str, ...], np.ndarray]:
                 row=item,
                 value=row,
             )
-    return tuple(table), np.array(rows, np.int64)
+    item_ids = normal_ids(table, "the item", path).texts
+    refuse_repeated(item_ids, "The index", path)
+    return tuple(item_ids), np.array(rows, np.int64)
 
 
 def _codes(path: Path, item: str, entry: object) -> list[int]:
     if not isinstance(entry, list):
         raise InputError(
-            f"{path}: item {item} has {entry!r} instead of a list of codes.", file=path, row=item, value=entry
+            f"{path}: item {item} has {entry!r} instead of a list of codes.",
+            remedy="An index is a JSON object: item id -> list of codes.",
+            file=path,
+            row=item,
+            value=entry,
         )
     return [_code(path, item, level, value) for level, value in enumerate(entry)]
 
@@ -56,12 +63,12 @@ def _code(path: Path, item: str, level: int, value: object) -> int:
     code: object = value
     if isinstance(value, str) and (token := TOKEN.fullmatch(value)) and token[1] == chr(ord("a") + level):
         code = int(token[2])
-    if isinstance(code, int) and not isinstance(code, bool) and 0 <= code < MAX_CODES:
+    if isinstance(code, int) and not isinstance(code, bool) and 0 <= code <= LARGEST:
         return code
-    letter = chr(ord("a") + min(level, MAX_LEVELS - 1))
+    letter = chr(ord("a") + min(level, 25))
     raise InputError(
         f"{path}: item {item} has {value!r} at level {level + 1}.",
-        remedy=f'A code is a number from 0 to {MAX_CODES - 1} or a token such as "<{letter}_12>".',
+        remedy=f'A code is a number >= 0 or a token such as "<{letter}_12>".',
         file=path,
         row=item,
         field=f"level {level + 1}",

@@ -62,7 +62,9 @@ def check_free(folder: Path) -> None:
         raise InputError(f"{folder} is a file.", remedy="Prepare into another folder.", file=folder)
     inside = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []
     names = [path.relative_to(folder) for path in inside]
-    other = [name for name in names if name.parts[0] not in FILES or name.suffix not in (".json", ".safetensors", ".arrow")]
+    other = [
+        name for name in names if name.parts[0] not in FILES or name.suffix not in (".json", ".safetensors", ".arrow")
+    ]
     if other:
         raise InputError(
             f"{folder} holds other files than a prepared folder does ({min(other)}), which would be removed.",

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from catalog.files import write_json
-from interactions import Splits, leave_one_out
+from interactions import Splits, leave_one_out, save_prepared
 from recipes.compare import main
 from recipes.comparison import examples
 from recipes.measure import list_metrics
@@ -23,8 +23,8 @@ def data(catalog, tmp_path):
     users = np.repeat([f"u{n}" for n in range(20)], 15)
     items = [catalog.item_ids[i] for i in rng.integers(0, 48, 300)]
     log = pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300)})
-    replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(tmp_path / "data")
-    leave_one_out(log, catalog.item_ids, max_history=6).save(tmp_path / "data" / "splits")
+    titled = replace(catalog, titles=tuple(f"Film {i}" for i in range(48)))
+    save_prepared(tmp_path / "data", titled, leave_one_out(log, catalog.item_ids, max_history=6))
     return tmp_path / "data"
 
 

@@ -15,7 +15,7 @@ import pytest
 import yaml
 from filelock import FileLock
 
-from interactions import leave_one_out
+from interactions import leave_one_out, save_prepared
 from recipes.arguments import CompareArguments
 from recipes.cli import parse
 from recipes.compare import main
@@ -43,8 +43,8 @@ def folder(catalog, tmp_path):
     users = np.repeat([f"u{n}" for n in range(20)], 15)
     items = [catalog.item_ids[i] for i in rng.integers(0, 48, 300)]
     log = pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300)})
-    replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(tmp_path / "data")
-    leave_one_out(log, catalog.item_ids, max_history=6).save(tmp_path / "data" / "splits")
+    titled = replace(catalog, titles=tuple(f"Film {i}" for i in range(48)))
+    save_prepared(tmp_path / "data", titled, leave_one_out(log, catalog.item_ids, max_history=6))
     common = TRAINING | {"data": "nowhere", "output_dir": str(tmp_path / "alone")}
     tb = {"method": "gflownet", "samplers": {"target": 1, "random": 2}, "rewards": {"hit": 1.0}, "match_rows": 4}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(common | {"method": "sft", "backbone": BACKBONE}))

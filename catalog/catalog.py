@@ -164,7 +164,7 @@ def _check_sizes(sizes: Sequence[int]) -> None:
         )
     if len(sizes) > MOST_LEVELS:
         raise InputError(
-            f"Semantic IDs of {len(sizes)} levels: levels are lettered a to z, so at most {MOST_LEVELS} can be written.",
+            f"Semantic IDs of {len(sizes)} levels: they are lettered a to z, so at most {MOST_LEVELS} can be written.",
             remedy="Take fewer levels.",
             field="sizes",
             value=tuple(sizes),

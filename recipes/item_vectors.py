@@ -66,7 +66,7 @@ def index_affinity(codes: np.ndarray, splits: Splits) -> float:
     found, pairs = _more_alike(shared, splits)
     if found * pairs**0.5 < 3:  # standard errors
         logger.warning(
-            "Items that follow each other share no more leading codes than items at random (affinity %.2f of %d pairs). "
+            "Items that follow each other share no more leading codes than items at random (affinity %.2f, %d pairs). "
             "Check that the index is of the log's items: another data set's ids may be called the same.",
             *(found, pairs),
         )

@@ -99,11 +99,12 @@ def _read_lines(path: Path) -> pd.DataFrame:
             continue
         try:
             row = json.loads(line)
+            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair can be spelled, but not kept
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise InputError(
-                f"{path}: line {number} is no JSON object.",
+                f"{path}: line {number} is no JSON object of UTF-8 text.",
                 remedy='Write one {"name": value, ...} a line.',
                 file=path,
                 row=number,

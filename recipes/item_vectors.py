@@ -188,6 +188,9 @@ def _of_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -
                 remedy="Give the item table as items.",
                 field="vectors",
             )
+        logger.warning(
+            "%s: %d of %d items have no title, so their vectors say nothing", *(path, len(absent), len(item_ids))
+        )
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:

@@ -129,7 +129,7 @@ def test_k_core_repeats_until_nothing_changes():
         ("log.csv", HEADER + "u,  ,1\n", "which is empty"),
         ("log.csv", HEADER + 'u,"a,1\nu,b",2\n', "a cell of line 2 goes on in the next line"),
         ("log.csv", HEADER + "u,a,1\nu,b,9223372036854775808\n", "too large to be kept exactly"),
-        ("log.jsonl", '{"user": "u"}\n[]\n', "line 2 is no JSON object"),
+        ("log.jsonl", '{"user": "u"}\n[]\n', "line 2 is no JSON object of UTF-8 text"),
         ("log.csv", HEADER + "u,a,inf\n", "line 2 has a timestamp that is not a number: 'inf'"),
         ("log.csv", "user,item,timestamp,rating\nu,a,1,good\n", "line 2 has a rating that is not a number: 'good'"),
         ("log.csv", "user,item,rating,timestamp,rating\nu,a,1,2,3\n", "two columns 'rating'"),

@@ -8,23 +8,29 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import PretrainedConfig
 
 from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
 from catalog.index import collision_rank
+from catalog.tokens import MOST_LEVELS
 from catalog.trie import Trie
 
 logger = logging.getLogger(__name__)
 
 Collisions = Literal["extend", "keep"]
 
+MOST_CODES = 1_000_000
+"""Codes of all levels together, each of which is a token of the vocabulary."""
+
 
 @dataclass(frozen=True)
 class Catalog:
     """What can be recommended. Item i has the id `item_ids[i]` in the log and the semantic ID `trie.codes(i)`.
 
+    titles: what people call the items, "" for one without a title; () where none has one. `names` falls back to ids.
     leaf_is_item: whether a leaf holds exactly one item; if not, a hit counts semantic IDs and not items.
     """
 
@@ -35,6 +41,13 @@ class Catalog:
     @property
     def leaf_is_item(self) -> bool:
         return self.trie.leaves == self.trie.items
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What an item is called where people read it: its title, or its id where it has none."""
+        if not self.titles:
+            return self.item_ids
+        return tuple(title or item for title, item in zip(self.titles, self.item_ids, strict=True))
 
     @property
     def fingerprint(self) -> str:
@@ -82,7 +95,12 @@ class Catalog:
             seen: set[str] = set()
             twice = next(item for item in item_ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
             raise InputError(f"Item {twice!r} is listed twice in the catalogue.", remedy="Keep one of its rows.")
-        sizes = tuple(sizes or (codes.max(0) + 1).tolist())
+        if len(titles) not in (0, len(item_ids)):
+            raise InputError(
+                f"{len(item_ids)} items with {len(titles)} titles.", remedy='Give each item a title, "" for none.'
+            )
+        sizes = tuple(sizes or (code + 1 for code in codes.max(0).tolist()))
+        _check_sizes(sizes)
         if outside := np.argwhere((codes < 0) | (codes >= np.array(sizes))).tolist():
             item, level = outside[0]
             raise InputError(
@@ -95,6 +113,7 @@ class Catalog:
             logger.info("%d of %d items share their codes with an earlier item", (rank > 0).sum(), len(codes))
             if on_collision == "extend":
                 codes, sizes = np.c_[codes, rank], (*sizes, int(rank.max()) + 1)
+                _check_sizes(sizes)
         return cls(Trie.build(codes, sizes), tuple(item_ids), tuple(titles))
 
     def save(self, folder: str | Path) -> None:
@@ -110,9 +129,43 @@ class Catalog:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":
-        """The catalogue that `save` wrote. Raises InputError where it is missing."""
+        """The catalogue that `save` wrote. Raises InputError where it is missing, damaged, or two that were mixed."""
         folder = Path(folder)
         table = read_json(folder / "catalog.json", "The catalogue")
-        tensors = load_file(folder / "catalog.safetensors")
-        trie = Trie(**tensors, level_start=tuple(table["level_start"]), sizes=tuple(table["sizes"]))
-        return cls(trie, tuple(table["item_ids"]), tuple(table["titles"]))
+        try:
+            tensors = load_file(folder / "catalog.safetensors")
+            trie = Trie(**tensors, level_start=tuple(table["level_start"]), sizes=tuple(table["sizes"]))
+            catalog = cls(trie, tuple(table["item_ids"]), tuple(table["titles"]))
+        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{folder} holds no whole catalogue ({error}).", remedy="Write it again.", file=folder
+            ) from error
+        if not (
+            trie.items == len(catalog) and trie.nodes == len(trie.key) + 1 and len(catalog.titles) in (0, trie.items)
+        ):
+            raise InputError(
+                f"{folder} holds catalog.json and catalog.safetensors of two catalogues.",
+                remedy="Write it again.",
+                file=folder,
+            )
+        return catalog
+
+
+def _check_sizes(sizes: Sequence[int]) -> None:
+    """Raise InputError for more codes or levels than words can be made of, before any tensor of that size is."""
+    if sum(sizes) > MOST_CODES:
+        level = int(np.argmax(sizes))
+        raise InputError(
+            f"Semantic IDs of {sum(sizes):,} different codes, {sizes[level]:,} of them at level {level + 1}: each code "
+            f"is a token with an embedding, and at most {MOST_CODES:,} are allowed.",
+            remedy="Number the codes of each level from 0 without gaps, or take more levels of fewer codes.",
+            field="sizes",
+            value=tuple(sizes),
+        )
+    if len(sizes) > MOST_LEVELS:
+        raise InputError(
+            f"Semantic IDs of {len(sizes)} levels: they are lettered a to z, so at most {MOST_LEVELS} can be written.",
+            remedy="Take fewer levels.",
+            field="sizes",
+            value=tuple(sizes),
+        )

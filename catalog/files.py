@@ -1,11 +1,13 @@
 """Files and folders that are whole or absent, marked where that must be seen, and written by one process at a time."""
 
+import gzip
 import hashlib
 import json
 import os
 import shutil
 import socket
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -169,8 +171,6 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_json(path: Path, what: str) -> Any:
     """The content of a JSON file. Raises InputError where it is missing or malformed; `what` names it."""
-    if not path.is_file():
-        raise InputError(f"{what} {path} does not exist.", remedy="Check the path.", file=path)
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         table = dict(pairs)
@@ -184,8 +184,9 @@ def read_json(path: Path, what: str) -> Any:
             )
         return table
 
+    text = read_text(path, what)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=once)
+        return json.loads(text, object_pairs_hook=once)
     except json.JSONDecodeError as error:
         raise InputError(
             f"{what} {path} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}.",
@@ -193,9 +194,35 @@ def read_json(path: Path, what: str) -> Any:
             file=path,
             row=error.lineno,
         ) from error
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, thousands of nested lists
+        raise InputError(f"{what} {path} is no usable JSON: {error}.", remedy="Repair it.", file=path) from error
+
+
+def read_text(path: Path, what: str) -> str:
+    """The content of a UTF-8 file, unpacked where its name ends in .gz. Raises InputError; `what` names it."""
+    require_file(path, what)
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+            return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(
             f"{what} {path} is not UTF-8 text: {error.reason} at byte {error.start}.",
-            remedy="Convert it to UTF-8, or unpack it where it is compressed.",
+            remedy="Convert it to UTF-8; where it is compressed, let its name end in .gz.",
             file=path,
         ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(
+            f"{what} {path} cannot be read ({getattr(error, 'strerror', None) or error}).",
+            remedy="Make it readable, or make or download it again.",
+            file=path,
+        ) from error
+
+
+def require_file(path: Path, what: str) -> None:
+    """Raise InputError unless `path` is a file; `what` names it."""
+    if path.is_dir():
+        raise InputError(f"{what} {path} is a folder.", remedy="Give a file.", file=path)
+    if not path.is_file():
+        raise InputError(f"{what} {path} does not exist.", remedy="Check the path.", file=path)

@@ -105,6 +105,15 @@ def _check(vectors: np.ndarray, sizes: tuple[int, ...]) -> None:
         raise InputError(
             f"The vector of item row {bad[0]} is not finite ({len(bad)} such rows).", remedy="Mend or drop them."
         )
+    if not sizes or min(sizes) < 1:
+        raise InputError(
+            f"Codebooks of the sizes {tuple(sizes)}.",
+            remedy="Give each level 1 code or more.",
+            field="sizes",
+            value=sizes,
+        )
+    if (vectors == vectors[0]).all():
+        raise InputError("All item vectors are equal: there is nothing to tell items apart by.", remedy="Give others.")
     if max(sizes) > len(vectors):
         raise InputError(
             f"{max(sizes)} clusters for {len(vectors)} items.", remedy="Choose sizes up to the number of items."

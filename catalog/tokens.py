@@ -9,12 +9,14 @@ from catalog.errors import InputError
 from catalog.trie import Trie
 
 SPECIAL = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+MOST_LEVELS = 26
+"""Words are lettered a to z."""
 
 
 def code_words(sizes: tuple[int, ...]) -> list[str]:
     """The words <a_0>, <a_1>, ..., <b_0>, ... of every level's codes; the layout of LETTER and LC-Rec."""
-    if len(sizes) > 26:
-        raise InputError(f"{len(sizes)} levels: words are lettered a to z, so at most 26 levels can be written.")
+    if len(sizes) > MOST_LEVELS:
+        raise InputError(f"{len(sizes)} levels: words are lettered a to z, so at most {MOST_LEVELS} can be written.")
     return [f"<{chr(ord('a') + level)}_{code}>" for level, size in enumerate(sizes) for code in range(size)]
 
 

@@ -1,18 +1,17 @@
 """Read what users did, from any common file, into one table with one row per interaction."""
 
-import csv
-import difflib
 import logging
-import re
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from pandas.api.types import infer_dtype, is_numeric_dtype
+from pandas.api.types import infer_dtype
 
 from catalog.errors import InputError
 from catalog.files import read_json
+from catalog.ids import normal_ids, refuse_repeated
+from interactions.numbers import numbers, timestamps
+from interactions.tables import ending, filled, read_table
 
 logger = logging.getLogger(__name__)
 
@@ -23,19 +22,21 @@ ATOMIC_NAMES = {"user": "user_id", "item": "item_id"}
 
 
 def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
-    """One row per interaction, in the file's order: `user` str, `item` str, `timestamp` float64.
+    """One row per interaction, in the file's order: `user` str, `item` str, `timestamp` int64, or float64.
 
     `behaviour` (str) and `rating` (float64) are there when the file has them. The file's name tells its format:
-    RecBole's atomic `*.inter`, LETTER's `*.inter.json` (timestamp: position in the user's list), `*.csv`, `*.parquet`.
-    `columns` maps our names to the file's, e.g. `{"user": "uid"}`. Rows that repeat user, item, timestamp and behaviour
-    are dropped, and their count is logged.
+    RecBole's atomic `*.inter`, LETTER's `*.inter.json` (timestamp: position in the user's list), `*.csv`, `*.jsonl`,
+    each also packed as `*.gz`; `*.parquet` or a folder of such files. `columns` maps our names to the file's, e.g.
+    `{"user": "uid"}`. Ids are in the form of `normal_ids`. Dates become integers since 1970, in the file's unit. Rows
+    that repeat user, item, timestamp and behaviour are dropped. `log.attrs` counts what was changed: `duplicates`,
+    `ids_stripped`, `ids_made_integer`, each where there are any.
 
     Raises InputError that names the file, the line, row or user, and the remedy.
     """
     path, columns = Path(path), columns or {}
     if unknown := sorted(set(columns) - {*REQUIRED, *OPTIONAL}):
         raise InputError(f"columns has the unknown keys {unknown}.", remedy=f"Use some of {[*REQUIRED, *OPTIONAL]}.")
-    if path.name.endswith(".inter.json"):
+    if path.name.removesuffix(".gz").endswith(".inter.json"):
         if columns:
             raise InputError(f"{path} is JSON and has no columns.", remedy=f"Leave out columns={columns}.", file=path)
         return _read_sequences(path)
@@ -47,6 +48,7 @@ def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.Data
     repeated = log.duplicated(log.columns.difference(["rating"]).tolist())
     if repeated.any():
         logger.info("%s: dropped %d exact duplicates of %d interactions", path, repeated.sum(), len(log))
+        log.attrs["duplicates"] = int(repeated.sum())
     return log[~repeated].reset_index(drop=True)
 
 
@@ -55,13 +57,15 @@ def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
 
     Raises InputError when nothing is left.
     """
+    if k < 1:
+        raise InputError(f"k={k} is no number of interactions.", remedy="Set it to 1 or more.", field="k", value=k)
     while not log.empty:
         users, items = (log.groupby(name)[name].transform("size") for name in ("user", "item"))
         enough = (users >= k) & (items >= k)
         if enough.all():
             return log.reset_index(drop=True)
         log = log[enough]
-    raise InputError(f"No interaction is left in the {k}-core.", remedy=f"Lower k={k}.")
+    raise InputError(f"No interaction is left in the {k}-core.", remedy=f"Lower k={k}.", field="k", value=k)
 
 
 def in_order(log: pd.DataFrame) -> pd.DataFrame:
@@ -74,97 +78,22 @@ def in_order(log: pd.DataFrame) -> pd.DataFrame:
     return log.iloc[np.lexsort((log["timestamp"], users))].reset_index(drop=True)
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The cells of a `*.csv`, `*.parquet` or RecBole atomic file; the index is each row's `line` or `row` in the file.
-
-    Text formats give strings, empty cells are missing. Raises InputError as `read_log` does.
-    """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist.", remedy="Check the path.", file=path)
-    if path.suffix == ".csv":
-        return _read_text(path, sep=",")
-    if path.suffix in (".inter", ".item"):
-        table = _read_text(path, sep="\t", quoting=csv.QUOTE_NONE)
-        return table.set_axis(table.columns.str.split(":").str[0], axis="columns")  # "user_id:token" -> "user_id"
-    if path.suffix == ".parquet":
-        try:
-            table = pd.read_parquet(path)
-        except (ValueError, OSError) as error:
-            raise InputError(
-                f"{path} is not a readable parquet file ({error}).", remedy="Write it again.", file=path
-            ) from error
-        return table.set_axis(pd.RangeIndex(1, len(table) + 1, name="row"))
-    raise InputError(
-        f"{path} has an unknown format.",
-        remedy="Use a name that ends in .inter, .inter.json, .csv or .parquet.",
-        file=path,
-    )
-
-
-def filled(table: pd.DataFrame, name: str, path: Path, ours: str) -> pd.Series:
-    """Column `name` of a table of `read_table`; InputError when it is missing or has an empty cell."""
-    if name not in table:
-        near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.5)
-        nearest = f", nearest: {near[0]!r}" if near else ""
-        remedy = f"columns={{{ours!r}: {near[0] if near else '...'!r}}}"
-        raise InputError(
-            f"{path} has no column {name!r} (columns: {', '.join(map(str, table.columns))}{nearest}).",
-            remedy=f"Rename the column or pass {remedy} to read_log.",
-            file=path,
-        )
-    column = table[name]
-    _refuse(column, column.isna().to_numpy(), path, f"no {name}")
-    return column
-
-
 def _select(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    names = (ATOMIC_NAMES if path.suffix == ".inter" else {}) | columns
+    names = (ATOMIC_NAMES if ending(path) == ".inter" else {}) | columns
     wanted = [*REQUIRED, *(name for name in OPTIONAL if name in columns or name in table)]
-    cells = {name: filled(table, names.get(name, name), path, name) for name in wanted}
-    return pd.DataFrame(
-        {name: _numbers(column, path) if name in NUMERIC else column.astype(str) for name, column in cells.items()}
-    )
-
-
-def _numbers(column: pd.Series, path: Path) -> pd.Series:
-    numbers = column if is_numeric_dtype(column) else pd.to_numeric(column.astype(str), errors="coerce")
-    numbers = numbers.astype("float64")
-    _refuse(column, ~np.isfinite(numbers.to_numpy()), path, f"a {column.name} that is not a number")
-    return numbers
-
-
-def _refuse(column: pd.Series, bad: np.ndarray, path: Path, fault: str) -> None:
-    if bad.any():
-        first, unit = int(bad.argmax()), column.index.name
-        given = "" if column.isna().iloc[first] else f": {str(column.iloc[first])!r}"
-        raise InputError(
-            f"{path}: {unit} {column.index[first]} has {fault}{given} ({bad.sum()} such in all).",
-            remedy=f"Correct or delete this {unit}.",
-            file=path,
-        )
-
-
-def _read_text(path: Path, **options: Any) -> pd.DataFrame:
-    try:
-        # The header is read as a row, since pandas would take the surplus cells of the rows below it for an index.
-        rows = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False, **options
-        )
-    except ValueError as error:
-        reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        reason = re.sub(r"row (\d+)", lambda row: f"line {int(row[1]) + 1}", reason)  # pandas counts rows from 0
-        raise InputError(
-            f"{path} is not a well-formed UTF-8 table: {reason}.", remedy="Correct the file.", file=path
-        ) from error
-    header = rows.iloc[0].fillna("")
-    if header.duplicated().any():
-        raise InputError(
-            f"{path} has two columns {header[header.duplicated()].iloc[0]!r}.",
-            remedy="Rename one in line 1.",
-            file=path,
-        )
-    rows = rows.set_axis(header.to_list(), axis="columns").set_axis(pd.RangeIndex(1, len(rows) + 1, name="line"))
-    return rows.iloc[1:].dropna(how="all")
+    log, counts = {}, {"ids_stripped": 0, "ids_made_integer": 0}
+    for name in wanted:
+        column = filled(table, names.get(name, name), path, name)
+        if name in NUMERIC:
+            log[name] = timestamps(column, path) if name == "timestamp" else numbers(column, path).astype("float64")
+        else:
+            ids = normal_ids(column, f"the {name}", path, name)
+            log[name] = ids.texts
+            counts["ids_stripped"] += ids.stripped
+            counts["ids_made_integer"] += ids.made_integer
+    made = pd.DataFrame(log)
+    made.attrs = {name: count for name, count in counts.items() if count}
+    return made
 
 
 def _read_sequences(path: Path) -> pd.DataFrame:
@@ -181,5 +110,12 @@ def _read_sequences(path: Path) -> pd.DataFrame:
     if not sequences:
         raise InputError(f"{path} has no interactions. {expected}", file=path)
     items = pd.Series(sequences).explode()
-    log = pd.DataFrame({"user": items.index.astype(str), "item": items.to_numpy()}).astype(str)
-    return log.assign(timestamp=log.groupby("user").cumcount().astype("float64"))
+    ids = {"user": normal_ids(sequences, "the user", path), "item": normal_ids(items, "the item", path)}
+    refuse_repeated(ids["user"].texts, "The log", path)
+    users = np.repeat(ids["user"].texts.to_numpy(), [len(listed) for listed in sequences.values()])
+    log = pd.DataFrame({"user": users, "item": ids["item"].texts.to_numpy()}).astype(str)
+    if stripped := sum(column.stripped for column in ids.values()):
+        log.attrs["ids_stripped"] = stripped
+    if made_integer := sum(column.made_integer for column in ids.values()):
+        log.attrs["ids_made_integer"] = made_integer
+    return log.assign(timestamp=log.groupby("user", sort=False).cumcount().astype("int64"))

@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from catalog.errors import InputError, SetupError
-from interactions.log import filled, read_table
+from interactions.tables import filled, read_table
 
 logger = logging.getLogger(__name__)
 

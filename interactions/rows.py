@@ -1,13 +1,96 @@
-"""What can be done with a prompt row."""
+"""What can be done with a prompt row, and what is wrong with one."""
 
 from collections.abc import Mapping, Sequence
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from datasets import Dataset
 
+from catalog.errors import InputError
 from interactions.log import OPTIONAL
+
+
+def check_rows(name: str, rows: Dataset, items: int) -> None:
+    """Raise InputError unless every history is a non-empty list, and it and the target are items 0 .. items - 1.
+
+    name: what the rows are called in the message. The error's field is "history" or "target", its row the number of the
+    first row that is wrong, its value what stands there.
+    """
+    for column in ("history", "target"):
+        if column not in rows.column_names:
+            raise InputError(
+                f"{name} has no column {column!r}.", remedy="Give rows of history and target.", field=column
+            )
+    history, target = _column(rows, "history"), _column(rows, "target")
+    if not _is_list(history.type):
+        raise InputError(
+            f"{name}: history is {history.type} and no list.",
+            remedy="Give lists of item numbers.",
+            field="history",
+            value=str(history.type),
+        )
+    lengths = np.asarray(history.value_lengths().fill_null(0))
+    if (empty := lengths == 0).any():
+        row = int(empty.argmax())
+        raise InputError(
+            f"{name}: row {row} has an empty history ({int(empty.sum())} such rows).",
+            remedy="Drop users without a past.",
+            field="history",
+            row=row,
+            value=[],
+        )
+    _check_items(name, "history", history.flatten(), np.repeat(np.arange(len(rows)), lengths), items)
+    _check_items(name, "target", target, np.arange(len(rows)), items)
+
+
+def unrankable(rows: Dataset) -> np.ndarray:
+    """Whether the history of each row holds its target, bool [rows]: with `exclude_history` no ranking can hold it."""
+    history = _column(rows, "history")
+    lengths = np.asarray(history.value_lengths())
+    row = np.repeat(np.arange(len(rows)), lengths)  # [items of all histories]
+    target = np.asarray(_column(rows, "target"))
+    found = np.zeros(len(rows), bool)
+    found[row[np.asarray(history.flatten()) == target[row]]] = True
+    return found
+
+
+def _check_items(name: str, column: str, values: pa.Array, row: np.ndarray, items: int) -> None:
+    """values [n], each of row `row` [n]."""
+    if not pa.types.is_integer(values.type) and len(values):
+        raise InputError(
+            f"{name}: {column} holds {values.type} and no integers.",
+            remedy="An item is its number in the catalogue.",
+            field=column,
+            value=str(values.type),
+        )
+    if values.null_count:
+        bad = np.asarray(values.is_null())
+        fault, value = "a missing item", None
+    else:
+        numbers = np.asarray(values)
+        bad = (numbers < 0) | (numbers >= items)
+        value = numbers[bad.argmax()].item() if bad.any() else None
+        fault = "padding" if value == -1 else "no item of the catalogue"
+    if bad.any():
+        raise InputError(
+            f"{name}: row {row[bad.argmax()]} has {value} in {column}, which is {fault}: items are 0 to {items - 1} "
+            f"({int(bad.sum())} such values).",
+            remedy="Leave padding out, and prepare rows and catalogue from one log.",
+            field=column,
+            row=int(row[bad.argmax()]),
+            value=value,
+        )
+
+
+def _column(rows: Dataset, name: str) -> pa.Array:
+    column = rows.select_columns(name).with_format("arrow")[:][name].combine_chunks()
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
 
 
 def by_length(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Mapping[str, Any]]]:
@@ -47,13 +130,3 @@ def prefixes(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     kept = {"own": row["own"]} if "own" in row else {}
     return [cut(row, end) | kept for end in range(1, len(row["history"]))]
-
-
-def unrankable(rows: Dataset) -> np.ndarray:
-    """Which rows have their target in their history, bool [rows]: where the history is not ranked, they are misses."""
-    table = rows.with_format("arrow")[:]
-    history, target = table["history"].combine_chunks(), table["target"].to_numpy()
-    lengths = history.value_lengths().to_numpy(zero_copy_only=False)
-    row = np.repeat(np.arange(len(target)), lengths)  # [events]
-    same = history.flatten().to_numpy(zero_copy_only=False) == target[row]
-    return np.bincount(row[same], minlength=len(target)) > 0

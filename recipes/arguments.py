@@ -28,7 +28,9 @@ class DataArguments(Arguments):
 
     output_dir: str = field(metadata={"help": "Folder for the catalogue and the splits."})
     log: str = field(
-        metadata={"help": "Interaction log: .inter, .inter.json, .csv or .parquet; or 'movielens-100k', fetched once."}
+        metadata={
+            "help": "Interaction log: .csv, .jsonl, .parquet, .inter, .inter.json; or 'movielens-100k', fetched once."
+        }
     )
     columns: dict[str, str] | str | None = field(
         default=None, metadata={"help": "Names of the log's columns, for instance {user: uid, timestamp: ts}."}
@@ -37,7 +39,8 @@ class DataArguments(Arguments):
     max_history: int = field(default=20, metadata={"help": "Items in a training window before its target."})
     index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
     items: str | None = field(
-        default=None, metadata={"help": "Item table, JSON: id -> {title: ...}, for reports and vectors of text."}
+        default=None,
+        metadata={"help": "Item table with titles (JSON, CSV, ...), for reports, prompts and vectors of text."},
     )
     vectors: list[str] | None = field(
         default=None,

@@ -174,7 +174,7 @@ def examples(ranked: Mapping[str, np.ndarray], catalog: Catalog, rows: Dataset, 
 
     ranked: method -> items [rows, k], -1 is padding. Without titles items are called by their ids.
     """
-    titles = catalog.titles or catalog.item_ids
+    titles = catalog.names
     found = []
     for row in np.unique(np.linspace(0, len(rows) - 1, users).astype(int)).tolist():
         history, target = (rows[row][name] for name in ("history", "target"))
@@ -189,7 +189,7 @@ def examples(ranked: Mapping[str, np.ndarray], catalog: Catalog, rows: Dataset, 
 
 
 def _shown(items: np.ndarray, target: int, catalog: Catalog) -> list[Shown]:
-    titles = catalog.titles or catalog.item_ids
+    titles = catalog.names
     hits = same_leaf(items, catalog) == same_leaf(np.array(target), catalog)
     return [Shown(titles[item], bool(hit)) for item, hit in zip(items, hits, strict=True) if item >= 0]
 

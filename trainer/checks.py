@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from catalog import Catalog, Trajectories
 from catalog.errors import InputError
+from interactions import rows as rows_of
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, check_shared_prefix, inference
 from samplers import RolloutSampler
@@ -29,21 +30,12 @@ def check_vocabulary(model: nn.Module, tokens: int) -> None:
 
 
 def check_rows(name: str, rows: Dataset, items: int, processes: int) -> None:
-    """Raise InputError for an empty history, a target outside the catalogue, and fewer rows than processes."""
+    """Raise InputError for fewer rows than processes, and as `interactions.rows.check_rows` does."""
     if len(rows) < processes:
         raise InputError(
             f"{name}: {len(rows)} rows for {processes} processes.", remedy="Start fewer processes.", field=name
         )
-    if empty := [row for row, history in enumerate(rows["history"]) if not len(history)]:
-        raise InputError(
-            f"{name}: row {empty[0]} has an empty history.", remedy="Drop users without a past.", field=name
-        )
-    if (largest := max(rows["target"])) >= items:
-        raise InputError(
-            f"{name}: target {largest} is not among the {items} items of the catalogue.",
-            remedy="Prepare both from one log.",
-            field=name,
-        )
+    rows_of.check_rows(name, rows, items)
 
 
 def warn_of_long_histories(rows: Dataset, max_history: int) -> None:

@@ -10,7 +10,9 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
 from catalog.files import MARKER, read_json
-from interactions.provenance import Provenance, rows_digest
+from collaborative import made_of
+from interactions.provenance import COLUMNS, Provenance, rows_digest
+from trainer.reference import ROW
 
 FREE: dict[str, tuple[str, ...]] = {
     "where things are written and what is told of them": (
@@ -60,8 +62,15 @@ def run_provenance(
     further: dict[str, Any],
 ) -> Provenance:
     """What decides a run. catalog: the fingerprint. splits: rows by name. further: what the trainer itself knows."""
-    digests = {name: rows_digest(rows) for name, rows in splits.items() if rows is not None}
-    return Provenance(catalog, digests, plain(run_settings(args) | backbone_settings(model) | further))
+    known = {name: rows for name, rows in splits.items() if rows is not None}
+    settings = run_settings(args) | backbone_settings(model) | further | {"columns": _own_columns(known)}
+    return Provenance.from_rows(catalog, known, plain(settings))
+
+
+def _own_columns(splits: dict[str, Dataset]) -> dict[str, str]:
+    """The digests of what rows hold beside the columns of splits, which a user's reward may read."""
+    own = {name: sorted({*rows.column_names} - COLUMNS - {ROW}) for name, rows in splits.items()}
+    return {name: rows_digest(splits[name].select_columns(columns)) for name, columns in own.items() if columns}
 
 
 def run_settings(args: TrainingArguments) -> dict[str, Any]:
@@ -74,7 +83,7 @@ def run_settings(args: TrainingArguments) -> dict[str, Any]:
     table = json.loads(args.to_json_string())
     settings = {name: value for name, value in table.items() if name not in {*free, *ELSEWHERE}}
     if "recommender" in table:
-        settings["recommender"] = table["recommender"] and _content(Path(table["recommender"]))
+        settings["recommender"] = table["recommender"] and made_of(table["recommender"]).as_dict()
     if _follows_progress(table):
         settings["max_steps"] = table["max_steps"]
         settings["num_train_epochs"] = None if table["max_steps"] > 0 else table["num_train_epochs"]
@@ -109,19 +118,6 @@ def _start(name: str) -> str | None:
     digests = read_json(Path(name) / MARKER, "The marker").get("sha256", {})
     weights = sorted((file, digest) for file, digest in digests.items() if file.endswith(".safetensors"))
     return hashlib.sha256(json.dumps(weights).encode()).hexdigest()[:16]
-
-
-def _content(folder: Path) -> str:
-    """A digest of a fitted recommender's tensors, and of what its record says beside the seconds it took."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.suffix in (".safetensors", ".npz", ".npy"):
-            digest.update(f"{path.relative_to(folder)}\n".encode() + path.read_bytes())
-        elif path.name == "recommender.json":
-            record = read_json(path, "The recommender's record")
-            told = {name: record.get(name) for name in ("kind", "settings", "catalog", "numbers")}
-            digest.update(json.dumps(told, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
 
 
 def import_path(thing: Any) -> str:

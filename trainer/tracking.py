@@ -78,7 +78,7 @@ def table_rows(step: Step, log_pf: Tensor, catalog: Catalog) -> list[dict[str, A
     log_pf [B, K, L]; a row holds its sum over the path, in nats.
     """
     prompts, trajectories = step.prompts.rows(0, PROMPTS), step.trajectories.rows(0, PROMPTS)
-    names = catalog.titles or catalog.item_ids
+    names = catalog.names
     words = [word.strip("<>") for word in code_words(catalog.trie.sizes)]  # in brackets they would be taken for HTML
     first = [sum(catalog.trie.sizes[:level]) for level in range(catalog.trie.levels)]  # of each level's words
     columns = (trajectories.items, trajectories.codes, trajectories.source, step.scores.reward, log_pf.sum(-1))

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from catalog import Catalog, colliding, read_index, write_index
 from catalog.errors import InputError
 from catalog.index import collision_rank
+from tests.raising import raises
 
 
 def written(tmp_path, text):
@@ -91,3 +92,16 @@ def test_a_catalogue_of_an_index_has_its_items_and_codes(tmp_path):
     catalog = Catalog.from_codes(*index, on_collision="keep")
     assert catalog.item_ids == ("p", "q", "r")
     assert catalog.trie.sizes == (2, 3)
+
+
+@pytest.mark.parametrize("code", [2**70, '"<a_99999999999999999999>"', '"<a_\\u0661>"'])
+def test_a_code_that_no_integer_holds_is_refused(code, tmp_path):
+    with raises(file=tmp_path / "index.json", row="x", field="level 1"):
+        read_index(written(tmp_path, f'{{"x": [{code}]}}'))
+
+
+@pytest.mark.parametrize("row", [[0, 10**9], [2**62, 0], [0] * 27])
+def test_codes_that_no_vocabulary_holds_are_refused_before_anything_is_made(row, tmp_path):
+    index = read_index(written(tmp_path, json.dumps({"x": row, "y": [1] * len(row)})))
+    with raises(field="sizes"):
+        Catalog.from_codes(*index)

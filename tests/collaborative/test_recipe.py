@@ -5,6 +5,7 @@ import json
 import pytest
 
 from collaborative import load_recommender
+from interactions import save_prepared
 from recipes.evaluations import read_evaluation
 from recipes.recommenders import main
 
@@ -17,8 +18,7 @@ MODELS = {
 
 @pytest.fixture
 def argv(blocks, catalog, tmp_path):
-    catalog.save(tmp_path / "data")
-    blocks.save(tmp_path / "data" / "splits")
+    save_prepared(tmp_path / "data", catalog, blocks)
     return ["--data", f"{tmp_path}/data", "--output_dir", f"{tmp_path}/out", "--models", json.dumps(MODELS)]
 
 

@@ -1,4 +1,5 @@
 import csv
+import gzip
 import json
 import logging
 import re
@@ -11,8 +12,11 @@ from hypothesis import strategies as st
 
 from catalog.errors import InputError
 from interactions import in_order, k_core, read_log
+from tests.raising import raises
 
-IDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=5)
+IDS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=5).filter(
+    lambda text: text == text.strip() and not text.endswith(".0")
+)
 NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
 ROWS = st.lists(st.tuples(IDS, IDS, NUMBERS, IDS, NUMBERS), min_size=1, max_size=8, unique_by=lambda row: row[:4])
 HEADER = "user,item,timestamp\n"
@@ -61,7 +65,7 @@ def test_parquet_round_trip(folder, rows):
 @settings(deadline=None)
 def test_json_round_trip_keeps_order_and_repeats(folder, sequences):
     path = written(folder, "log.inter.json", json.dumps(sequences))
-    rows = [(user, str(item), float(t)) for user, items in sequences.items() for t, item in enumerate(items)]
+    rows = [(user, str(item), t) for user, items in sequences.items() for t, item in enumerate(items)]
     pd.testing.assert_frame_equal(read_log(path), make_log(rows, ("user", "item", "timestamp")))
 
 
@@ -112,7 +116,7 @@ def test_k_core_repeats_until_nothing_changes():
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("log.txt", "", "unknown format. Use a name that ends in .inter, .inter.json, .csv or .parquet"),
+        ("log.txt", "", "unknown format. Use a name that ends in .inter, .inter.json, .csv, .jsonl"),
         ("log.json", "{}", "unknown format"),
         ("log.csv", "", "not a well-formed UTF-8 table: No columns"),
         ("log.csv", HEADER, "no interactions"),
@@ -122,6 +126,10 @@ def test_k_core_repeats_until_nothing_changes():
         ("log.csv", HEADER + "u,a,1\n\nu,b\n", "line 4 has no timestamp (1 such in all). Correct or delete this line"),
         ("log.csv", HEADER + ",a,1\nu,,2\n", "line 2 has no user"),
         ("log.csv", HEADER + "u,a,1\nu,b,2014-07-01\n", "line 3 has a timestamp that is not a number: '2014-07-01'"),
+        ("log.csv", HEADER + "u,  ,1\n", "which is empty"),
+        ("log.csv", HEADER + 'u,"a,1\nu,b",2\n', "a cell of line 2 goes on in the next line"),
+        ("log.csv", HEADER + "u,a,1\nu,b,9223372036854775808\n", "too large to be kept exactly"),
+        ("log.jsonl", '{"user": "u"}\n[]\n', "line 2 is no JSON object of UTF-8 text"),
         ("log.csv", HEADER + "u,a,inf\n", "line 2 has a timestamp that is not a number: 'inf'"),
         ("log.csv", "user,item,timestamp,rating\nu,a,1,good\n", "line 2 has a rating that is not a number: 'good'"),
         ("log.csv", "user,item,rating,timestamp,rating\nu,a,1,2,3\n", "two columns 'rating'"),
@@ -139,7 +147,7 @@ def test_k_core_repeats_until_nothing_changes():
         ("log.inter.json", '{"u": [1], "v": 2}', "user 'v' has something other than a list of integers or strings"),
         ("log.inter.json", '{"u": [1, null]}', "user 'u' has something other than a list of integers or strings"),
         ("log.inter.json", '{"u": [1], "v": [2], "u": [3]}', "lists 'u' 2 times"),
-        ("log.parquet", "no parquet", "not a readable parquet file"),
+        ("log.parquet", "no parquet", "not readable parquet"),
     ],
 )
 def test_bad_files_are_refused_in_one_clear_message(tmp_path, name, text, message):
@@ -161,14 +169,43 @@ def test_files_that_are_not_utf8_are_refused(tmp_path):
         read_log(tmp_path / "log.csv")
 
 
-def test_parquet_rows_are_counted_from_one_and_dates_refused(tmp_path):
+def test_parquet_rows_are_counted_from_one(tmp_path):
     log = pd.DataFrame({"user": ["u", "u"], "item": ["a", None], "timestamp": [1, 2]})
     log.to_parquet(tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match="row 2 has no item"):
+    with raises(file=tmp_path / "log.parquet", row=2, field="item"):
         read_log(tmp_path / "log.parquet")
-    log.assign(item="a", timestamp=pd.Timestamp("2014-07-01")).to_parquet(tmp_path / "log.parquet")
-    with pytest.raises(ValueError, match="row 1 has a timestamp that is not a number: '2014-07-01"):
+
+
+def test_times_are_exact_whatever_they_are_written_as(tmp_path):
+    near = [1_700_000_000_000_000_001, 1_700_000_000_000_000_000]
+    log = pd.DataFrame({"user": "u", "item": ["a", "b"], "timestamp": near})
+    log.to_csv(tmp_path / "log.csv", index=False)
+    log.to_csv(tmp_path / "log.csv.gz", index=False)
+    log.to_json(tmp_path / "log.jsonl", orient="records", lines=True)
+    log.assign(timestamp=pd.to_datetime(near)).to_parquet(tmp_path / "log.parquet")
+    log.assign(timestamp=pd.to_datetime(near).map(lambda time: time.isoformat())).to_csv(
+        tmp_path / "iso.csv", index=False
+    )
+    for name in ("log.csv", "log.csv.gz", "log.jsonl", "log.parquet", "iso.csv"):
+        read = read_log(tmp_path / name)
+        assert read["timestamp"].tolist() == near and in_order(read)["item"].tolist() == ["b", "a"]
+
+
+def test_ids_have_one_form_and_what_was_changed_is_counted(tmp_path):
+    path = written(tmp_path, "log.csv", HEADER + "u , 12.0,1\nu,12.0,1\nu,7.0,2\n")
+    log = read_log(path)
+    assert log["item"].tolist() == ["12", "7"] and log["user"].tolist() == ["u", "u"]
+    assert log.attrs == {"duplicates": 1, "ids_stripped": 2, "ids_made_integer": 3}
+    pd.DataFrame({"user": ["u"], "item": [2.0**53], "timestamp": [1]}).to_parquet(tmp_path / "log.parquet")
+    with raises(row=1, field="item", value=2.0**53):
         read_log(tmp_path / "log.parquet")
+
+
+def test_packed_files_that_are_cut_off_are_named(tmp_path):
+    path = tmp_path / "log.csv.gz"
+    path.write_bytes(gzip.compress(HEADER.encode() + b"u,a,1\n" * 99)[:-12])
+    with raises(file=path):
+        read_log(path)
 
 
 def test_the_columns_argument_is_checked(tmp_path):
@@ -183,5 +220,5 @@ def test_the_columns_argument_is_checked(tmp_path):
 
 def test_csv_quoting_follows_the_standard(tmp_path):
     with (tmp_path / "log.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["user", "item", "timestamp"], ['a "b", c', "two\nlines", 1]])
-    assert read_log(tmp_path / "log.csv").iloc[0].tolist() == ['a "b", c', "two\nlines", 1.0]
+        csv.writer(file).writerows([["user", "item", "timestamp"], ['a "b", c', "two", 1]])
+    assert read_log(tmp_path / "log.csv").iloc[0].tolist() == ['a "b", c', "two", 1.0]

@@ -10,7 +10,7 @@ import pytest
 
 from catalog.errors import InputError
 from catalog.files import seal, write_json
-from interactions import Splits, leave_one_out
+from interactions import Splits, leave_one_out, save_prepared
 from recipes import comparison
 from recipes.compare import main
 from recipes.comparison import examples
@@ -31,8 +31,8 @@ def prepared(catalog, folder, seed=0):
     users = np.repeat([f"u{n}" for n in range(20)], 15)
     items = [catalog.item_ids[i] for i in np.random.default_rng(seed).integers(0, 48, 300)]
     log = pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300)})
-    replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(folder)
-    leave_one_out(log, catalog.item_ids, max_history=6).save(folder / "splits")
+    titled = replace(catalog, titles=tuple(f"Film {i}" for i in range(48)))
+    save_prepared(folder, titled, leave_one_out(log, catalog.item_ids, max_history=6))
     return folder
 
 

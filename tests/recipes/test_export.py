@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from catalog import Trajectories, extend_tokenizer, word_tokenizer
 from collaborative import fit_recommender
-from interactions import PromptBuilder, Splits, leave_one_out
+from interactions import PromptBuilder, Splits, leave_one_out, save_prepared
 from recipes.export import main
 from rewards import RewardParts, as_reward
 
@@ -26,8 +26,8 @@ def data(catalog, tmp_path):
     users = np.repeat([f"u{n}" for n in range(20)], 15)
     items = [catalog.item_ids[i] for i in rng.integers(0, 48, 300)]
     log = pd.DataFrame({"user": users, "item": items, "timestamp": np.arange(300), "rating": rng.integers(1, 6, 300)})
-    replace(catalog, titles=tuple(f"Film ({1950 + i})" for i in range(48))).save(tmp_path / "data")
-    leave_one_out(log, catalog.item_ids, max_history=6).save(tmp_path / "data" / "splits")
+    titled = replace(catalog, titles=tuple(f"Film ({1950 + i})" for i in range(48)))
+    save_prepared(tmp_path / "data", titled, leave_one_out(log, catalog.item_ids, max_history=6))
     return str(tmp_path / "data")
 
 

@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from interactions import leave_one_out
-from recipes.item_vectors import affinity, item_vectors
+from recipes.item_vectors import affinity, index_affinity, item_vectors
+from tests.raising import raises
 
 IDS = ["10", "9", "2", "1", "7", "30"]
 OWN = np.array([[float(item), 1.0] for item in IDS], np.float32)
@@ -85,3 +86,49 @@ def test_what_is_no_source_is_named(tmp_path, vectors):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="reads titles, and there are none. Give the item table as items."):
         vectors(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "fields"),
+    [
+        ({"ids": IDS, "vectors": OWN[:, 0]}, {"field": "vectors", "value": (6,)}),
+        ({"ids": IDS[1:], "vectors": OWN}, {"field": "vectors", "value": (6, 2)}),
+        ({"ids": [*IDS[1:], "9"], "vectors": OWN}, {"row": "9"}),
+        ({"ids": [*IDS[1:], " 9"], "vectors": OWN}, {"row": "9"}),
+        ({"ids": IDS, "vectors": np.where(OWN == 7, np.nan, OWN)}, {"row": "7"}),
+        ({"ids": IDS, "vectors": np.where(OWN == 30, 1e300, OWN)}, {"row": "30"}),
+        ({"ids": IDS, "vectors": np.ones((6, 3))}, {"field": "vectors"}),
+        ({"ids": IDS, "vectors": OWN.astype(str)}, {"field": "vectors"}),
+        ({"ids": np.array(IDS, object), "vectors": OWN}, {}),
+        ({"ids": IDS[1:], "vectors": OWN[1:]}, {"row": "10"}),
+        ({"vectors": OWN}, {"field": "ids"}),
+    ],
+)
+def test_vectors_that_mean_nothing_are_refused_by_file_and_item(arrays, fields, tmp_path, vectors):
+    np.savez(tmp_path / "v.npz", **arrays)
+    with raises(file=tmp_path / "v.npz", **fields):
+        vectors(tmp_path / "v.npz")
+
+
+def test_ids_that_a_join_made_floats_are_those_of_the_log(tmp_path, vectors):
+    np.savez(tmp_path / "v.npz", ids=np.array(IDS, float), vectors=OWN)
+    np.testing.assert_array_equal(vectors(tmp_path / "v.npz"), OWN)
+
+
+@pytest.mark.parametrize("end", [".npz", ".npy"])
+def test_a_file_that_is_cut_off_is_named(end, tmp_path, vectors):
+    path = tmp_path / f"v{end}"
+    np.savez(path, ids=np.array(IDS), vectors=OWN) if end == ".npz" else np.save(path, OWN)
+    path.write_bytes(path.read_bytes()[:-20])
+    with raises(file=path):
+        vectors(path)
+
+
+def test_an_index_of_other_items_is_noticed(caplog):
+    rng = np.random.default_rng(0)
+    taken = (rng.integers(0, 100, (200, 1)) + rng.choice([-1, 1], (200, 6)).cumsum(1)) % 100  # around a circle
+    log = pd.DataFrame({"user": np.repeat(np.arange(200), 6).astype(str), "item": taken.ravel().astype(str)})
+    splits = leave_one_out(log.assign(timestamp=np.arange(1200)), [str(i) for i in range(100)], max_history=6)
+    own = np.stack([np.arange(100) // 10, np.arange(100) % 10], 1)
+    assert index_affinity(own, splits) > 0.5 and not caplog.messages
+    assert abs(index_affinity(rng.permutation(own), splits)) < 0.1 and len(caplog.messages) == 1

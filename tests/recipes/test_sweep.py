@@ -20,7 +20,7 @@ from catalog import Catalog
 from catalog.errors import InputError, RunError
 from catalog.files import seal
 from collaborative import fit_recommender
-from interactions import Splits, leave_one_out
+from interactions import Splits, leave_one_out, save_prepared
 from recipes.arguments import CompareArguments, EvaluateArguments
 from recipes.cli import parse
 from recipes.compare import main
@@ -54,9 +54,8 @@ def log_of(catalog, seed=0):
 @pytest.fixture
 def folder(catalog, tmp_path):
     """Prepared data of 20 users, and the recipes sft.yaml and tb.yaml."""
-    log = log_of(catalog)
-    replace(catalog, titles=tuple(f"Film {i}" for i in range(48))).save(tmp_path / "data")
-    leave_one_out(log, catalog.item_ids, max_history=6).save(tmp_path / "data" / "splits")
+    titled = replace(catalog, titles=tuple(f"Film {i}" for i in range(48)))
+    save_prepared(tmp_path / "data", titled, leave_one_out(log_of(catalog), catalog.item_ids, max_history=6))
     common = TRAINING | {"data": "nowhere", "output_dir": str(tmp_path / "alone")}
     tb = {"method": "gflownet", "samplers": {"target": 1, "random": 2}, "rewards": {"hit": 1.0}, "match_rows": 4}
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(common | {"method": "sft", "backbone": BACKBONE}))

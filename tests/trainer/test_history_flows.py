@@ -104,7 +104,9 @@ def test_beside_drawn_trajectories_only_the_history_is_kept(dense, train_rows):
 
 def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows, monkeypatch):
     monkeypatch.setattr("trainer.row_memory.GROUP", 3)
-    anew, kept, other = (dense("flow_kl", keep_flows=keep, name=str(place)) for place, keep in enumerate([0, 1, 1]))
+    anew, kept, other = (
+        dense("flow_kl", keep_flows=keep, name=str(place)) for place, keep in enumerate([False, True, True])
+    )
     rows = kept.rows(kept.train_dataset.to_list(), 0)
     kept.history_target(kept.prompts(rows))
     for row in reversed(rows):

@@ -187,7 +187,7 @@ def test_settings_that_cannot_work_are_refused(settings, message, tmp_path):
         ({"samplers": {"policy": 2}}, "target: 1"),
         ({"samplers": {"target": 1, "beams": 2}}, "no sampler 'beams'"),
         ({"samplers": {"target": 1, "policy": 48}}, "Lower K"),
-        ({"samplers": {"target": 1, "policy": "two"}}, "whole numbers"),
+        ({"samplers": {"target": 1, "policy": "two"}}, "whole number"),
         ({"max_history": 100}, "positions"),
         ({"trajectories": 5}, "sum to 4"),
         ({"objective": "vargrad", "samplers": {"target": 1}}, "needs 2 trajectories"),

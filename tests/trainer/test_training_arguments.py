@@ -8,7 +8,6 @@ import torch
 from transformers import TrainingArguments
 
 from catalog.errors import GFlowGRError, InputError, SetupError
-from evaluation.metric_help import METRIC_HELP
 from tests.raising import raises
 from trainer import METHODS, GFlowNetConfig, GFlowNetTrainer, SFTConfig, SFTTrainer
 from trainer.training_arguments import APPLIED, HARMLESS, REFUSED
@@ -176,7 +175,7 @@ def test_the_direction_belongs_to_the_metric(config):
     def settled(metric, **settings):
         return config(GFlowNetConfig, eval_strategy="steps", metric_for_best_model=metric, **settings)
 
-    assert [settled(m).greater_is_better for m in ("kl", "eval_tv", "reward_correlation", "mrr")] == [
+    assert [settled(m).greater_is_better for m in ("kl", "eval_tv", "reward_correlation", "mrr@50")] == [
         *(False, False, True, True)
     ]
     plateau = settled("recall@10", lr_scheduler_type="reduce_lr_on_plateau")
@@ -216,8 +215,7 @@ def test_the_lowest_kl_is_the_best_and_the_evaluations_give_what_the_config_name
     records = [record for record in trainer.state.log_history if "eval_kl" in record]
     values = [record["eval_kl"] for record in records]
     assert trainer.state.best_metric == min(values) < max(values)
-    named = {name.removeprefix("eval_") for name in records[0]} & METRIC_HELP.keys()
-    assert named == set(trainer.args.eval_metrics)
+    assert {f"eval_{name}" for name in trainer.args.eval_metrics} <= records[0].keys()
 
 
 def test_a_metric_that_the_reward_cannot_give_is_refused_before_the_first_step(make_trainer):

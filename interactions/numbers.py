@@ -1,0 +1,58 @@
+"""Numbers and times of a table's column, exact where they are integers."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pandas.api.types import is_datetime64_any_dtype
+
+from catalog.errors import InputError
+from interactions.tables import refuse
+
+
+def timestamps(column: pd.Series, path: Path) -> pd.Series:
+    """Numbers as `numbers` has them; dates of one form, also as ISO 8601 text, as integers since 1970."""
+    if not is_datetime64_any_dtype(column) and column.dtype.kind not in "iufb":
+        text = column.astype(str).str.strip()
+        if pd.to_numeric(text, errors="coerce").isna().all():
+            dates = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+            refuse(column, dates.isna().to_numpy(), path, f"a {column.name} that is not a number and no date")
+            column = dates
+    if is_datetime64_any_dtype(column):
+        return column.astype("int64")
+    return numbers(column, path)
+
+
+def numbers(column: pd.Series, path: Path) -> pd.Series:
+    """int64 where all are integers of that range, else float64. InputError names what is not finite."""
+    fault = f"a {column.name} that is not a number"
+    if column.dtype.kind == "b":
+        refuse(column, np.ones(len(column), bool), path, fault)
+    if column.dtype.kind == "i":
+        return column.astype("int64")
+    text = None if column.dtype.kind in "uf" else column.astype(str).str.strip()
+    if text is not None and text.str.fullmatch(r"[+-]?[0-9]{1,18}").all():
+        return text.astype("int64")
+    found = column if text is None else pd.to_numeric(text, errors="coerce").astype("float64")
+    if found.dtype.kind == "u" and (found <= np.iinfo(np.int64).max).all():
+        return found.astype("int64")
+    floats = found.astype("float64")
+    refuse(column, ~np.isfinite(floats.to_numpy()), path, fault)
+    if text is not None or found.dtype.kind == "u":
+        whole = (column.astype(str) if text is None else text).str.fullmatch(r"[+-]?[0-9]+")
+        inexact = whole.to_numpy() & (floats.abs() >= 2**53).to_numpy()
+        if inexact.any():
+            text = column.astype(str).str.strip()
+            exact = [int(value) if -(2**63) <= int(value) < 2**63 else None for value in text] if whole.all() else []
+            if exact and None not in exact:
+                return pd.Series(exact, column.index, dtype="int64")
+            row = column.index[int(inexact.argmax())]
+            raise InputError(
+                f"{path}: {column.index.name} {row} has the {column.name} {text[row]!r}, too large to be kept exactly.",
+                remedy="Write all as integers of at most 64 bits, for instance in microseconds.",
+                file=path,
+                row=row,
+                field=str(column.name),
+                value=text[row],
+            )
+    return floats

@@ -88,7 +88,9 @@ def _read_parquet(path: Path) -> pd.DataFrame:
             f"{path} is not readable parquet ({' '.join(str(error).split())}).", remedy="Write it again.", file=path
         ) from error
     if repeated := [name for name, twice in zip(table, table.columns.duplicated(), strict=True) if twice]:
-        raise InputError(f"{path} has two columns {repeated[0]!r}.", remedy="Rename one.", file=path, field=repeated[0])
+        raise InputError(
+            f"{path} has two columns {repeated[0]!r}.", remedy="Rename one.", file=path, field=str(repeated[0])
+        )
     return table.set_axis(pd.RangeIndex(1, len(table) + 1, name="row"))
 
 

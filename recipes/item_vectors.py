@@ -104,9 +104,9 @@ def _of_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     """.npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value."""
     if path.suffix == ".npz":
         arrays = _arrays(path, "ids", "vectors")
-        ids, vectors = normal_ids(arrays["ids"].ravel(), "the id", path, "ids").texts, arrays["vectors"]
-        refuse_repeated(ids, "ids", path)
-        ids = ids.tolist()
+        named, vectors = normal_ids(arrays["ids"].ravel(), "the id", path, "ids").texts, arrays["vectors"]
+        refuse_repeated(named, "ids", path)
+        ids = named.tolist()
     else:
         vectors = _arrays(path)["vectors"]
         ids = sorted(item_ids, key=int if all(item.isdecimal() for item in item_ids) else str)

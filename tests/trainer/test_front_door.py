@@ -67,7 +67,8 @@ class Rows(torch.utils.data.Dataset):
     ids=repr,
 )
 def test_rows_of_other_kinds_are_refused(rows, make_trainer):
-    for kind, settings in ((SFTTrainer, {}), (GFlowNetTrainer, {"keep_flows": True, "flow_positions": "all", "objective": "flow_kl"})):
+    kept = {"keep_flows": True, "flow_positions": "all", "objective": "flow_kl"}
+    for kind, settings in ((SFTTrainer, {}), (GFlowNetTrainer, kept)):
         with raises(InputError, field="train_dataset"):
             make_trainer(kind, rows=rows, **settings)
 

@@ -112,12 +112,12 @@ def _check(vectors: np.ndarray, sizes: tuple[int, ...]) -> None:
             field="sizes",
             value=sizes,
         )
-    if (vectors == vectors[0]).all():
-        raise InputError("All item vectors are equal: there is nothing to tell items apart by.", remedy="Give others.")
     if max(sizes) > len(vectors):
         raise InputError(
             f"{max(sizes)} clusters for {len(vectors)} items.", remedy="Choose sizes up to the number of items."
         )
+    if (vectors == vectors[0]).all():
+        raise InputError("All item vectors are equal: there is nothing to tell items apart by.", remedy="Give others.")
 
 
 def _share(left: np.ndarray, vectors: np.ndarray) -> float:

@@ -179,7 +179,7 @@ def reading(field: str, name: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, SafetensorError) as error:
         raise InputError(
-            f"{field}={name} cannot be loaded: {' '.join(str(error).split())}.",
+            f"{field}={name} cannot be loaded: {' '.join(str(error).split()).rstrip('.')}.",
             remedy="Name a folder or a hub name that transformers loads without code of its own.",
             field=field,
             value=name,

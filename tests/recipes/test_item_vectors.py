@@ -81,7 +81,7 @@ def test_what_is_no_source_is_named(tmp_path, vectors):
     with pytest.raises(ValueError, match="'glove' is none of cooccurrence, als, sasrec, no .npy or .npz file"):
         vectors("glove")
     np.save(tmp_path / "v.npy", OWN[:4])
-    with pytest.raises(ValueError, match="v.npy has 4 rows for 6 items"):
+    with pytest.raises(ValueError, match=r"v.npy has vectors of shape \[4, 2\] for 6 items"):
         vectors(tmp_path / "v.npy")
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="reads titles, and there are none. Give the item table as items."):

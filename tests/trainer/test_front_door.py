@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, DatasetDict
+from transformers import TrainingArguments
 
 from catalog.errors import InputError
 from tests.raising import raises
-from trainer import METHODS, DPOTrainer, GFlowNetTrainer, GRPOConfig, SFTTrainer
+from trainer import METHODS, DPOTrainer, GFlowNetTrainer, SFTTrainer
 
 ROWS = [{"user": f"u{n}", "history": [n, n + 1], "target": n + 2} for n in range(8)]
 
@@ -22,7 +23,7 @@ def test_lists_of_rows_train_evaluate_and_predict(make_trainer):
     measured = trainer.evaluate(ROWS)
     found = trainer.predict(ROWS)
     assert found.predictions.shape == (8, trainer.args.beam_width) and found.label_ids.tolist() == list(range(2, 10))
-    assert {name.replace("test_", "eval_"): value for name, value in found.metrics.items()} == measured
+    assert {name.replace("test_", "eval_"): value for name, value in found.metrics.items()}.items() <= measured.items()
     asked = trainer.predict([{"history": row["history"]} for row in ROWS])
     assert np.array_equal(asked.predictions, found.predictions) and (asked.label_ids, asked.metrics) == (None, {})
     for wrong in (None, [], {"a": ROWS}, [{"history": [1]}]):
@@ -66,7 +67,8 @@ class Rows(torch.utils.data.Dataset):
     ids=repr,
 )
 def test_rows_of_other_kinds_are_refused(rows, make_trainer):
-    for kind, settings in ((SFTTrainer, {}), (GFlowNetTrainer, {"keep_flows": True})):
+    kept = {"keep_flows": True, "flow_positions": "all", "objective": "flow_kl"}
+    for kind, settings in ((SFTTrainer, {}), (GFlowNetTrainer, kept)):
         with raises(InputError, field="train_dataset"):
             make_trainer(kind, rows=rows, **settings)
 
@@ -74,7 +76,7 @@ def test_rows_of_other_kinds_are_refused(rows, make_trainer):
 @pytest.mark.parametrize("kind", [SFTTrainer, DPOTrainer, GFlowNetTrainer])
 def test_what_is_no_model_config_tokenizer_or_catalogue_is_refused(kind, make_model, catalog, tokenizer, tmp_path):
     right = dict(model=make_model(), processing_class=tokenizer, catalog=catalog, train_dataset=ROWS)
-    right["args"] = GRPOConfig(output_dir=str(tmp_path), use_cpu=True)
+    right["args"] = TrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     with raises(InputError, field="args"):
         kind(**right)
     for name, value in (("model", "some/folder"), ("model", torch.nn.Linear(2, 2)), ("model", None)):

@@ -81,9 +81,8 @@ class TrajectoryTrainer(ResumableTrainer):
         callbacks = list(callbacks or [])
         if args.early_stopping_patience is not None:
             callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
-        folder = next((callback for callback in callbacks if isinstance(callback, RunFolder)), None) or RunFolder()
-        if folder not in callbacks:
-            callbacks.append(folder)
+        folder = next((callback for callback in callbacks if isinstance(callback, RunFolder)), RunFolder())
+        callbacks = list(dict.fromkeys([*callbacks, folder]))
         catalog.check_trained(model.config)
         model.config.catalog_fingerprint = catalog.fingerprint
         check_vocabulary(model, len(processing_class))
@@ -351,7 +350,7 @@ class TrajectoryTrainer(ResumableTrainer):
 
     evaluation_loop = unavailable("evaluation_loop", "Call evaluate, or predict for the rankings.")
     prediction_step = unavailable("prediction_step", "Call predict, or trainer.policy.log_probs for probabilities.")
-    hyperparameter_search = unavailable("hyperparameter_search", "Run recipes/sweep.py.")
+    hyperparameter_search = unavailable("hyperparameter_search", "Run a sweep: python recipes/compare.py.")
     push_to_hub = unavailable("push_to_hub", "Call save_model and upload the folder: hf upload NAME FOLDER.")
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

@@ -139,7 +139,7 @@ def test_a_policy_with_flipped_bytes_is_refused(make_trainer):
 
 
 def test_a_best_checkpoint_that_was_damaged_is_not_loaded(make_trainer):
-    best = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "mrr", "greater_is_better": True}
+    best = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "mrr@50", "greater_is_better": True}
     trainer = make_trainer(SFTTrainer, **KEPT, **best, load_best_model_at_end=True, learning_rate=0.0)
     trainer.train()
     path = Path(trainer.state.best_model_checkpoint)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from catalog import SOURCES
 from catalog.errors import RunError
 from policy import CausalPolicy
+from tests.raising import raises
 from trainer import METRICS, GFlowNetConfig, GFlowNetTrainer, SFTTrainer
 from trainer.metrics import check_names
 
@@ -205,9 +206,9 @@ def test_rows_that_cannot_work_are_refused_before_the_first_step(make_trainer, t
     rows = train_rows.to_list()
     from datasets import Dataset
 
-    with pytest.raises(ValueError, match="row 3 has an empty history"):
+    with raises(field="history", row=3):
         make_trainer(rows=Dataset.from_list([*rows[:3], rows[3] | {"history": []}, *rows[4:]]))
-    with pytest.raises(ValueError, match="target 48"):
+    with raises(field="target", row=40, value=48):
         make_trainer(rows=Dataset.from_list([*rows, rows[0] | {"target": 48}]))
 
 

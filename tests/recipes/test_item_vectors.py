@@ -96,7 +96,7 @@ def test_what_is_no_source_is_named(tmp_path, vectors):
         ({"ids": [*IDS[1:], "9"], "vectors": OWN}, {"row": "9"}),
         ({"ids": [*IDS[1:], " 9"], "vectors": OWN}, {"row": "9"}),
         ({"ids": IDS, "vectors": np.where(OWN == 7, np.nan, OWN)}, {"row": "7"}),
-        ({"ids": IDS, "vectors": np.where(OWN == 30, 1e300, OWN)}, {"row": "30"}),
+        ({"ids": IDS, "vectors": np.where(OWN == 30, 1e300, OWN.astype(float))}, {"row": "30"}),
         ({"ids": IDS, "vectors": np.ones((6, 3))}, {"field": "vectors"}),
         ({"ids": IDS, "vectors": OWN.astype(str)}, {"field": "vectors"}),
         ({"ids": np.array(IDS, object), "vectors": OWN}, {}),

@@ -64,7 +64,7 @@ class Rows(torch.utils.data.Dataset):
         Dataset.from_list(ROWS).with_transform(lambda batch: batch),
         Dataset.from_list(ROWS).select([]),
     ],
-    ids=repr,
+    ids=lambda rows: type(rows).__name__,
 )
 def test_rows_of_other_kinds_are_refused(rows, make_trainer):
     kept = {"keep_flows": True, "flow_positions": "all", "objective": "flow_kl"}

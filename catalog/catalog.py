@@ -1,6 +1,7 @@
 """The catalogue: its items, their semantic IDs as a trie, and where it is kept."""
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -56,6 +57,11 @@ class Catalog:
         for tensor in (self.trie.key, self.trie.leaf_of_item):
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def titles_digest(self) -> str:
+        """Differs between catalogues that call any item otherwise, which prompts with titles show."""
+        return hashlib.sha256(json.dumps(self.titles).encode()).hexdigest()[:16]
 
     def check_trained(self, config: PretrainedConfig) -> None:
         """Raise InputError where a model was trained for another catalogue: its codes would mean other items."""

@@ -1,5 +1,6 @@
 """Files and folders that are whole or absent, marked where that must be seen, and written by one process at a time."""
 
+import errno
 import gzip
 import hashlib
 import json
@@ -19,6 +20,8 @@ from filelock import FileLock, Timeout
 
 from catalog.errors import InputError, SetupError
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
+"""What the system says where a place cannot be written to; all else is raised by what was done meanwhile."""
 MARKER = "complete.json"
 """Written last into a folder: what it is of, and the size and SHA-256 of every other file in it."""
 
@@ -30,15 +33,17 @@ def complete(path: Path) -> Iterator[Path]:
     A killed process leaves the old `path` or the new one, never a mixture; what it left beside them is removed by the
     next `complete` of the same path. Raises SetupError where the disk is full; the old `path`, if any, is untouched.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    _remove_leftovers(path)
     temporary, replaced = (path.with_name(_temporary_name(path, end)) for end in ("tmp", "old"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
         yield temporary
         if path.is_dir():
             os.rename(path, replaced)  # a folder cannot be replaced in one call: for a moment there is none
         os.replace(temporary, path)
     except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
         raise SetupError(
             f"{path} could not be written ({error.strerror or error}).",
             remedy="Free space there or choose another folder.",
@@ -130,13 +135,14 @@ def broken(folder: Path, *, contents: bool = False) -> str | None:
 
 def _digests(paths: list[Path]) -> Iterator[str]:
     """The SHA-256 of each file, several at a time, since a large checkpoint has many."""
-
-    def digest(path: Path) -> str:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-
     with ThreadPoolExecutor() as pool:
-        yield from pool.map(digest, paths)
+        yield from pool.map(file_digest, paths)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sealed(folder: Path, what: str) -> dict[str, Any]:

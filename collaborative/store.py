@@ -3,9 +3,9 @@
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from datasets import Dataset
 from safetensors import SafetensorError
@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import broken, read_json, sealed, sealing, write_json
+from catalog.files import broken, locked, read_json, sealed, sealing, write_json
+from catalog.settings import check_known, check_table
 from collaborative.base import Recommender
 from collaborative.factors import ALS, BPR
 from collaborative.item_knn import ItemKNN
@@ -53,7 +54,7 @@ def fit_recommender(
     model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
-    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+    with locked(folder.parent, f".{folder.name}.lock"), sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
         save_file(tensors, temporary / TENSORS)
         write_json(
             temporary / RECORD, {"kind": kind, "settings": asdict(chosen), "numbers": numbers, "seconds": seconds}
@@ -113,7 +114,7 @@ def _mix(of: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: 
     """The mixture of the folders beside `folder`, copied into it."""
     weights = of.settings["weights"]
     mixture = Mixture({name: load_recommender(folder.parent / name, catalog, rows) for name in weights}, weights)
-    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+    with locked(folder.parent, f".{folder.name}.lock"), sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
         for name in weights:
             shutil.copytree(folder.parent / name, temporary / name)
         seconds = sum(read_json(temporary / name / RECORD, "The recommender's record")["seconds"] for name in weights)
@@ -124,9 +125,7 @@ def _mix(of: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: 
 def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
     """The `Settings` of a kind, with the defaults of those that are not given."""
     kinds = RECOMMENDERS | {"mixture": Mixture}
-    if kind not in kinds:
-        raise InputError(f"{kind!r} is not a kind of recommender.", remedy=f"Choose one of {sorted(kinds)}.")
-    known = [field.name for field in fields(kinds[kind].Settings)]
-    if unknown := sorted(settings.keys() - set(known)):
-        raise InputError(f"{unknown[0]} is not a setting of {kind}.", remedy=f"It has {', '.join(known) or 'none'}.")
+    problem = f"{kind!r} is not a kind of recommender."
+    check_known(kind, kinds, problem, field="kind", remedy=f"Choose one of {sorted(kinds)}.")
+    check_table("models", settings, get_type_hints(kinds[kind].Settings), kind)
     return kinds[kind].Settings(**settings)

@@ -14,8 +14,6 @@ import pandas as pd
 from catalog.errors import InputError
 from catalog.files import read_text, require_file
 
-ENDINGS = (".inter", ".item", ".csv", ".jsonl", ".parquet")
-
 
 def ending(path: Path) -> str:
     """The end of a file's name that tells its format, without .gz."""

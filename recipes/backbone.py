@@ -31,6 +31,7 @@ def backbone_config(settings: dict[str, Any] | str, **more: Any) -> Any:
     )
     config = CONFIG_MAPPING[kind]
     names = {*config().to_dict(), *config.__dataclass_fields__, *config.attribute_map} - {"transformers_version"}
+    names |= {"attn_implementation"}  # a setting that no config lists
     check_table("backbone", table, dict.fromkeys(names, Any), f"a {kind}")
     try:
         return AutoConfig.for_model(kind, **more | table)

@@ -70,7 +70,7 @@ def rehearsal(args: ReproduceArguments) -> ReproduceArguments:
     for method, settings in args.table.items():
         sweep[method] = {name: moved(value) for name, value in settings.items()}
         if "config" in settings:
-            sweep[method] |= {"max_steps": 2, "save_strategy": "no", "warmup_steps": 0}
+            sweep[method] |= {"max_steps": 2, "save_strategy": "no", "warmup_steps": 0, "load_best_model_at_end": False}
             if asked := moved(setting(["--config", settings["config"]], "recommender")):
                 sweep[method].setdefault("recommender", asked)
     paths = {name: moved(getattr(args, name)) for name in ("data", "output_dir", "runs_dir")}

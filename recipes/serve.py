@@ -71,22 +71,26 @@ def bind(host: str, port: int) -> socket.socket:
 def build(args: ServeArguments, key: str) -> tuple[Any, str]:
     """The app around a started engine, and what it serves in words.
 
-    Raises InputError, OSError or RuntimeError where the checkpoint, the data and vLLM do not fit together.
+    Raises InputError, SetupError or RunError where the checkpoint, the data and vLLM do not fit together.
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    from catalog import Catalog, node_tokens
+    from catalog import node_tokens
+    from recipes.parts import load_data, reading
     from samplers.vllm import VLLMEngine
     from samplers.vllm_client import BUCKET_BYTES
     from samplers.vllm_server import make_app
+    from trainer.export import check_finished
 
     if not any(Path(args.model).glob("*.safetensors")):
         raise InputError(
             f"{args.model} holds no *.safetensors.", remedy="Give the folder of a finished run as --model."
         )
-    catalog = Catalog.load(args.data)
-    config = AutoConfig.from_pretrained(args.model, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+    check_finished(args.model)
+    catalog, _ = load_data(args.data)
+    with reading("model", args.model):
+        config = AutoConfig.from_pretrained(args.model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
     catalog.check_trained(config)
     node_tokens(tokenizer, catalog.trie)  # raises where a code is no token
     if len(tokenizer) > config.vocab_size:

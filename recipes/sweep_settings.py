@@ -131,7 +131,11 @@ def check_alike(args: CompareArguments, methods: dict[str, Settings], catalog: C
                     field=name,
                     value=there,
                 )
-    if args.how.get("reward_of") or (catalog is not None and not comparable(catalog)):
+    if (
+        all(how.guide for how in wanted.values())
+        or args.how.get("reward_of")
+        or (catalog is not None and not comparable(catalog))
+    ):
         return
     unguided = {settings.get("evaluate", m) for m, settings in methods.items() if not wanted[m].guide}
     rewards = {m: reward_settings(training(args, methods, m, args.seeds[0])[1]) for m in sorted(unguided)}

@@ -24,7 +24,7 @@ class Behaviour:
     """
 
     def __init__(
-        self, catalog: Catalog, values: Mapping[str, float] | None = None, largest: float | None = None
+        self, catalog: Catalog, values: Mapping[str | int, float] | None = None, largest: float | None = None
     ) -> None:
         if values is not None and largest is not None:
             raise InputError(

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch.serialization import get_unsafe_globals_in_checkpoint
 from transformers.trainer import TRAINER_STATE_NAME
 
-from catalog.errors import InputError, SetupError
+from catalog.errors import GFlowGRError, InputError, SetupError
 from catalog.files import MARKER, broken, read_json
 from interactions.provenance import Provenance
 
@@ -29,6 +29,8 @@ def unfinished(output_dir: Path, accelerator: Accelerator, *, main: bool) -> Ite
     accelerator.wait_for_everyone()
     try:
         yield folder
+    except GFlowGRError:
+        raise
     except Exception as error:  # a full disk is an OSError of Python, another error of safetensors and of torch
         raise SetupError(
             f"The checkpoint under {folder} could not be written ({error}).",

@@ -64,6 +64,13 @@ def as_rows(name: str, rows: Any, *, targets: bool = True) -> Dataset:
     rows: a Dataset or a list of dictionaries. Raises InputError for all else.
     """
     if isinstance(rows, list) and rows and all(isinstance(row, Mapping) for row in rows):
+        if other := [number for number, row in enumerate(rows) if row.keys() != rows[0].keys()]:
+            raise InputError(
+                f"{name}: row {other[0]} has the columns {sorted(rows[other[0]])} and row 0 {sorted(rows[0])}.",
+                remedy="Give all rows the same columns.",
+                field=name,
+                row=other[0],
+            )
         try:
             rows = Dataset.from_list(rows)
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:

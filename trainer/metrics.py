@@ -43,7 +43,7 @@ METRICS = {
 
 
 def check_names(names: Iterable[str]) -> None:
-    """Raise InputError for a metric of ours that nobody explained."""
+    """Raise ValueError for a metric of ours that nobody explained."""
     if unknown := sorted({name for name in names if "/" in name} - set(METRICS)):
         raise ValueError(f"Metrics without an explanation: {unknown}. Add them to METRICS in trainer/metrics.py.")
 

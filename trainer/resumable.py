@@ -29,6 +29,14 @@ from trainer.watch import Interrupted, Watch
 
 logger = logging.getLogger(__name__)
 
+
+def _own_part(tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    """What lies in this process of a weight that ZeRO-3 or FSDP shards, without what pads it; else all of it."""
+    if (part := getattr(tensor, "ds_tensor", None)) is not None:
+        return part.detach()[: max(0, tensor.ds_numel - rank * part.numel())]  # type: ignore[attr-defined]
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
 LENGTH = ("max_steps", "num_train_epochs", "early_stopping_patience", "load_best_model_at_end")
 """What says when a run is finished and which of its weights it then has."""
 
@@ -85,10 +93,10 @@ class ResumableTrainer(Trainer):
     def _check_finite(self, cause: Exception | None = None) -> None:
         """Raise RunError on every process where a weight or buffer of any of them is no finite number."""
         tensors = [t for t in (*self.model.parameters(), *self.model.buffers()) if t.is_floating_point()]
-        own = [getattr(t, "ds_tensor", t) for t in tensors]  # the part that lies here, under ZeRO-3 and FSDP
-        own = [t.to_local() if isinstance(t, DTensor) else t for t in own]
-        bad = ~torch.stack([t.detach().isfinite().all() for t in own]).all()
-        if not self.accelerator.gather(bad.reshape(1).to(self.args.device)).any():
+        # with offloading some lie in main memory and some on the device
+        good = [_own_part(t, self.accelerator.process_index).isfinite().all().to(self.args.device) for t in tensors]
+        bad = ~torch.stack(good).all()
+        if not self.accelerator.gather(bad.reshape(1)).any():
             return
         last = newest(Path(self.args.output_dir)) if self.args.should_save else None
         remedy = "Lower the learning rate or the reward's range."
@@ -245,6 +253,7 @@ class ResumableTrainer(Trainer):
             "parameters": [self.got["parameters"], self.got["trained"]],
             "prompts_per_step": self.prompts_per_step,
             "python_parts": self.python_parts,
+            "titles": self.catalog.titles_digest if "{titles}" in (self.args.prompt_template or "") else None,
         }
         return run_provenance(self.args, self.model, self.catalog.fingerprint, splits, further)
 
@@ -274,17 +283,20 @@ class ResumableTrainer(Trainer):
             return
         self.watch.beat("")
         self._check_finite()
-        with unfinished(output_dir, self.accelerator, main=self.args.should_save) as self._saving:
-            super()._save_checkpoint(model, trial)
-            self.accelerator.wait_for_everyone()  # the others write their parts too
-            if self.state.best_global_step == step:
-                self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{step}")
-            if self.args.should_save:
-                folder = self._saving / f"checkpoint-{step}"
-                self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
-                seal(folder, self.about)
-                put(folder, output_dir / folder.name)
-                rotate_checkpoints(
-                    str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
-                )
-        self._saving, self._saved_at = None, step
+        try:
+            with unfinished(output_dir, self.accelerator, main=self.args.should_save) as self._saving:
+                super()._save_checkpoint(model, trial)
+                self.accelerator.wait_for_everyone()  # the others write their parts too
+                if self.state.best_global_step == step:
+                    self.state.best_model_checkpoint = str(output_dir / f"checkpoint-{step}")
+                if self.args.should_save:
+                    folder = self._saving / f"checkpoint-{step}"
+                    self.state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                    seal(folder, self.about)
+                    put(folder, output_dir / folder.name)
+                    rotate_checkpoints(
+                        str(output_dir), self.args.save_total_limit, self.state.best_model_checkpoint, use_mtime=True
+                    )
+        finally:
+            self._saving = None
+        self._saved_at = step

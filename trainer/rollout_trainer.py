@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
 
 from catalog import SOURCES, Catalog
 from catalog.errors import InputError
@@ -20,6 +19,7 @@ from trainer.checks import check_rollouts
 from trainer.config import RolloutConfig
 from trainer.engine import make_engine
 from trainer.flow_heads import NAME
+from trainer.front_door import as_rows
 from trainer.provenance import import_path
 from trainer.step import Plan, Step
 from trainer.trajectory_trainer import TrajectoryTrainer
@@ -73,7 +73,7 @@ class RolloutTrainer(TrajectoryTrainer):
             self._python_parts["recommender"] = import_path(recommender)
         if recommender is None and args.recommender:
             given = {"train": kwargs.get("train_dataset"), "validation": kwargs.get("eval_dataset")}
-            rows = {split: some for split, some in given.items() if isinstance(some, Dataset)}
+            rows = {split: as_rows(split, some) for split, some in given.items() if some is not None}
             recommender = load_recommender(args.recommender, catalog, rows)
         self.ahead = args.rollout_staleness
         self._own_samplers = dict(samplers or {})

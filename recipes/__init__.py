@@ -1,9 +1,9 @@
 """Recipes (YAML) and the programs: plan, prepare, recommenders, train, serve, evaluate, compare, reproduce, export.
 
-`arguments` says what each can be told, `recipe_file` reads YAML and `cli` makes checked dataclasses of both. `parts` and
-`backbone` build catalogue, splits and models. `measure` and `match` rank a run and compare it with a reward, and
-`evaluations` keeps what came out. `sweep` with `sweep_settings` and `stages` trains what a comparison lacks, and `comparison` writes it.
-`trl_rows` gives rows TRL's form. Every recipe begins with the command that runs it.
+`arguments` says what each can be told, `recipe_file` reads YAML and `cli` makes checked dataclasses of both. `parts`
+and `backbone` build catalogue, splits and models. `measure` and `match` rank a run and compare it with a reward, and
+`evaluations` keeps what came out. `sweep` with `sweep_settings` and `stages` trains what a comparison lacks, and
+`comparison` writes it. `trl_rows` gives rows TRL's form. Every recipe begins with the command that runs it.
 """
 
 import importlib.util

@@ -18,7 +18,7 @@ import yaml
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import MARKER, complete, locked, read_json, sealed, sealing, write_json
+from catalog.files import MARKER, complete, file_digest, locked, read_json, sealed, sealing, write_json
 from collaborative import made_of
 from evaluation.ranking import RECALL_CUTOFFS
 from interactions import Splits

@@ -18,8 +18,8 @@ logger = logging.getLogger(__name__)
 PAIRS = 20_000
 """So many pairs of successive items are compared at most."""
 FAITHFUL = 0.1
-"""Affinity below which vectors or codes hardly belong to the log's items: Amazon Beauty's index has 0.39 on its own log,
-and 0.08 on that of Amazon Instruments, whose items have numbers too."""
+"""Affinity below which vectors or codes hardly belong to the log's items: Amazon Beauty's index has 0.39 on its own
+log, and 0.08 on that of Amazon Instruments, whose items have numbers too."""
 
 
 def item_vectors(
@@ -69,7 +69,7 @@ def index_affinity(codes: np.ndarray, splits: Splits) -> float:
     found, pairs = _more_alike(shared, splits)
     if found < FAITHFUL or found * pairs**0.5 < 3:  # standard errors
         logger.warning(
-            "Items that follow each other share hardly more leading codes than items at random (affinity %.2f, %d pairs). "
+            "Items that follow each other hardly share more leading codes than others (affinity %.2f, %d pairs). "
             "Check that the index is of the log's items: another data set's ids may be called the same.",
             *(found, pairs),
         )

@@ -374,9 +374,7 @@ def test_a_sweep_trains_compares_and_then_finds_everything_done(sweep, folder, m
         assert missing(replace(args, evaluation=changed)).keys() == both
     (folder / "out/sft/seed_1/evaluation/test/ranked.npz").unlink()
     assert list(missing(args)) == ["evaluate sft/seed_1"]
-    leave_one_out(log_of(Catalog.load(folder / "data"), seed=1), Catalog.load(folder / "data").item_ids, 6).save(
-        folder / "new" / "splits"
-    )
-    Catalog.load(folder / "data").save(folder / "new")
+    catalog = Catalog.load(folder / "data")
+    save_prepared(folder / "new", catalog, leave_one_out(log_of(catalog, seed=1), catalog.item_ids, 6))
     with raises(InputError, file=folder / "out/sft/seed_1"):  # trained on other events of the same items
         evaluate_run(EvaluateArguments(run=str(folder / "out/sft/seed_1"), data=str(folder / "new")))

@@ -75,8 +75,8 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
     """
     from transformers import AutoConfig, AutoTokenizer
 
-    from catalog import node_tokens
-    from recipes.parts import load_data, reading
+    from catalog import Catalog, node_tokens
+    from recipes.parts import reading
     from samplers.vllm import VLLMEngine
     from samplers.vllm_client import BUCKET_BYTES
     from samplers.vllm_server import make_app
@@ -87,7 +87,7 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
             f"{args.model} holds no *.safetensors.", remedy="Give the folder of a finished run as --model."
         )
     check_finished(args.model)
-    catalog, _ = load_data(args.data)
+    catalog = Catalog.load(args.data)
     with reading("model", args.model):
         config = AutoConfig.from_pretrained(args.model, trust_remote_code=False)
         tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)

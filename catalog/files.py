@@ -101,7 +101,11 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
 def sealing(folder: Path, about: dict[str, Any], replaces: str = MARKER) -> Iterator[Path]:
     """A new folder to fill, which is sealed at the end and takes the place of `folder`; see `complete` and `seal`.
 
-    Raises InputError where `folder` exists without the file `replaces`: it holds something else, which would be lost.
+    A lock beside it keeps other processes out meanwhile; the lock's file stays.
+
+    Raises:
+        SetupError: another process is writing there.
+        InputError: `folder` exists without the file `replaces`: it holds something else, which would be lost.
     """
     if folder.exists() and not (folder / replaces).is_file():
         raise InputError(
@@ -109,7 +113,7 @@ def sealing(folder: Path, about: dict[str, Any], replaces: str = MARKER) -> Iter
             remedy="Move it away or choose another folder.",
             file=folder,
         )
-    with complete(folder) as temporary:
+    with locked(folder.parent, f".{folder.name}.lock"), complete(folder) as temporary:
         temporary.mkdir()
         yield temporary
         seal(temporary, about)

@@ -125,7 +125,7 @@ def check_table(where: str, table: Mapping[str, Any], kinds: Mapping[str, Any], 
         if name not in kinds:
             raise InputError(
                 f"{where}: {name!r} is not a setting of {what}.",
-                remedy=_nearest(str(name), kinds) or f"It has {list(kinds)}.",
+                remedy=_nearest(str(name), kinds) or f"It has {', '.join(kinds) or 'none'}.",
                 field=where,
                 value=name,
             )

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import broken, locked, read_json, sealed, sealing, write_json
+from catalog.files import broken, read_json, sealed, sealing, write_json
 from catalog.settings import check_known, check_table
 from collaborative.base import Recommender
 from collaborative.factors import ALS, BPR
@@ -54,7 +54,7 @@ def fit_recommender(
     model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
-    with locked(folder.parent, f".{folder.name}.lock"), sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
         save_file(tensors, temporary / TENSORS)
         write_json(
             temporary / RECORD, {"kind": kind, "settings": asdict(chosen), "numbers": numbers, "seconds": seconds}
@@ -114,7 +114,7 @@ def _mix(of: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: 
     """The mixture of the folders beside `folder`, copied into it."""
     weights = of.settings["weights"]
     mixture = Mixture({name: load_recommender(folder.parent / name, catalog, rows) for name in weights}, weights)
-    with locked(folder.parent, f".{folder.name}.lock"), sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
         for name in weights:
             shutil.copytree(folder.parent / name, temporary / name)
         seconds = sum(read_json(temporary / name / RECORD, "The recommender's record")["seconds"] for name in weights)

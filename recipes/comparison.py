@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import locked, read_json, sealing, write_json
+from catalog.files import read_json, sealing, write_json
 from evaluation import break_down
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Comparison, Example, Shown, spread
@@ -84,7 +84,7 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
         examples=examples({method: seeds[0] for method, seeds in ranked.items()}, catalog, rows),
     )
     folder = comparison_folder(args)
-    with locked(folder.parent, f"{COMPARISON}.lock"), sealing(folder, data.as_dict()) as temporary:
+    with sealing(folder, data.as_dict()) as temporary:
         write_json(temporary / "metrics.json", _record(comparison, methods, how))
         (temporary / "table.md").write_text(markdown_page(comparison), encoding="utf-8")
         write_report(temporary / "report.html", comparison)

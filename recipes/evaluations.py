@@ -18,7 +18,7 @@ import yaml
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import MARKER, complete, file_digest, locked, read_json, sealed, sealing, write_json
+from catalog.files import MARKER, complete, file_digest, read_json, sealed, sealing, write_json
 from collaborative import made_of
 from evaluation.ranking import RECALL_CUTOFFS
 from interactions import Splits
@@ -99,7 +99,7 @@ def writing(folder: str | Path, of: Provenance) -> Iterator[Path]:
     Raises SetupError at once where another process evaluates the same, InputError where something else lies there.
     """
     target = evaluation_folder(folder, of.settings["split"])
-    with locked(target.parent, f"{target.name}.lock"), sealing(target, of.as_dict()) as temporary:
+    with sealing(target, of.as_dict()) as temporary:
         yield temporary
 
 

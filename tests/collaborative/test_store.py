@@ -160,9 +160,10 @@ def test_a_folder_without_a_recommender_is_named(catalog, tmp_path):
     ("kind", "settings", "message"),
     [
         ("knn", {}, "'knn' is not a kind of recommender. Choose one of"),
-        ("item_knn", {"neighbour": 3}, "neighbour is not a setting of item_knn. It has neighbours, decay, seed"),
-        ("popularity", {"decay": 1}, "decay is not a setting of popularity. It has none"),
-        ("mixture", {"weight": {}}, "weight is not a setting of mixture. It has weights"),
+        ("item_knn", {"neighbour": 3}, "'neighbour' is not a setting of item_knn. Did you mean neighbours?"),
+        ("item_knn", {"shrinkage": 3}, "'shrinkage' is not a setting of item_knn. It has neighbours, decay, seed."),
+        ("popularity", {"decay": 1}, "'decay' is not a setting of popularity. It has none."),
+        ("mixture", {"weight": {}}, "'weight' is not a setting of mixture. Did you mean weights?"),
         ("mixture", {}, "Give each part one weight"),
     ],
 )
@@ -182,4 +183,4 @@ def test_an_interrupted_save_leaves_the_old_one(fit, catalog, tmp_path, monkeypa
     with pytest.raises(SetupError, match="could not be written"):
         fit("als", {"dimensions": 3})
     assert torch.equal(load_recommender(tmp_path / "als", catalog).score(HISTORIES), old)
-    assert [path.name for path in tmp_path.iterdir()] == ["als"]
+    assert {path.name for path in tmp_path.iterdir()} == {"als", ".als.lock"}

@@ -37,7 +37,7 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, TrainerState
 
 from catalog import Catalog, word_tokenizer
-from catalog.files import MARKER, broken, read_json
+from catalog.files import MARKER, broken, read_json, write_json
 from trainer import GFlowNetConfig, GFlowNetTrainer
 from trainer.checkpoints import newest
 
@@ -107,7 +107,7 @@ def kill_run(
             result["while_writing"] += wait_and_kill(children, run, draw, seconds, moment)
         status = wait(children)
         if began.is_file():
-            result["resumed"] += unseen * (int(began.read_text()) == expected)
+            result["resumed"] += unseen * (read_json(began, "The step") == expected)
             unseen = 0
         if status != -signal.SIGKILL:
             break
@@ -234,7 +234,9 @@ class Began(TrainerCallback):
 
     def on_train_begin(self, args: Any, state: TrainerState, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
-            (Path(args.output_dir).parent / BEGAN).write_text(str(state.global_step))
+            write_json(
+                Path(args.output_dir).parent / BEGAN, state.global_step
+            )  # whole or absent, as the kill may be now
 
 
 def make_rows() -> Dataset:

@@ -63,7 +63,7 @@ def rq_vae(
         )
     from vector_quantize_pytorch import ResidualVQ
 
-    with torch.random.fork_rng():
+    with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         spread = torch.from_numpy(np.asarray(vectors, np.float32))
         spread = (spread - spread.mean(0)) / spread.std()  # [items, d]

@@ -149,9 +149,14 @@ def _train(splits: Splits, items: int, settings: SASRecSettings) -> Network:
         raise InputError(
             "loss=bce draws an item that a user never took, and one user took all.", remedy="Use loss=softmax."
         )
-    with torch.random.fork_rng(), tqdm(range(settings.epochs), f"sasrec {settings.loss}", unit="epoch") as progress:
+    device = _device()
+    used = [torch.cuda.current_device()] if device.type == "cuda" else []  # by default fork_rng starts every GPU
+    with (
+        torch.random.fork_rng(used),
+        tqdm(range(settings.epochs), f"sasrec {settings.loss}", unit="epoch") as progress,
+    ):
         torch.manual_seed(settings.seed)
-        network = Network(items, settings).to(_device())
+        network = Network(items, settings).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         best, best_ndcg, waited = network.state_dict(), -1.0, 0
         for _ in progress:

@@ -64,9 +64,10 @@ def make_trainer(
         logging_steps=1,
         save_strategy="no",
         disable_tqdm=True,
-        samplers={"target": 1},
         eval_strategy="no",
     )
+    if method != "sft":
+        defaults["samplers"] = {"target": 1}
     trainer_class, config_class = METHODS[method]
     config = config_class(**defaults | settings)
     return trainer_class(

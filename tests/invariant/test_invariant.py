@@ -1,0 +1,57 @@
+"""What training computes stays what it was: losses, gradients' norms and trajectories against recorded ones.
+
+A change that is meant to change them records them anew and says why: see record.py, whose commands are below.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.distributed.launch import command, run
+
+HERE = Path(__file__).parent
+RECORD = HERE / "record.py"
+RUNS = {
+    "one": (20, None, ()),
+    "vllm": (20, None, ("--engine", "vllm")),
+    "zero2": (6, "cpu-zero2", ()),
+    "zero3": (6, "cpu-zero3", ()),
+    "zero2-vllm": (3, "cpu-zero2", ("--engine", "vllm", "--only", "tb")),
+}
+"""Name of the record -> steps that are compared, the launch recipe if several processes train, what else is said."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "one",
+        pytest.param("vllm", marks=pytest.mark.vllm),
+        pytest.param("zero2", marks=pytest.mark.distributed),
+        pytest.param("zero3", marks=pytest.mark.distributed),
+        pytest.param("zero2-vllm", marks=(pytest.mark.distributed, pytest.mark.vllm)),
+    ],
+)
+def test_training_computes_what_was_recorded(name, tmp_path):
+    steps, recipe, options = RUNS[name]
+    out = tmp_path / "found.json"
+    arguments = (out, "--steps", steps, *options)
+    started = (
+        command(recipe, str(RECORD), *arguments) if recipe else [sys.executable, str(RECORD), *map(str, arguments)]
+    )
+    status, printed = run(started, timeout=400)
+    assert status == 0, printed
+    wanted, found = json.loads((HERE / f"{name}.json").read_text()), json.loads(out.read_text())
+    assert found["runs"].keys() == wanted["runs"].keys()
+    for run_name, record in wanted["runs"].items():
+        got = found["runs"][run_name]
+        per_step = len(record["items"]) // 20
+        assert got["items"] == record["items"][: steps * per_step], run_name
+        for series in ("losses", "grad_norms"):
+            expected = record[series][:steps]
+            if found["where"] == wanted["where"]:
+                assert got[series] == expected, (run_name, series)
+            else:  # another processor or torch rounds otherwise
+                assert got[series] == pytest.approx(expected, rel=2e-3, abs=1e-5), (run_name, series)

@@ -2,7 +2,7 @@
 
 python benchmarks/step_cost.py
 
-A step is everything: trajectories (the target and a collaborative model's curriculum), three rewards, forward and
+A step is everything: trajectories (the target and a recommender's curriculum), three rewards, forward and
 backward. SFT trains every position of the histories, and so does the SFT term of the GFlowNet step.
 """
 
@@ -18,7 +18,7 @@ from datasets import Dataset
 from scipy.sparse import csr_matrix
 
 from catalog import Catalog, exact_log_flow, word_tokenizer
-from collaborative import ItemKNN
+from recommenders import ItemKNN
 from trainer import GFlowNetConfig, GFlowNetTrainer, SFTConfig, SFTTrainer, TrajectoryTrainer
 
 

@@ -10,7 +10,7 @@ import importlib.util
 from pathlib import Path
 
 PACKAGES = (
-    *("catalog", "interactions", "policy", "collaborative", "rewards", "samplers", "evaluation"),
+    *("catalog", "interactions", "policy", "recommenders", "rewards", "samplers", "evaluation"),
     *("trainer", "recipes"),
 )
 

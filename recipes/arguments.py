@@ -104,7 +104,7 @@ class ExportArguments(Arguments):
         metadata={"help": "Where rejected items come from; curriculum draws as at the end of training, the hard ones."},
     )
     recommender: str | None = field(
-        default=None, metadata={"help": "Folder of the fitted collaborative model that curriculum asks."}
+        default=None, metadata={"help": "Folder of the fitted recommender that curriculum asks."}
     )
     seed: int = field(default=0, metadata={"help": "Of the rejected items."})
 
@@ -227,7 +227,7 @@ class EvaluateArguments(Arguments):
     guide: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of a fitted collaborative model for guided decoding: each step of the beam also counts "
+            "help": "Folder of a fitted recommender for guided decoding: each step of the beam also counts "
             "guide_weight * log of the share of the model's probability that lies below the node."
         },
     )
@@ -301,7 +301,7 @@ class CompareArguments(Arguments):
     )
     references: list[str] = field(
         default_factory=list,
-        metadata={"help": "Folders of collaborative models that recommenders.py measured: rows for reference."},
+        metadata={"help": "Folders that recommenders.py wrote: rows for reference."},
     )
     title: str = field(default="Comparison", metadata={"help": "Title of the report."})
     baseline: str | None = field(
@@ -341,7 +341,7 @@ class CompareArguments(Arguments):
     )
     recommender_recipe: str | None = field(
         default=None,
-        metadata={"help": "Of a sweep: recipe to fit the collaborative models with that do not exist yet."},
+        metadata={"help": "Of a sweep: recipe to fit the recommenders with that do not exist yet."},
     )
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Evaluated runs side by side, over seeds and with collaborative models; a sweep trains and evaluates them first.
+"""Evaluated runs side by side, over seeds and with recommenders; a sweep trains and evaluates them first.
 
 python recipes/compare.py --config recipes/ml-100k/compare.yaml
 python recipes/compare.py --runs runs/mine/* --output_dir runs/mine_compared --title "Mine" --baseline sft_continued

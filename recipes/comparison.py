@@ -214,7 +214,7 @@ def shared_protocol(runs: Sequence[Evaluation], references: Mapping[str, Evaluat
 def _check_alike(
     here: Mapping[str, Any], there: Mapping[str, Any], first: Evaluation, other: Evaluation, remedy: str
 ) -> None:
-    # a collaborative model has no beam: what only one of the two has is not compared
+    # a recommender has no beam: what only one of the two has is not compared
     for name in sorted(here.keys() & there.keys()):
         if here[name] != there[name]:
             raise InputError(
@@ -255,8 +255,8 @@ def _notes(methods: Mapping[str, list[Run]], protocol: Mapping[str, Any]) -> lis
 
 def _sections(methods: Mapping[str, list[Run]], references: Mapping[str, Any]) -> dict[str, list[str]]:
     sections = {
-        "Guided decoding: the beam also follows a collaborative model": _guided(methods),
-        "For reference: collaborative models": list(references),
+        "Guided decoding: the beam also follows a recommender": _guided(methods),
+        "For reference: recommenders": list(references),
     }
     return {heading: names for heading, names in sections.items() if names}
 

@@ -19,11 +19,11 @@ import yaml
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import MARKER, complete, file_digest, read_json, sealed, sealing, write_json
-from collaborative import made_of
 from evaluation.ranking import RECALL_CUTOFFS
 from interactions import Splits
 from interactions.provenance import Provenance
 from recipes.arguments import EvaluateArguments
+from recommenders import made_of
 
 HELD_OUT = ("validation", "test")
 METRICS, RANKED, CALIBRATION = "metrics.json", "ranked.npz", "calibration.json"
@@ -85,7 +85,7 @@ def read_evaluation(folder: str | Path, split: str) -> Evaluation:
     if not found.is_dir():
         raise InputError(
             f"{folder} is not evaluated on the {split} items.",
-            remedy="Run python recipes/evaluate.py --run ... first; recommenders.py for a collaborative model.",
+            remedy="Run python recipes/evaluate.py --run ... first, or recommenders.py.",
             file=folder,
         )
     of = Provenance.from_dict(sealed(found, "The evaluation"))
@@ -161,7 +161,7 @@ def check_data(run: Path, folder: str | Path, data: Provenance) -> None:
 
 
 def check_recommender(folder: str | Path, data: Provenance) -> Provenance:
-    """What a collaborative model is made of. Raises InputError where it is not whole or was fitted on other data."""
+    """What a recommender is made of. Raises InputError where it is not whole or was fitted on other data."""
     of = made_of(folder)
     what, remedy = f"The recommender in {folder}", "Fit it on these data: python recipes/recommenders.py."
     replace(data, settings=of.settings).check(of, what, remedy, folder)

@@ -11,8 +11,8 @@ import numpy as np
 
 from catalog.errors import InputError
 from catalog.ids import normal_ids, refuse_repeated
-from collaborative import COLLABORATIVE_VECTORS
 from interactions import Splits
+from recommenders import COLLABORATIVE_VECTORS
 
 logger = logging.getLogger(__name__)
 PAIRS = 20_000

@@ -13,13 +13,13 @@ from transformers import AutoTokenizer
 
 from catalog import Catalog
 from catalog.errors import InputError
-from collaborative import Teacher, load_recommender
 from evaluation.match import MATCH_ITEMS, match_metrics
 from evaluation.metric_help import MATCH, METRIC_HELP
 from interactions import PromptBatch, PromptBuilder, Splits
 from interactions.provenance import Provenance
 from policy import TriePolicy
 from recipes.evaluations import check_recommender, run_settings
+from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, build_rewards
 from rewards.load import settings_of
 from trainer import GFlowNetConfig
@@ -63,7 +63,7 @@ def reward_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
 def reward_record(source: Path, data: Provenance) -> dict[str, Any] | None:
     """What an evaluation against the reward of the run `source` is made of, None where the run has no reward.
 
-    Raises InputError where the collaborative model that the reward asks was fitted on other data.
+    Raises InputError where the recommender that the reward asks was fitted on other data.
     """
     if not (found := reward_settings(settings := run_settings(source))):
         return None
@@ -107,7 +107,7 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
     """What a run's policy should be proportional to at the end of its training.
 
     A reference policy is left out: the run does not keep it. Raises InputError for a run without a reward, where its
-    collaborative model was fitted on other rows than `splits`, and where the reward cannot be made again.
+    recommender was fitted on other rows than `splits`, and where the reward cannot be made again.
     """
     resolved = run_settings(run)
     found, given = reward_settings(resolved), resolved.get(PYTHON) or {}
@@ -117,10 +117,10 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
     if "recommender" in given:
         del settings["recommender"]
     config = GFlowNetConfig(output_dir=".", use_cpu=True, **settings)
-    teacher = None
+    recommender = None
     if config.recommender:
-        teacher = Teacher(load_recommender(config.recommender, catalog, vars(splits)))
-    parts = RewardParts(catalog, teacher, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
+        recommender = BatchRecommender(load_recommender(config.recommender, catalog, vars(splits)))
+    parts = RewardParts(catalog, recommender, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
     assert isinstance(config.rewards, dict)
     try:
         if "rewards" in given and settings_of(given["rewards"]):  # of an object it is not known how it was made

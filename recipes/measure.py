@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoTokenizer
 
 from catalog import Catalog
 from catalog.errors import InputError
-from collaborative import Recommender, Teacher, fit_recommender, load_recommender, made_of, rank
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
 from interactions import PromptBatch, PromptBuilder, Splits, training_counts
@@ -37,6 +36,7 @@ from recipes.evaluations import (
 )
 from recipes.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
 from recipes.parts import load_data
+from recommenders import BatchRecommender, Recommender, fit_recommender, load_recommender, made_of, rank
 from trainer.export import check_finished
 from trainer.launch import one_device
 
@@ -171,11 +171,11 @@ def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]
 
 
 def _guide(args: EvaluateArguments, catalog: Catalog, splits: Splits) -> Callable[[PromptBatch], Tensor]:
-    """What the collaborative model adds to each step; it reads histories alone, so it cannot know the target."""
+    """What the recommender adds to each step; it reads histories alone, so it cannot know the target."""
     assert args.guide is not None
-    teacher, trie = Teacher(load_recommender(args.guide, catalog, vars(splits))), catalog.trie
+    recommender, trie = BatchRecommender(load_recommender(args.guide, catalog, vars(splits))), catalog.trie
     floor, weight = args.guide_floor, args.guide_weight
-    return lambda batch: guidance(teacher(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
+    return lambda batch: guidance(recommender(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
 
 
 def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:
@@ -198,14 +198,14 @@ def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
 
 
 def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool) -> np.ndarray:
-    """The 50 best items of a collaborative model for each row, with or without those of its history: [users, 50]."""
+    """The 50 best items of a recommender for each row, with or without those of its history: [users, 50]."""
     histories = rows["history"][:]
     some = [histories[start : start + 1024] for start in range(0, len(histories), 1024)]
     return np.concatenate([rank(model.score(h), h if exclude_history else [[]] * len(h), 50) for h in some])
 
 
 def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
-    """Fit and measure collaborative models: writes each one's evaluations and returns the metrics of the test."""
+    """Fit and measure recommenders: writes each one's evaluations and returns the metrics of the test."""
     catalog, splits = load_data(args.data)
     data, measured = data_provenance(catalog, splits), {}
     for name in tqdm(args.only or list(args.table), desc="models", unit="model"):

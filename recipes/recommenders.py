@@ -1,7 +1,7 @@
-"""Classical recommenders, fitted and measured: baselines, and teachers for a reward.
+"""Classical recommenders, fitted and measured: baselines, and what a reward asks.
 
-python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml
-python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml --only sasrec
+python recipes/recommenders.py --config recipes/ml-100k/recommenders.yaml
+python recipes/recommenders.py --config recipes/ml-100k/recommenders.yaml --only sasrec
 """
 
 import sys

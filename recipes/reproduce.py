@@ -1,4 +1,4 @@
-"""The table of a data set from nothing but its files: data, collaborative models, every method, and the results page.
+"""The table of a data set from nothing but its files: data, recommenders, every method, and the results page.
 
 python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazon-beauty
 python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazon-beauty --smoke runs/smoke

@@ -110,8 +110,8 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
     guided = [m for m, settings in args.table.items() if "guide" in settings]
     references = [Path(reference).name for reference in args.references]
     sections = {
-        "Guided decoding: the beam also follows a collaborative model": guided,
-        "For reference: collaborative models": references,
+        "Guided decoding: the beam also follows a recommender": guided,
+        "For reference: recommenders": references,
         "As others published it": list(published),
     }
     tests = {n: {m: PairedTest(**t) for m, t in record["tests"][n].items()} for n in TESTED if n in record["tests"]}

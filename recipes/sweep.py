@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from catalog import Catalog
 from catalog.errors import InputError
-from collaborative import made_of
 from interactions.provenance import Provenance
 from recipes.arguments import CompareArguments, EvaluateArguments, RecommenderArguments
 from recipes.cli import parse, setting
@@ -22,6 +21,7 @@ from recipes.measure import planned
 from recipes.parts import load_data
 from recipes.stages import TIMES, Stage, run_stages
 from recipes.sweep_settings import Settings, check_alike, check_sweep, evaluation, flags, run_folder, training
+from recommenders import made_of
 from trainer.export import finished
 
 VOLATILE = {"output_dir", "resume_from_checkpoint", "disable_tqdm", "dry_run"}
@@ -87,7 +87,7 @@ def _in_order(methods: dict[str, Settings]) -> list[str]:
 def _preparations(
     args: CompareArguments, methods: dict[str, Settings], prepared: Prepared | None
 ) -> Iterator[tuple[str, Stage]]:
-    """What all runs share and is not there yet: the data and the collaborative models."""
+    """What all runs share and is not there yet: the data and the recommenders."""
     data, logs = str(args.data), Path(args.output_dir)
     if prepared is None:
         preparing = _command("prepare", "--config", str(args.data_recipe), "--output_dir", data)
@@ -127,7 +127,7 @@ def _preparations(
 
 
 def _fitted(folder: Path, prepared: Prepared | None) -> bool:
-    """Whether a collaborative model is whole. Raises InputError where it was fitted on other data."""
+    """Whether a recommender is whole. Raises InputError where it was fitted on other data."""
     try:
         made_of(folder)
     except InputError:
@@ -138,7 +138,7 @@ def _fitted(folder: Path, prepared: Prepared | None) -> bool:
 
 
 def _measured(folder: Path, how: EvaluateArguments, prepared: Prepared | None) -> bool:
-    """Whether a collaborative model is fitted and was measured as the methods are."""
+    """Whether a recommender is fitted and was measured as the methods are."""
     if not _fitted(folder, prepared):
         return False
     try:
@@ -150,12 +150,12 @@ def _measured(folder: Path, how: EvaluateArguments, prepared: Prepared | None) -
 
 
 def _recommender(settings: Settings) -> str | None:
-    """The folder of the collaborative model that training or guided decoding asks."""
+    """The folder of the recommender that training or guided decoding asks."""
     return settings.get("guide") if "evaluate" in settings else setting(flags(settings), "recommender")
 
 
 def _waits_for(settings: Settings) -> set[str]:
-    """The preparations that a method waits for: SFT, which asks no collaborative model, does not wait for them."""
+    """The preparations that a method waits for: SFT, which asks no recommender, does not wait for them."""
     asked = _recommender(settings)
     return {"prepare"} | ({f"recommenders {Path(asked).parent}"} if asked else set())
 

@@ -11,11 +11,11 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from catalog import PADDING, Catalog, extend_tokenizer, word_tokenizer
 from catalog.errors import InputError
 from catalog.files import complete
-from collaborative import Teacher, load_recommender
 from interactions import PromptBatch, PromptBuilder, Splits, item_texts, prompt_texts
 from interactions.split import NAMES
 from recipes.arguments import ExportArguments
 from recipes.parts import load_data, pretrained_source, with_start_and_padding
+from recommenders import BatchRecommender, load_recommender
 from samplers import Sampler, SamplerParts
 from samplers.load import build_sampler
 
@@ -84,7 +84,7 @@ class Texts:
         )
 
     def __call__(self, name: str, rows: datasets.Dataset, own: Mapping[str, list[int]]) -> datasets.Dataset:
-        """The rows of the split `name`; own: users' whole training sequences, for what a collaborative model counts."""
+        """The rows of the split `name`; own: users' whole training sequences, for what a recommender counts."""
         kept: list[int] = []
         columns: dict[str, list[str]] = {}
         for start in range(0, len(rows), BATCH):
@@ -140,11 +140,13 @@ class Texts:
 
 def load_sampler(args: ExportArguments, catalog: Catalog, splits: Splits) -> Sampler:
     """What rejected items are drawn by. Raises InputError where it asks for a recommender and none is named."""
-    teacher = Teacher(load_recommender(args.recommender, catalog, vars(splits))) if args.recommender else None
+    recommender = (
+        BatchRecommender(load_recommender(args.recommender, catalog, vars(splits))) if args.recommender else None
+    )
     parts = SamplerParts(
         catalog.trie,
         policy=None,  # type: ignore[arg-type]  # there is none, and none of the samplers to choose from asks for it
-        teacher=teacher,
+        recommender=recommender,
         progress=lambda: 1.0,
         catalog_fingerprint=catalog.fingerprint,
     )

@@ -5,7 +5,7 @@ items that share a semantic ID have the same; `rank` is the exception, a penalty
 
 hit.py            1 for the item that the user took next
 behaviour.py      what the user did with an item, by behaviour or by rating
-collaborative.py  a collaborative model's probability of the item
+collaborative.py  a recommender's probability of the item
 likelihood.py     the policy's own probability of the item
 similarity.py     how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root
 rank.py           a penalty for a miss, the larger the likelier the policy found it

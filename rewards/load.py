@@ -38,7 +38,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
 """The stock rewards. An argument with the name of one of the `RewardParts` is given that part; others are settings."""
 
 REMEDIES = {
-    "teacher": "a collaborative model. Set recommender to the folder of a fitted collaborative model",
+    "recommender": "a recommender. Set recommender to the folder of a fitted one",
     "policy": "the policy. Use it where one is trained or evaluated, RewardParts(policy=...)",
     "tokenizer": "for the tokenizer, which writes trajectories as text. Give it, RewardParts(tokenizer=...)",
 }
@@ -48,12 +48,12 @@ REMEDIES = {
 class RewardParts:
     """What a run has to make rewards of.
 
-    teacher: a collaborative model's probability of every item [B, items], None where the run has none; policy: the one
+    recommender: its probability of every item [B, items], None where the run has none; policy: the one
     that is trained; tokenizer: the one of the prompts, which reward functions of TRL are given texts of.
     """
 
     catalog: Catalog
-    teacher: Callable[[PromptBatch], Tensor] | None = None
+    recommender: Callable[[PromptBatch], Tensor] | None = None
     policy: TriePolicy | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 

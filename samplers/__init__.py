@@ -5,8 +5,8 @@ A `Sampler` draws trajectories for a batch of prompts; `Mixture` puts a fixed nu
 - `target`: what the user took, the first trajectory of every prompt
 - `interactions`: what else the user took
 - `random`: items that the user has not met
-- `curriculum`: unknown items that a collaborative model scores, from easy to hard as training goes on
-- `confidence`: of a collaborative model's favourites those that the policy finds least likely
+- `curriculum`: unknown items that a recommender scores, from easy to hard as training goes on
+- `confidence`: of a recommender's favourites those that the policy finds least likely
 - `policy`: draws or beams of the policy itself: by transformers, the reference rollout worker, or by a `RolloutEngine`
   that is given its weights, vLLM in this process (`samplers.vllm`) or on servers (`samplers.vllm_client`)
 - `replay`: trajectories of earlier steps, by reward or by error

@@ -45,13 +45,13 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 class SamplerParts:
     """What a run has to make samplers of.
 
-    teacher: the collaborative model, prompts -> probabilities [B, items], None where the run has none; progress: the
+    recommender: prompts -> probabilities [B, items], None where the run has none; progress: the
     share of training that is done, 0..1; engine: what draws from the policy in its stead, None for transformers.
     """
 
     trie: Trie
     policy: TriePolicy
-    teacher: Callable[[PromptBatch], Tensor] | None
+    recommender: Callable[[PromptBatch], Tensor] | None
     progress: Callable[[], float]
     catalog_fingerprint: str
     engine: RolloutEngine | None = None
@@ -63,10 +63,10 @@ def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in arguments}
     known = {"count": int} | {setting: kind for setting, kind in arguments.items() if setting not in needed}
     check_table("samplers", settings, known, f"the sampler {name}")
-    if "teacher" in needed and parts.teacher is None:
+    if "recommender" in needed and parts.recommender is None:
         raise InputError(
-            f"samplers: {name} asks a collaborative model.",
-            remedy="Set recommender to the folder of a fitted collaborative model.",
+            f"samplers: {name} asks a recommender.",
+            remedy="Set recommender to the folder of a fitted one.",
             field="samplers",
         )
     return SAMPLERS[name](**needed, **settings)

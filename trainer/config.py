@@ -217,7 +217,7 @@ class RolloutConfig(TrajectoryConfig, ABC):
     )
     recommender: str | None = field(
         default=None,
-        metadata={"help": "Folder of a fitted collaborative model: what collaborative, curriculum and confidence ask."},
+        metadata={"help": "Folder of a fitted recommender: what collaborative, curriculum and confidence ask."},
     )
     use_vllm: bool = field(
         default=False, metadata={"help": "Draw what the sampler `policy` gives with vLLM instead of transformers."}

@@ -26,7 +26,7 @@ class ObjectiveTrainer(RolloutTrainer):
 
     rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of the
     stock ones; `args.samplers` says how many trajectories each gives. The target comes first among the trajectories.
-    recommender: a collaborative model that replaces the one in `args.recommender`.
+    recommender: a recommender that replaces the one in `args.recommender`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class ObjectiveTrainer(RolloutTrainer):
         self.reference: Reference | PrecomputedReference | None = None
         if args.reads_reference:
             self.reference = PrecomputedReference(self, self.trie) if precomputed else Reference.of(self, frozen)
-        parts = RewardParts(catalog, self._teacher, self.policy, processing_class)
+        parts = RewardParts(catalog, self._recommender, self.policy, processing_class)
         self.reward: WeightedSum | None = None
         if rewards is not None:
             self._python_parts["rewards"] = import_path(rewards)

@@ -11,8 +11,8 @@ import torch
 
 from catalog import SOURCES, Catalog
 from catalog.errors import InputError
-from collaborative import Recommender, Teacher, load_recommender
 from policy import inference
+from recommenders import BatchRecommender, Recommender, load_recommender
 from samplers import Mixture, ReplaySampler, RolloutEngine, RolloutSampler, Sampler, SamplerParts, build_mixture
 from samplers.weights import policy_weights
 from trainer.checks import check_rollouts
@@ -33,7 +33,7 @@ GAP_PROMPTS = 4
 class RolloutTrainer(TrajectoryTrainer):
     """Draws K trajectories per prompt from the samplers that `args.samplers` counts, the target first.
 
-    samplers: samplers by name, beside or instead of the stock ones. recommender: a collaborative model that replaces
+    samplers: samplers by name, beside or instead of the stock ones. recommender: a recommender that replaces
     the one in `args.recommender`, which must be fitted on exactly these data sets.
     """
 
@@ -77,7 +77,7 @@ class RolloutTrainer(TrajectoryTrainer):
             recommender = load_recommender(args.recommender, catalog, rows)
         self.ahead = args.rollout_staleness
         self._own_samplers = dict(samplers or {})
-        self._teacher = None if recommender is None else Teacher(recommender)
+        self._recommender = None if recommender is None else BatchRecommender(recommender)
         self.rollout_gap: float | None = None  # set by the check of the first weights that the engine is given
         super().__init__(model, args, catalog=catalog, **kwargs)
         if self.train_dataset is not None and "user" not in self.train_dataset.column_names and self._of(ReplaySampler):
@@ -99,7 +99,7 @@ class RolloutTrainer(TrajectoryTrainer):
     @cached_property
     def _mixture(self) -> Mixture:
         parts = SamplerParts(
-            self.trie, self.policy, self._teacher, lambda: self.progress, self.catalog.fingerprint, self.engine
+            self.trie, self.policy, self._recommender, lambda: self.progress, self.catalog.fingerprint, self.engine
         )
         mixture = build_mixture(self.args.samplers, parts, self._own_samplers)  # type: ignore[arg-type]
         if self.args.trajectories not in (None, mixture.count):
@@ -126,7 +126,7 @@ class RolloutTrainer(TrajectoryTrainer):
 
     @cached_property
     def _own_items(self) -> dict[Any, list[int]]:
-        """Every training item of each user, so that a collaborative model can leave a user's own sequence out."""
+        """Every training item of each user, so that a recommender can leave a user's own sequence out."""
         own: dict[Any, set[int]] = {}
         for row in self.train_dataset.select_columns(["user", "history", "target"]):
             own.setdefault(row["user"], set()).update(row["history"], (row["target"],))
@@ -134,7 +134,7 @@ class RolloutTrainer(TrajectoryTrainer):
 
     def rows(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
         rows = super().rows(rows, seed)
-        if self._teacher is None or "user" not in rows[0]:
+        if self._recommender is None or "user" not in rows[0]:
             return rows
         return [row | {"own": self._own_items[row["user"]]} for row in rows]
 

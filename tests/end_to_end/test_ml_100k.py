@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sys.executable,
         "recipes/recommenders.py",
         "--config",
-        "recipes/ml-100k/collaborative.yaml",
+        "recipes/ml-100k/recommenders.yaml",
         "--data",
         folder / "data",
         "--output_dir",

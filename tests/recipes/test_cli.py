@@ -30,7 +30,7 @@ RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != 
 
 
 def types_of(path):
-    known = {"data.yaml": DataArguments, "collaborative.yaml": RecommenderArguments}
+    known = {"data.yaml": DataArguments, "recommenders.yaml": RecommenderArguments}
     known |= {"compare.yaml": CompareArguments, "ablations.yaml": CompareArguments}
     if path.name in ("cpu.yaml", "gpu.yaml"):
         return (ReproduceArguments,)

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from catalog import Trajectories, extend_tokenizer, word_tokenizer
-from collaborative import fit_recommender
 from interactions import PromptBuilder, Splits, leave_one_out, save_prepared
 from recipes.export import main
+from recommenders import fit_recommender
 from rewards import RewardParts, as_reward
 
 TEMPLATE = "Bought: {history} Next:"
@@ -202,7 +202,7 @@ def test_a_reward_function_is_given_the_same_by_trl_and_here(export, data, catal
     [
         (["--negatives", "0"], "negatives=0: it must be at least 1"),
         (["--prompt_template", "{history}."], "prompt_template: without a model the tokenizer has no words"),
-        (["--kind", "preference", "--sampler", "curriculum"], "curriculum asks a collaborative model. Set recommender"),
+        (["--kind", "preference", "--sampler", "curriculum"], "curriculum asks a recommender. Set recommender"),
         (["--kind", "preference", "--negatives", "48"], "48 random trajectories are asked for, but only"),
         (["--max_history", "0"], "max_history=0: it must be at least 1."),
         (["--kind", "pairs"], "invalid choice: 'pairs'"),

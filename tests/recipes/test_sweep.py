@@ -19,7 +19,6 @@ from filelock import FileLock
 from catalog import Catalog
 from catalog.errors import InputError, RunError
 from catalog.files import seal
-from collaborative import fit_recommender
 from interactions import Splits, leave_one_out, save_prepared
 from recipes.arguments import CompareArguments, EvaluateArguments
 from recipes.cli import parse
@@ -28,6 +27,7 @@ from recipes.measure import evaluate_run
 from recipes.stages import STOPPED, STOPS, Stage, run_stages
 from recipes.sweep import missing_stages, run_sweep
 from recipes.sweep_settings import check_sweep
+from recommenders import fit_recommender
 from tests.raising import raises
 
 TRAINING = dict(
@@ -157,7 +157,7 @@ def test_a_run_from_an_older_checkpoint_is_refused(sweep, folder):
         missing(args)
 
 
-def test_data_and_collaborative_models_come_first_and_parts_before_their_mixture(sweep, folder):
+def test_data_and_recommenders_come_first_and_parts_before_their_mixture(sweep, folder):
     models = {"als": {}, "item_knn": {}, "mixture": {"weights": {"item_knn": 1.0}}}
     recipe = {"models": models, "data": "d", "output_dir": "o"}
     (folder / "models.yaml").write_text(yaml.safe_dump(recipe))
@@ -171,7 +171,7 @@ def test_data_and_collaborative_models_come_first_and_parts_before_their_mixture
     assert stages[fitting].command[-3:] == ("--only", "item_knn", "mixture")
     assert stages[fitting].needs == {"prepare"}
     assert stages["train kl/seed_1"].needs == {"prepare", fitting, "train sft/seed_1"}
-    assert stages["train sft/seed_1"].needs == {"prepare"}  # asks no collaborative model
+    assert stages["train sft/seed_1"].needs == {"prepare"}  # asks no recommender
     with raises(InputError, file=folder / "fitted/mixture"):
         missing(replace(args, sweep=methods, recommender_recipe=None))
     with raises(InputError, file=folder / "fitted/sasrec"):
@@ -220,7 +220,7 @@ def test_what_could_not_stand_in_one_table_is_refused_before_anything_is_trained
         missing(replace(args, data=str(folder / "nothing")))
 
 
-def test_references_and_teachers_of_other_data_are_refused_before_anything_is_trained(sweep, folder, catalog):
+def test_references_and_recommenders_of_other_data_are_refused_before_anything_is_trained(sweep, folder, catalog):
     log = pd.DataFrame({"user": np.repeat(["a", "b"], 8), "item": catalog.item_ids[:16], "timestamp": np.arange(16)})
     fit_recommender("popularity", {}, leave_one_out(log, catalog.item_ids, 6), catalog, folder / "other")
     args = sweep()

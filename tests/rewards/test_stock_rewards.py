@@ -18,7 +18,7 @@ def observed(row: dict) -> dict:
     return row | {"behaviour": "like", "history_behaviour": ["click", "like"] * len(row["history"])}
 
 
-def teacher(batch: PromptBatch) -> torch.Tensor:
+def recommender(batch: PromptBatch) -> torch.Tensor:
     """Some probability of 48 items, which depends on the target."""
     return (batch.target.unsqueeze(1) * torch.arange(48.0)).cos().softmax(-1)
 
@@ -33,7 +33,7 @@ def given(request, catalog, make_model, rows) -> tuple[RewardParts, PromptBatch]
     tokenizer = word_tokenizer(catalog.trie.sizes)
     policy = CausalPolicy(make_model(), catalog.trie, node_tokens(tokenizer, catalog.trie))
     prompts = PromptBuilder(catalog, tokenizer, max_history=5)([observed(row) for row in rows])
-    return RewardParts(catalog, teacher, policy), prompts
+    return RewardParts(catalog, recommender, policy), prompts
 
 
 def test_a_hit_is_the_target_and_whatever_shares_its_leaf(shared, make_batch, draw):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from collaborative import ItemKNN
+from recommenders import ItemKNN
 from samplers import TargetSampler
 from trainer.step import Step
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from catalog.errors import InputError
 from catalog.settings import check_name
-from collaborative.base import Histories, Recommender
+from recommenders.base import Histories, Recommender
 
 
 @dataclass(frozen=True)

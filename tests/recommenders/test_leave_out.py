@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from collaborative import ItemKNN, Popularity
+from recommenders import ItemKNN, Popularity
 
 
 def counts(seed, most):

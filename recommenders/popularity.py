@@ -7,8 +7,8 @@ import torch
 from scipy import sparse
 from torch import Tensor
 
-from collaborative.base import Histories, occurrences, proportional
 from interactions import Splits, training_matrix
+from recommenders.base import Histories, occurrences, proportional
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from collaborative import rank
+from recommenders import rank
 
 
 def test_rank_orders_by_score_and_pads_when_candidates_run_out():

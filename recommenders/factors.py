@@ -12,8 +12,8 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from collaborative.base import Histories, fit_temperature
 from interactions import Splits, training_matrix
+from recommenders.base import Histories, fit_temperature
 
 
 @dataclass(frozen=True)

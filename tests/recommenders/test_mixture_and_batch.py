@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from collaborative import ItemKNN, Mixture, Popularity, Teacher
+from recommenders import BatchRecommender, ItemKNN, Mixture, Popularity
 
 MATRIX = sparse.csr_matrix((np.random.default_rng(0).random((20, 48)) < 0.2).astype(np.float32))
 OWN = [row.indices.tolist() for row in MATRIX[:4]]
@@ -41,19 +41,19 @@ def test_weights_that_are_no_shares_are_refused(weights):
         Mixture(PARTS, weights)
 
 
-def test_the_teacher_reads_the_histories_of_the_batch(prompts, rows):
-    teacher = Teacher(PARTS["item_knn"])
+def test_the_recommender_reads_the_histories_of_the_batch(prompts, rows):
+    recommender = BatchRecommender(PARTS["item_knn"])
     expected = PARTS["item_knn"].probabilities([row["history"][-5:] for row in rows])
-    torch.testing.assert_close(teacher(prompts), expected)
+    torch.testing.assert_close(recommender(prompts), expected)
 
 
-def test_the_teacher_leaves_the_user_s_own_sequence_out(prompts, rows):
-    taught = Teacher(PARTS["item_knn"])(replace(prompts, columns=prompts.columns | {"own": OWN}))
+def test_the_recommender_leaves_the_user_s_own_sequence_out(prompts, rows):
+    taught = BatchRecommender(PARTS["item_knn"])(replace(prompts, columns=prompts.columns | {"own": OWN}))
     torch.testing.assert_close(taught, PARTS["item_knn"].probabilities([row["history"][-5:] for row in rows], OWN))
-    assert (taught - Teacher(PARTS["item_knn"])(prompts)).abs().max() > 1e-3
+    assert (taught - BatchRecommender(PARTS["item_knn"])(prompts)).abs().max() > 1e-3
 
 
-def test_the_teacher_is_asked_once_for_a_batch_and_again_for_the_next(prompts):
+def test_the_recommender_is_asked_once_for_a_batch_and_again_for_the_next(prompts):
     asked = []
 
     class Counting(Popularity):
@@ -61,9 +61,9 @@ def test_the_teacher_is_asked_once_for_a_batch_and_again_for_the_next(prompts):
             asked.append(len(histories))
             return super().probabilities(histories, without)
 
-    teacher = Teacher(Counting(PARTS["popularity"].counts))
-    first = teacher(prompts)
-    assert teacher(prompts) is first and asked == [4]
-    teacher(replace(prompts))
-    teacher(prompts)
+    recommender = BatchRecommender(Counting(PARTS["popularity"].counts))
+    first = recommender(prompts)
+    assert recommender(prompts) is first and asked == [4]
+    recommender(replace(prompts))
+    recommender(prompts)
     assert asked == [4, 4, 4]

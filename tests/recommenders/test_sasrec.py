@@ -4,10 +4,10 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-import collaborative.sasrec
-from collaborative import SASRec, rank
-from collaborative.sasrec import Network, _loss, _unseen, _validate, _windows
+import recommenders.sasrec
 from interactions import Splits
+from recommenders import SASRec, rank
+from recommenders.sasrec import Network, _loss, _unseen, _validate, _windows
 
 SMALL = dict(max_length=8, dimensions=16, layers=1, heads=2, dropout=0.1, learning_rate=0.01, batch_size=16)
 SOFT = SASRec.Settings(**SMALL, epochs=8)
@@ -53,7 +53,7 @@ def test_negatives_are_items_the_user_never_took(successors, monkeypatch):
         drawn.extend(zip(windows, seen, strict=True))
         return network.item.weight.sum()
 
-    monkeypatch.setattr(collaborative.sasrec, "_loss", loss)
+    monkeypatch.setattr(recommenders.sasrec, "_loss", loss)
     SASRec.from_splits(successors, 24, SASRec.Settings(**SMALL, epochs=1, loss="bce"))
     histories = [set(history) for history in successors.validation["history"][:]]
     for window, seen in drawn:
@@ -69,7 +69,7 @@ def test_negatives_are_uniform_over_what_is_left():
 
 
 def test_a_user_who_took_everything_is_one_sentence(successors, monkeypatch):
-    monkeypatch.setattr(collaborative.sasrec, "training_matrix", lambda splits, items: csr_matrix(np.ones((2, items))))
+    monkeypatch.setattr(recommenders.sasrec, "training_matrix", lambda splits, items: csr_matrix(np.ones((2, items))))
     with pytest.raises(ValueError, match="one user took all. Use loss=softmax"):
         SASRec.from_splits(successors, 24, SASRec.Settings(**SMALL, loss="bce"))
 
@@ -119,7 +119,7 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(su
         weights.append(model.network.item.weight.detach().clone())
         return 0.0, next(ndcg)
 
-    monkeypatch.setattr(collaborative.sasrec, "_validate", validate)
+    monkeypatch.setattr(recommenders.sasrec, "_validate", validate)
     model = SASRec.from_splits(successors, 24, SASRec.Settings(**SMALL, epochs=9, patience=2))
     assert len(weights) == 4
     assert torch.equal(model.network.item.weight, weights[1])

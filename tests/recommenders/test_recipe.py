@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from collaborative import load_recommender
 from interactions import save_prepared
 from recipes.evaluations import read_evaluation
 from recipes.recommenders import main
+from recommenders import load_recommender
 
 MODELS = {
     "popularity": {},

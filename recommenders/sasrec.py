@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 
 from catalog.errors import InputError
-from collaborative.base import Histories, fit_temperature, flatten
 from interactions import Splits, training_matrix
+from recommenders.base import Histories, fit_temperature, flatten
 
 
 @dataclass(frozen=True)

@@ -4,10 +4,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-import collaborative.store as store
+import recommenders.store as store
 from catalog import Catalog
 from catalog.errors import InputError, SetupError
-from collaborative import RECOMMENDERS, fit_recommender, load_recommender
+from recommenders import RECOMMENDERS, fit_recommender, load_recommender
 from tests.raising import raises
 
 FEW = {

@@ -2,11 +2,11 @@
 
 from torch import Tensor
 
-from collaborative.base import Recommender
 from interactions import PromptBatch
+from recommenders.base import Recommender
 
 
-class Teacher:
+class BatchRecommender:
     """What a recommender expects of each prompt.
 
     The last batch's answer is kept, since a reward and several samplers ask for the same batch.

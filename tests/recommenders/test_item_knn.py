@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import sparse
 
-from collaborative import ItemKNN, Popularity, Recommender, rank
+from recommenders import ItemKNN, Popularity, Recommender, rank
 
 INTERACTIONS = sparse.csr_matrix(np.array([[1, 1, 0, 0], [1, 1, 1, 0], [0, 0, 1, 0]]))
 COSINES = np.array([[0, 1, 0.5, 0], [1, 0, 0.5, 0], [0.5, 0.5, 0, 0], [0, 0, 0, 0]])  # item 3 has no user

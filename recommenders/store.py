@@ -15,14 +15,14 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import broken, read_json, sealed, sealing, write_json
 from catalog.settings import check_known, check_table
-from collaborative.base import Recommender
-from collaborative.factors import ALS, BPR
-from collaborative.item_knn import ItemKNN
-from collaborative.mixture import Mixture
-from collaborative.popularity import Popularity
-from collaborative.sasrec import SASRec
 from interactions import Splits
 from interactions.provenance import Provenance
+from recommenders.base import Recommender
+from recommenders.factors import ALS, BPR
+from recommenders.item_knn import ItemKNN
+from recommenders.mixture import Mixture
+from recommenders.popularity import Popularity
+from recommenders.sasrec import SASRec
 
 RECOMMENDERS: dict[str, Any] = {"popularity": Popularity, "item_knn": ItemKNN, "sasrec": SASRec, "als": ALS, "bpr": BPR}
 """Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from collaborative import ALS, BPR, rank
-from collaborative.base import fit_temperature
+from recommenders import ALS, BPR, rank
+from recommenders.base import fit_temperature
 
 SETTINGS = {
     ALS: ALS.Settings(dimensions=2, ridge=1.0),

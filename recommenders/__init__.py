@@ -1,4 +1,4 @@
-"""Collaborative models: baselines to print beside the policy, and teachers for the reward and the samplers.
+"""Recommenders: baselines to print beside the policy, and what the reward and the samplers ask.
 
 - `base`: the `Recommender` protocol (histories -> `[B, items]` scores or probabilities) and `rank`, scores -> items
 - `popularity`: training counts, the same for everybody
@@ -7,7 +7,7 @@
 - `sasrec`: self-attention over the history
 - `mixture`: several of them as one
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder
-- `teacher`: a recommender as the reward and the samplers ask for it, by batch of prompts
+- `batch`: a recommender as the reward and the samplers ask for it, by batch of prompts
 
 - `item_vectors`: vectors to make semantic IDs from where items have no text
 
@@ -16,15 +16,15 @@ recommender is one file with the methods of `Recommender`; with those that `RECO
 stored and mixed like the others.
 """
 
-from collaborative.base import Recommender, rank
-from collaborative.factors import ALS, BPR
-from collaborative.item_knn import ItemKNN
-from collaborative.item_vectors import COLLABORATIVE_VECTORS, cooccurrence_vectors
-from collaborative.mixture import Mixture
-from collaborative.popularity import Popularity
-from collaborative.sasrec import SASRec
-from collaborative.store import RECOMMENDERS, fit_recommender, load_recommender, made_of
-from collaborative.teacher import Teacher
+from recommenders.base import Recommender, rank
+from recommenders.batch import BatchRecommender
+from recommenders.factors import ALS, BPR
+from recommenders.item_knn import ItemKNN
+from recommenders.item_vectors import COLLABORATIVE_VECTORS, cooccurrence_vectors
+from recommenders.mixture import Mixture
+from recommenders.popularity import Popularity
+from recommenders.sasrec import SASRec
+from recommenders.store import RECOMMENDERS, fit_recommender, load_recommender, made_of
 
 __all__ = [
     "COLLABORATIVE_VECTORS",
@@ -36,7 +36,7 @@ __all__ = [
     "Popularity",
     "Recommender",
     "SASRec",
-    "Teacher",
+    "BatchRecommender",
     "cooccurrence_vectors",
     "fit_recommender",
     "load_recommender",

@@ -7,10 +7,10 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from catalog.errors import InputError
-from collaborative.base import flatten
-from collaborative.factors import ALS
-from collaborative.sasrec import SASRec
 from interactions import Splits
+from recommenders.base import flatten
+from recommenders.factors import ALS
+from recommenders.sasrec import SASRec
 
 
 def cooccurrence_vectors(

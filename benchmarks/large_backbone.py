@@ -13,7 +13,7 @@ import tempfile
 import time
 
 from recipes.parts import load_backbone, load_data
-from samplers.weights import policy_weights
+from samplers.rollouts.weights import policy_weights
 from trainer import METHODS, TrajectoryTrainer
 
 TEMPLATE = "The user watched {history} and then"

@@ -27,8 +27,8 @@ from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch
 from policy import CausalPolicy
 from samplers import RolloutSampler
-from samplers.vllm import VLLMEngine, save_skeleton
-from samplers.weights import policy_weights
+from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.weights import policy_weights
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
@@ -61,7 +61,7 @@ def start(policy: CausalPolicy, catalog: Catalog, prompts: PromptBatch, folder: 
 
 def constraint_ms(items: int, rows: int) -> float:
     """Median milliseconds of the constraint on one step of `rows` requests, half-way through their IDs."""
-    from samplers.vllm_constraint import TrieConstraint
+    from samplers.rollouts.constraint import TrieConstraint
 
     catalog = make_catalog(items, 4, 256)
     trie, tokens = catalog.trie, 4 + make_policy(catalog, 32, 1, 1, heads=1)[1].tokens

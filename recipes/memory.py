@@ -20,7 +20,7 @@ PREFETCH = 5 * 10**7
 SUB_GROUP = 10**9
 """Parameters that ZeRO-3's optimiser updates at once: DeepSpeed's sub_group_size."""
 SYNC = 256 * 2**20
-"""Bytes: bucket_bytes of samplers.weights.policy_weights."""
+"""Bytes: bucket_bytes of samplers.rollouts.weights.policy_weights."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     app, what = build(args, key)
     import uvicorn
 
-    from samplers.http_limits import server_config
+    from samplers.rollouts.http_limits import server_config
 
     try:
         listener.listen()
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def read_key() -> str:
     """The key that requests must carry; it comes from the environment, since everyone can read command lines."""
-    from samplers.vllm_client import KEY
+    from samplers.rollouts.client import KEY
 
     key = os.environ.get(KEY, "").strip()
     if len(key) < 16 or not key.isascii() or not key.isprintable():
@@ -77,9 +77,9 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
 
     from catalog import Catalog, node_tokens
     from recipes.parts import reading
-    from samplers.vllm import VLLMEngine
-    from samplers.vllm_client import BUCKET_BYTES
-    from samplers.vllm_server import make_app
+    from samplers.rollouts.client import BUCKET_BYTES
+    from samplers.rollouts.server import make_app
+    from samplers.rollouts.vllm_engine import VLLMEngine
     from trainer.export import check_finished
 
     if not any(Path(args.model).glob("*.safetensors")):

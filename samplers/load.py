@@ -18,7 +18,8 @@ from samplers.interactions import InteractionsSampler
 from samplers.policy import PolicySampler
 from samplers.random import RandomSampler
 from samplers.replay import ReplaySampler
-from samplers.rollout import RolloutEngine, RolloutSampler
+from samplers.rollouts.engine import RolloutEngine
+from samplers.rollouts.sampler import RolloutSampler
 from samplers.target import TargetSampler
 
 

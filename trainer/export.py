@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog.errors import InputError, RunError
 from catalog.files import MARKER, broken, complete, read_json, seal
-from samplers.weights import policy_weights
+from samplers.rollouts.weights import policy_weights
 from trainer.flow_heads import NAME
 
 MAKING = ".final"

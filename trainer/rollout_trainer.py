@@ -14,7 +14,7 @@ from catalog.errors import InputError
 from policy import inference
 from recommenders import BatchRecommender, Recommender, load_recommender
 from samplers import Mixture, ReplaySampler, RolloutEngine, RolloutSampler, Sampler, SamplerParts, build_mixture
-from samplers.weights import policy_weights
+from samplers.rollouts.weights import policy_weights
 from trainer.checks import check_rollouts
 from trainer.config import RolloutConfig
 from trainer.engine import make_engine

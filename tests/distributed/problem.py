@@ -11,7 +11,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from catalog import Catalog, word_tokenizer
 from policy import auto_class
-from samplers.weights import policy_weights
+from samplers.rollouts.weights import policy_weights
 from trainer import METHODS, TrajectoryTrainer
 from trainer.launch import in_full
 

@@ -111,7 +111,7 @@ def test_stock_rewards_have_names_and_settings(parts):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("collaborative", "collaborative asks a recommender. Set recommender to the folder of a fitted"),
+        ("collaborative", "collaborative asks a recommender. Set recommender to the folder of a fitted one"),
         ("likelihood", r"likelihood asks the policy. .*RewardParts\(policy=...\)"),
     ],
 )

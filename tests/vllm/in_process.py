@@ -16,8 +16,8 @@ from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, inference
 from samplers import PolicySampler, RolloutSampler
-from samplers.vllm import VLLMEngine, save_skeleton
-from samplers.weights import policy_weights
+from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.weights import policy_weights
 
 QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 """vLLM's attention on a CPU has heads of 32 and 64, not of 8."""

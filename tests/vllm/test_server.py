@@ -16,7 +16,7 @@ from catalog import node_tokens
 from catalog.errors import InputError, RunError
 from interactions import PromptBuilder
 from policy import CausalPolicy
-from samplers.rollout import RolloutSampler
+from samplers.rollouts.sampler import RolloutSampler
 from tests.raising import raises
 from tests.vllm.servers import KEY, LONGEST, free_ports
 
@@ -184,7 +184,7 @@ def test_a_server_that_hangs_is_left_out_after_the_time_limit(servers, tokens, c
     waited = time.monotonic() - started
     servers.processes[0].send_signal(signal.SIGCONT)  # it now finishes what nobody waits for
     assert torch.equal(drawn, expected) and waited < 10
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.vllm_client"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
     assert f"{servers.urls[0]} does not answer" in warning and "timed out" in warning
     engine.load(servers.model.named_parameters(), 1)
     engine.join()
@@ -192,7 +192,7 @@ def test_a_server_that_hangs_is_left_out_after_the_time_limit(servers, tokens, c
 
 
 def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
-    caplog.set_level(logging.INFO, logger="samplers.vllm_client")
+    caplog.set_level(logging.INFO, logger="samplers.rollouts.client")
     engine, seeds = servers.loaded(), range(0, 64_000, 1000)
     whole = servers.loaded([servers.urls[0]]).sample(many, DRAWS, seeds)
     with ThreadPoolExecutor(1) as threads:
@@ -201,7 +201,7 @@ def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
         assert not drawing.done()
         servers.kill(1)
         drawn = drawing.result(60)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.vllm_client"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
     assert servers.urls[1] in warning and servers.urls[0] not in warning
     assert drawn[0].shape == (64, DRAWS, 4)
     # rounding differs between batches of other sizes and may tip a draw in some ten thousand
@@ -214,7 +214,7 @@ def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
         engine.load(servers.model.named_parameters(), engine.version + 1)
         engine.join()
         assert torch.equal(engine.sample(many[:4], 4, range(4))[0], expected)
-        return [record.getMessage() for record in caplog.records if record.name == "samplers.vllm_client"]
+        return [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
 
     expected = engine.sample(many[:4], 4, range(4))[0]
     assert next_version() == []  # the one that is dead is no news

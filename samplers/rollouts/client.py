@@ -17,9 +17,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from catalog.errors import InputError, RunError
-from samplers.http_client import Answer, request
-from samplers.rollout import Weights
-from samplers.weights import buckets
+from samplers.rollouts.engine import Weights
+from samplers.rollouts.http_client import Answer, request
+from samplers.rollouts.weights import buckets
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from samplers.vllm import check_vllm
+from samplers.rollouts.vllm_engine import check_vllm
 
 
 @pytest.fixture(autouse=True)

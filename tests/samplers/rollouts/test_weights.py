@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from samplers.weights import buckets, policy_weights
+from samplers.rollouts.weights import buckets, policy_weights
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
 CONV1D = ["c_attn", "c_proj", "c_fc"]

@@ -1,6 +1,6 @@
 """A rollout engine behind HTTP: it draws for training processes elsewhere, with the weights that one of them sends.
 
-Tensors travel as safetensors, in both directions; `samplers.vllm_client` is the other side.
+Tensors travel as safetensors, in both directions; `samplers.rollouts.client` is the other side.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ from torch import Tensor
 
 from catalog import Catalog, Trie
 from catalog.errors import GFlowGRError, InputError
-from samplers.http_limits import Door
-from samplers.rollout import RolloutEngine
-from samplers.vllm_client import KEY, MOST_DRAWS, MOST_PROMPTS
+from samplers.rollouts.client import KEY, MOST_DRAWS, MOST_PROMPTS
+from samplers.rollouts.engine import RolloutEngine
+from samplers.rollouts.http_limits import Door
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]  # draw k of a prompt has its seed + k, which must stay below 2^63
 Prompts = Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]

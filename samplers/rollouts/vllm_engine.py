@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
 from catalog.errors import InputError, RunError
-from samplers.rollout import Weights
+from samplers.rollouts.engine import Weights
 
 SUPPORTED = "0.31"
 """The vLLM whose interfaces for logits processors and weights this is written for."""
@@ -54,7 +54,7 @@ class VLLMEngine:
         check_vllm()
         from vllm import LLM
 
-        from samplers.vllm_constraint import ARGUMENT, TrieLogitsProcessor, TrieLogitsProcessorV2
+        from samplers.rollouts.constraint import ARGUMENT, TrieLogitsProcessor, TrieLogitsProcessorV2
 
         self.levels = Catalog.load(catalog).trie.levels
         self.longest, self.sleep = longest, sleep
@@ -153,7 +153,7 @@ class VLLMEngine:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        from samplers.vllm_constraint import ARGUMENT
+        from samplers.rollouts.constraint import ARGUMENT
 
         if (length := max(map(len, prompts))) > self.longest + (prefix or 0):
             raise InputError(

@@ -12,7 +12,8 @@ import statistics
 import tempfile
 import time
 
-from recipes.parts import load_backbone, load_data
+from interactions import load_prepared
+from policy.loading import load_backbone
 from samplers.rollouts.weights import policy_weights
 from trainer import METHODS, TrajectoryTrainer
 
@@ -34,7 +35,7 @@ def train(method: str, args: argparse.Namespace, folder: str, **settings: object
         disable_tqdm=True,
         **settings,
     )
-    catalog, splits = load_data(args.data)
+    catalog, splits = load_prepared(args.data)
     model, tokenizer = load_backbone(catalog, args.model, None, config.seed)
     trainer = trainer_class(model, config, train_dataset=splits.train, processing_class=tokenizer, catalog=catalog)
     trainer.train()

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from memory_worker import BATCH, BUCKET, MODEL, SETTINGS
 
-from recipes.memory import Job, Shape, activations, memory
+from experiments.memory import Job, Shape, activations, memory
 
 ROOT = Path(__file__).parent.parent
 LAUNCHES = [("single", 1)] + [

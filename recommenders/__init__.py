@@ -9,8 +9,6 @@
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder
 - `batch`: a recommender as the reward and the samplers ask for it, by batch of prompts
 
-- `item_vectors`: vectors to make semantic IDs from where items have no text
-
 All are fitted on the training part; the validation items say when to stop and how sharp a distribution is. A new
 recommender is one file with the methods of `Recommender`; with those that `RECOMMENDERS` names, and a line there, it is
 stored and mixed like the others.
@@ -20,14 +18,12 @@ from recommenders.base import Recommender, rank
 from recommenders.batch import BatchRecommender
 from recommenders.factors import ALS, BPR
 from recommenders.item_knn import ItemKNN
-from recommenders.item_vectors import COLLABORATIVE_VECTORS, cooccurrence_vectors
 from recommenders.mixture import Mixture
 from recommenders.popularity import Popularity
 from recommenders.sasrec import SASRec
 from recommenders.store import RECOMMENDERS, fit_recommender, load_recommender, made_of
 
 __all__ = [
-    "COLLABORATIVE_VECTORS",
     "ALS",
     "BPR",
     "RECOMMENDERS",
@@ -37,7 +33,6 @@ __all__ = [
     "Recommender",
     "SASRec",
     "BatchRecommender",
-    "cooccurrence_vectors",
     "fit_recommender",
     "load_recommender",
     "made_of",

@@ -12,19 +12,19 @@ import torch
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
-from recipes.arguments import (
+from experiments.arguments import (
     CompareArguments,
-    DataArguments,
     EvaluateArguments,
     ExportArguments,
     RecommenderArguments,
     RunArguments,
     ServeArguments,
 )
-from recipes.cli import parse, setting
-from recipes.plan import PlanArguments
-from recipes.results import ReproduceArguments
+from experiments.command_line import parse, setting
+from experiments.plan import PlanArguments
+from experiments.results import ReproduceArguments
 from rewards import RewardParts, WeightedSum, load_reward
+from semantic_ids.settings import DataArguments
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent

@@ -19,9 +19,10 @@ from catalog import Catalog
 from catalog.errors import InputError, RunError
 from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
+from policy.checkpoints import finished
 from trainer.checkpoints import check_resumable, check_savable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
-from trainer.export import finished, unmark
+from trainer.export import unmark
 from trainer.launch import check_launch, check_processes, describe
 from trainer.provenance import IN_MEMORY, run_provenance
 from trainer.run_folder import RunFolder

@@ -88,7 +88,7 @@ def lora() -> dict[str, Any]:
 
 def sharded() -> dict[str, Any]:
     """DPO from a model that ZeRO-3 shards as it is made, so that its reference is copied shard by shard."""
-    with patch("tests.distributed.problem.in_full", nullcontext):
+    with patch("tests.distributed.problem.zero3_init_disabled", nullcontext):
         trainer = make_trainer(out / "sharded", method="dpo", **PAIRS)
     trainer.train()
     margins = [record["rewards/margins"] for record in trainer.state.log_history if "rewards/margins" in record]

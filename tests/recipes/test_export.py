@@ -216,7 +216,7 @@ def test_a_slip_ends_in_one_sentence_and_leaves_nothing(argv, message, export, t
 
 
 def test_a_tokenizer_that_reads_codes_otherwise_is_refused(export, pretrained, monkeypatch):
-    monkeypatch.setattr("recipes.trl_rows.item_texts", lambda items, trie: ["<a_0> <b_0>"] * len(items))
+    monkeypatch.setattr("experiments.trl_rows.item_texts", lambda items, trie: ["<a_0> <b_0>"] * len(items))
     with pytest.raises(SystemExit, match=r"error: The tokenizer of model=.*user 'u0'.*'<a_0> <b_0>'.* other tokens"):
         export("--model", pretrained)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from recipes.memory import RECIPES, SHAPES, Job, activations, cache, memory, operations, sync, traffic
+from experiments.memory import RECIPES, SHAPES, Job, activations, cache, memory, operations, sync, traffic
 from recipes.plan import main
 
 JOB = Job(batch=32, trajectories=8, max_history=20, levels=4, gpus=8)

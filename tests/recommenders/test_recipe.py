@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from experiments.evaluations import read_evaluation
 from interactions import save_prepared
-from recipes.evaluations import read_evaluation
 from recipes.recommenders import main
 from recommenders import load_recommender
 

@@ -13,11 +13,11 @@ from torch.distributed import TCPStore
 
 from catalog.errors import InputError, RunError
 from catalog.files import MARKER, sealed
+from policy.checkpoints import check_finished, finished
 from rewards import Hit
 from tests.raising import raises
 from trainer import GFlowNetTrainer, SFTTrainer
 from trainer.checkpoints import newest
-from trainer.export import check_finished, finished
 from trainer.provenance import IN_MEMORY, import_path
 from trainer.run_folder import environment, read_log
 from trainer.watch import Interrupted, Watch

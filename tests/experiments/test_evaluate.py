@@ -7,10 +7,10 @@ import yaml
 
 from catalog.errors import InputError
 from catalog.files import seal
+from experiments.evaluations import check_data, data_provenance, weights_digest
+from experiments.match import load_target, match_reward
 from interactions import Splits
 from interactions.prompts import PromptBuilder
-from recipes.evaluations import check_data, data_provenance, weights_digest
-from recipes.match import load_target, match_reward
 from recommenders import fit_recommender, load_recommender
 from tests.raising import raises
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from interactions import leave_one_out
-from recipes.item_vectors import affinity, index_affinity, item_vectors
+from semantic_ids.vectors import affinity, index_affinity, item_vectors
 from tests.raising import raises
 
 IDS = ["10", "9", "2", "1", "7", "30"]

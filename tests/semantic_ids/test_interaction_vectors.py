@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from recommenders import cooccurrence_vectors
+from semantic_ids.interaction_vectors import cooccurrence_vectors
 
 
 def test_items_taken_together_lie_together():

@@ -7,11 +7,11 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
-from recipes.arguments import CompareArguments, EvaluateArguments, RunArguments
-from recipes.cli import parse, setting
-from recipes.comparison import COMPARISON, check_names
-from recipes.evaluations import check_evaluation
-from recipes.match import comparable, reward_settings
+from experiments.arguments import CompareArguments, EvaluateArguments, RunArguments
+from experiments.command_line import parse, setting
+from experiments.comparison import COMPARISON, check_names
+from experiments.evaluations import check_evaluation
+from experiments.match import comparable, reward_settings
 from trainer import METHODS
 
 Settings = dict[str, Any]

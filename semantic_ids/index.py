@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
+from catalog.catalog import collision_rank
 from catalog.errors import InputError
 from catalog.files import read_json, write_json
 from catalog.ids import normal_ids, refuse_repeated
@@ -79,12 +79,6 @@ def _code(path: Path, item: str, level: int, value: object) -> int:
 def write_index(path: str | Path, item_ids: Sequence[str], codes: np.ndarray) -> None:
     """Write {item id: codes} as JSON, complete or not at all."""
     write_json(Path(path), dict(zip(item_ids, codes.tolist(), strict=True)))
-
-
-def collision_rank(codes: np.ndarray) -> np.ndarray:
-    """Each item's position [items] among the items with the same codes [items, L]: 0 for the first of every group."""
-    table = pd.DataFrame(codes)
-    return table.groupby([*table], sort=False).cumcount().to_numpy()
 
 
 def colliding(codes: np.ndarray) -> int:

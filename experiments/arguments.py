@@ -1,79 +1,10 @@
-"""What each program can be told; `recipes.cli.parse` fills these from a recipe and the command line."""
+"""What each program can be told; `experiments.command_line.parse` fills these from a recipe and the command line."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from catalog.errors import InputError
-from catalog.settings import as_table, at_least, check_known, check_name, check_values
-
-
-@dataclass
-class Arguments:
-    """What a program can be told: each value is of its annotation's kind, and a table is one, whatever it came as."""
-
-    def __post_init__(self) -> None:
-        for name, kind in get_type_hints(type(self)).items():
-            if isinstance(value := getattr(self, name), str) and _is_table(kind):
-                setattr(self, name, as_table(name, value))
-        check_values(self)
-
-
-def _is_table(kind: Any) -> bool:
-    return any(get_origin(member) is dict for member in get_args(kind))
-
-
-@dataclass
-class DataArguments(Arguments):
-    """What `prepare.py` can be told."""
-
-    output_dir: str = field(metadata={"help": "Folder for the catalogue and the splits."})
-    log: str = field(
-        metadata={
-            "help": "Interaction log: .csv, .jsonl, .parquet, .inter, .inter.json; or 'movielens-100k', fetched once."
-        }
-    )
-    columns: dict[str, str] | str | None = field(
-        default=None, metadata={"help": "Names of the log's columns, for instance {user: uid, timestamp: ts}."}
-    )
-    min_interactions: int = field(default=5, metadata={"help": "k of the k-core: users and items with fewer go."})
-    max_history: int = field(default=20, metadata={"help": "Items in a training window before its target."})
-    index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
-    items: str | None = field(
-        default=None,
-        metadata={"help": "Item table with titles (JSON, CSV, ...), for reports, prompts and vectors of text."},
-    )
-    vectors: list[str] | None = field(
-        default=None,
-        metadata={
-            "help": "What IDs are made from: cooccurrence (the default), als, sasrec; a file .npz (ids, vectors) or "
-            ".npy (rows in the order of the sorted item ids); a folder of a sentence-transformers model, which reads "
-            "the titles. Several are fused."
-        },
-    )
-    quantiser: Literal["kmeans", "rq_vae"] = field(
-        default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs gflowgr[rq-vae]."}
-    )
-    codebook_sizes: list[int] = field(
-        default_factory=lambda: [64, 64, 64], metadata={"help": "Codes of each level that the quantiser gives."}
-    )
-    on_collision: Literal["extend", "keep"] = field(
-        default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
-    )
-    users: int | None = field(default=None, metadata={"help": "Keep the first users only, to try things out."})
-    seed: int = field(default=0, metadata={"help": "Of vectors, quantiser and the order of the items."})
-    cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "min_interactions", "max_history", "users")
-        at_least(self, 0, "seed")
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
-            raise InputError(
-                f"codebook_sizes={self.codebook_sizes}: each level has at least 1 code.",
-                remedy="Give one size a level, for instance 64 64 64.",
-                field="codebook_sizes",
-                value=self.codebook_sizes,
-            )
+from catalog.settings import Arguments, as_table, at_least, check_known, check_name
 
 
 @dataclass
@@ -194,7 +125,7 @@ class RunArguments(Arguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        from recipes.backbone import backbone_config, load_lora  # transformers takes its time
+        from policy.config import backbone_config, load_lora  # transformers takes its time
 
         if self.backbone:
             backbone_config(self.backbone)

@@ -13,16 +13,16 @@ from typing import NamedTuple
 
 from catalog import Catalog
 from catalog.errors import InputError
+from experiments.arguments import CompareArguments, EvaluateArguments, RecommenderArguments
+from experiments.command_line import parse, setting
+from experiments.evaluate import planned
+from experiments.evaluations import check_data, check_recommender, data_provenance, read_evaluation, run_settings
+from experiments.stages import TIMES, Stage, run_stages
+from experiments.sweep_settings import Settings, check_alike, check_sweep, evaluation, flags, run_folder, training
+from interactions import load_prepared
 from interactions.provenance import Provenance
-from recipes.arguments import CompareArguments, EvaluateArguments, RecommenderArguments
-from recipes.cli import parse, setting
-from recipes.evaluations import check_data, check_recommender, data_provenance, read_evaluation, run_settings
-from recipes.measure import planned
-from recipes.parts import load_data
-from recipes.stages import TIMES, Stage, run_stages
-from recipes.sweep_settings import Settings, check_alike, check_sweep, evaluation, flags, run_folder, training
+from policy.checkpoints import finished
 from recommenders import made_of
-from trainer.export import finished
 
 VOLATILE = {"output_dir", "resume_from_checkpoint", "disable_tqdm", "dry_run"}
 """Settings of a run that say nothing about what it learned."""
@@ -69,7 +69,7 @@ class Prepared(NamedTuple):
 def _prepared(args: CompareArguments) -> Prepared | None:
     if args.data_recipe and not Path(str(args.data)).exists():
         return None
-    catalog, splits = load_data(str(args.data))
+    catalog, splits = load_prepared(str(args.data))
     return Prepared(catalog, data_provenance(catalog, splits))
 
 

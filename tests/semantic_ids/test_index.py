@@ -5,9 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from catalog import Catalog, colliding, read_index, write_index
+from catalog import Catalog
+from catalog.catalog import collision_rank
 from catalog.errors import InputError
-from catalog.index import collision_rank
+from semantic_ids import colliding, read_index, write_index
 from tests.raising import raises
 
 

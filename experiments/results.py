@@ -13,10 +13,11 @@ from catalog.settings import check_name
 from evaluation.figures import method_styles, standalone, tradeoff_figure
 from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
-from recipes.arguments import CompareArguments, DataArguments
-from recipes.cli import as_table, parse, read_recipe, setting
-from recipes.comparison import TESTED, comparison_folder
-from recipes.stages import TIMES
+from experiments.arguments import CompareArguments
+from experiments.command_line import as_table, parse, read_recipe, setting
+from experiments.comparison import TESTED, comparison_folder
+from experiments.stages import TIMES
+from semantic_ids.settings import DataArguments
 
 SHOWN = ("recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10", "coverage@10", "gini@10", "seconds")
 USERS = 60

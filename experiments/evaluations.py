@@ -20,9 +20,9 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import MARKER, complete, file_digest, read_json, sealed, sealing, write_json
 from evaluation.ranking import RECALL_CUTOFFS
+from experiments.arguments import EvaluateArguments
 from interactions import Splits
 from interactions.provenance import Provenance
-from recipes.arguments import EvaluateArguments
 from recommenders import made_of
 
 HELD_OUT = ("validation", "test")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, NoReturn, ParamSpec, get_args, get_origin, get
 
 from catalog.errors import GFlowGRError, InputError, SetupError
 from catalog.settings import as_table, check_known
-from recipes.recipe_file import load_recipe
+from experiments.recipe_file import load_recipe
 
 __all__ = ["as_table", "check_torchvision", "fail", "parse", "program", "read_recipe", "setting"]
 

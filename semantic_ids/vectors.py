@@ -12,7 +12,7 @@ import numpy as np
 from catalog.errors import InputError
 from catalog.ids import normal_ids, refuse_repeated
 from interactions import Splits
-from recommenders import COLLABORATIVE_VECTORS
+from semantic_ids.interaction_vectors import INTERACTION_VECTORS
 
 logger = logging.getLogger(__name__)
 PAIRS = 20_000
@@ -28,7 +28,7 @@ def item_vectors(
     """Vectors [items, d] float32 in the order of `item_ids`; of several sources the unit vectors side by side.
 
     Beside them the `affinity` of each source; a low one is warned of.
-    sources: names of `COLLABORATIVE_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
+    sources: names of `INTERACTION_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
     Raises InputError for a source that is none of these, or does not have every item.
     """
     parts = [_of_source(source, item_ids, titles, splits, seed) for source in sources]
@@ -90,14 +90,14 @@ def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: S
 def _of_source(
     source: str, item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
 ) -> np.ndarray:
-    if source in COLLABORATIVE_VECTORS:
-        return COLLABORATIVE_VECTORS[source](splits, len(item_ids), seed)
+    if source in INTERACTION_VECTORS:
+        return INTERACTION_VECTORS[source](splits, len(item_ids), seed)
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
         return _of_file(path, item_ids)
     if (path / "config.json").is_file():
         return _of_titles(path, item_ids, titles)
-    known = ", ".join(COLLABORATIVE_VECTORS)
+    known = ", ".join(INTERACTION_VECTORS)
     raise InputError(
         f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.", field="vectors"
     )

@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from catalog.tokens import code_words
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, check_shared_prefix
-from recipes.parts import load_backbone
+from policy.loading import load_backbone
 
 SENTENCES = ["The user bought: a lamp, a chair and then", "As IDs: the next item is a quick brown fox"] * 3
 SHAPE = dict(
@@ -112,14 +112,14 @@ def test_a_run_that_began_with_a_new_backbone_is_loaded_as_it_is(catalog, tmp_pa
 
 
 def test_the_end_of_text_starts_and_pads_where_nothing_else_does(save, catalog, caplog):
-    with caplog.at_level(logging.INFO, "recipes.parts"):
+    with caplog.at_level(logging.INFO, "policy.loading"):
         _, tokenizer = load_backbone(catalog, save()[0], None, seed=0)
     assert tokenizer.bos_token == tokenizer.pad_token == tokenizer.eos_token == "<|end|>"
     assert [name for name in ("bos_token", "pad_token") if f"no {name}" in caplog.text] == ["bos_token", "pad_token"]
 
 
 def test_a_start_and_a_padding_of_its_own_are_kept(save, catalog, caplog):
-    with caplog.at_level(logging.INFO, "recipes.parts"):
+    with caplog.at_level(logging.INFO, "policy.loading"):
         _, tokenizer = load_backbone(catalog, save(bos_token="<|start|>", pad_token="<|pad|>")[0], None, seed=0)
     assert (tokenizer.bos_token, tokenizer.pad_token) == ("<|start|>", "<|pad|>")
     assert "serves as one" not in caplog.text

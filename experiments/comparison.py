@@ -18,11 +18,10 @@ from evaluation.comparison import Comparison, Example, Shown, spread
 from evaluation.report import markdown_page, write_report
 from evaluation.significance import RESAMPLES, PairedTest, paired_tests
 from evaluation.tables import markdown, metric_table
-from interactions import Splits, training_counts
-from recipes.arguments import CompareArguments
-from recipes.evaluations import Evaluation, data_provenance, has_weights, read_evaluation, weights_digest
-from recipes.measure import same_leaf, user_metrics
-from recipes.parts import load_data
+from experiments.arguments import CompareArguments
+from experiments.evaluate import same_leaf, user_metrics
+from experiments.evaluations import Evaluation, data_provenance, has_weights, read_evaluation, weights_digest
+from interactions import Splits, load_prepared, training_counts
 from trainer.run_folder import read_log
 
 TESTED = ("recall@10", "ndcg@10", "recall@50")
@@ -62,7 +61,7 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
     check_names(list(methods), args.references)
     references = {Path(f).name: read_evaluation(f, args.split) for f in args.references}
     evaluations = [run.evaluation for seeds in methods.values() for run in seeds]
-    catalog, splits = load_data(args.data or evaluations[0].record["data"])
+    catalog, splits = load_prepared(args.data or evaluations[0].record["data"])
     rows, data = getattr(splits, args.split), data_provenance(catalog, splits)
     for evaluation in (*evaluations, *references.values()):
         ranked_on, remedy = replace(evaluation.made_of, settings={}), "Evaluate all on the folder that data names."

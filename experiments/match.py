@@ -15,10 +15,10 @@ from catalog import Catalog
 from catalog.errors import InputError
 from evaluation.match import MATCH_ITEMS, match_metrics
 from evaluation.metric_help import MATCH, METRIC_HELP
+from experiments.evaluations import check_recommender, run_settings
 from interactions import PromptBatch, PromptBuilder, Splits
 from interactions.provenance import Provenance
 from policy import TriePolicy
-from recipes.evaluations import check_recommender, run_settings
 from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, build_rewards
 from rewards.load import settings_of

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from catalog import residual_kmeans, rq_vae
+from semantic_ids import residual_kmeans, rq_vae
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -61,7 +61,7 @@ def _sasrec(splits: Splits, items: int, seed: int) -> np.ndarray:
     return model.network.item.weight[:items].detach().cpu().numpy()
 
 
-COLLABORATIVE_VECTORS: dict[str, Callable[[Splits, int, int], np.ndarray]] = {
+INTERACTION_VECTORS: dict[str, Callable[[Splits, int, int], np.ndarray]] = {
     "cooccurrence": _cooccurrence,
     "als": _als,
     "sasrec": _sasrec,

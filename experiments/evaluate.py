@@ -17,12 +17,8 @@ from catalog import Catalog
 from catalog.errors import InputError
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
-from interactions import PromptBatch, PromptBuilder, Splits, training_counts
-from interactions.provenance import Provenance
-from interactions.rows import unrankable
-from policy import TriePolicy, auto_class, policy_of
-from recipes.arguments import EvaluateArguments, RecommenderArguments
-from recipes.evaluations import (
+from experiments.arguments import EvaluateArguments, RecommenderArguments
+from experiments.evaluations import (
     HELD_OUT,
     check_data,
     check_evaluation,
@@ -34,10 +30,13 @@ from recipes.evaluations import (
     write_evaluation,
     writing,
 )
-from recipes.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
-from recipes.parts import load_data
+from experiments.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
+from interactions import PromptBatch, PromptBuilder, Splits, load_prepared, training_counts
+from interactions.provenance import Provenance
+from interactions.rows import unrankable
+from policy import TriePolicy, auto_class, policy_of
+from policy.checkpoints import check_finished
 from recommenders import BatchRecommender, Recommender, fit_recommender, load_recommender, made_of, rank
-from trainer.export import check_finished
 from trainer.launch import one_device
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
 
     Raises InputError where the run has no model, was trained on other data, or what it is compared with was.
     """
-    run, (catalog, splits) = Path(args.run), load_data(args.data)
+    run, (catalog, splits) = Path(args.run), load_prepared(args.data)
     of = planned(args, catalog, data_provenance(catalog, splits))
     rows = getattr(splits, args.split)
     output = Path(args.output_dir or (f"{run}_guided" if args.guide else run))
@@ -206,7 +205,7 @@ def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool) -
 
 def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
     """Fit and measure recommenders: writes each one's evaluations and returns the metrics of the test."""
-    catalog, splits = load_data(args.data)
+    catalog, splits = load_prepared(args.data)
     data, measured = data_provenance(catalog, splits), {}
     for name in tqdm(args.only or list(args.table), desc="models", unit="model"):
         folder, settings = Path(args.output_dir) / name, dict(args.table[name] or {})

@@ -19,14 +19,14 @@ from filelock import FileLock
 from catalog import Catalog
 from catalog.errors import InputError, RunError
 from catalog.files import seal
+from experiments.arguments import CompareArguments, EvaluateArguments
+from experiments.command_line import parse
+from experiments.evaluate import evaluate_run
+from experiments.stages import STOPPED, STOPS, Stage, run_stages
+from experiments.sweep import missing_stages, run_sweep
+from experiments.sweep_settings import check_sweep
 from interactions import Splits, leave_one_out, save_prepared
-from recipes.arguments import CompareArguments, EvaluateArguments
-from recipes.cli import parse
 from recipes.compare import main
-from recipes.measure import evaluate_run
-from recipes.stages import STOPPED, STOPS, Stage, run_stages
-from recipes.sweep import missing_stages, run_sweep
-from recipes.sweep_settings import check_sweep
 from recommenders import fit_recommender
 from tests.raising import raises
 
@@ -93,8 +93,8 @@ def finish(args, *runs):
 
 
 def settings_of(stage):
-    from recipes.arguments import RunArguments
-    from recipes.cli import setting
+    from experiments.arguments import RunArguments
+    from experiments.command_line import setting
     from trainer import METHODS
 
     return parse(stage.command[2:], RunArguments, METHODS[setting(stage.command[2:], "method")][1])
@@ -293,7 +293,7 @@ while not pathlib.Path({str(over)!r}).exists(): time.sleep(0.02)  # the checkpoi
 """
     code = f"""
 import pathlib, sys
-from recipes.stages import Stage, run_stages
+from experiments.stages import Stage, run_stages
 log = pathlib.Path({str(tmp_path)!r}) / "train.log"
 run_stages({{"train": Stage((sys.executable, "-c", {training!r}), log)}}, 1, {{}}, log.with_name("times"))
 """

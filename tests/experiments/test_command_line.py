@@ -7,21 +7,22 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
+import experiments
 import recipes
 from catalog.errors import InputError, SetupError
 from catalog.settings import check_name
-from recipes.arguments import (
+from experiments.arguments import (
     CompareArguments,
-    DataArguments,
     EvaluateArguments,
     ExportArguments,
     RecommenderArguments,
     RunArguments,
     ServeArguments,
 )
-from recipes.cli import parse, program, setting
-from recipes.plan import PlanArguments
-from recipes.results import ReproduceArguments
+from experiments.command_line import parse, program, setting
+from experiments.plan import PlanArguments
+from experiments.results import ReproduceArguments
+from semantic_ids.settings import DataArguments
 from tests.raising import raises
 from trainer import METHODS, GFlowNetConfig, SFTConfig
 
@@ -218,10 +219,10 @@ def test_a_file_that_hides_a_package_is_named(origin, monkeypatch):
     def find_spec(name):
         return SimpleNamespace(origin=origin, submodule_search_locations=["/x"]) if name == "rewards" else found(name)
 
-    recipes.check_packages()
+    experiments.check_packages()
     monkeypatch.setattr(importlib.util, "find_spec", find_spec)
     with pytest.raises(SystemExit) as stopped:
-        recipes.check_packages()
+        experiments.check_packages()
     assert "rewards" in str(stopped.value) and (origin or "/x") in str(stopped.value)
 
 

@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase
 from catalog import PADDING, Catalog, extend_tokenizer, word_tokenizer
 from catalog.errors import InputError
 from catalog.files import complete
-from interactions import PromptBatch, PromptBuilder, Splits, item_texts, prompt_texts
+from experiments.arguments import ExportArguments
+from interactions import PromptBatch, PromptBuilder, Splits, item_texts, load_prepared, prompt_texts
 from interactions.split import NAMES
-from recipes.arguments import ExportArguments
-from recipes.parts import load_data, pretrained_source, with_start_and_padding
+from policy.loading import pretrained_source, with_start_and_padding
 from recommenders import BatchRecommender, load_recommender
 from samplers import Sampler, SamplerParts
 from samplers.load import build_sampler
@@ -28,7 +28,7 @@ def export(args: ExportArguments) -> dict[str, int]:
 
     Raises InputError where the folder holds something else, and where the text has other tokens than training reads.
     """
-    folder, (catalog, splits) = Path(args.output_dir), load_data(args.data)
+    folder, (catalog, splits) = Path(args.output_dir), load_prepared(args.data)
     if folder.exists() and not (folder / "tokenizer").is_dir():
         raise InputError(
             f"{folder} exists and holds no export.", remedy="Give another folder as output_dir.", file=folder

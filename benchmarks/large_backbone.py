@@ -71,9 +71,9 @@ def main() -> None:
             flow_weight=0.1,
         )
     logged = [r["time/prompts_per_second"] for r in trainer.state.log_history if "time/prompts_per_second" in r]
-    step = args.prompts / trainer.got["processes"] / statistics.median(logged)
+    step = args.prompts / trainer.runtime_info["processes"] / statistics.median(logged)
     gather = statistics.median(gather_seconds(trainer) for _ in range(5))
-    result = trainer.got | {
+    result = trainer.runtime_info | {
         "sft_losses": losses(sft),
         "gflownet_losses": losses(trainer),
         "step_seconds": round(step, 2),

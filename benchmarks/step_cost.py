@@ -59,7 +59,7 @@ def make_trainer(method: str, count: int, catalog: Catalog, rows: Dataset, args:
 
 
 def step(trainer: TrajectoryTrainer, rows: list[dict]) -> None:
-    """One optimiser step without the optimiser: trajectories, rewards, loss and gradients."""
+    """One optimizer step without the optimizer: trajectories, rewards, loss and gradients."""
     trainer.model.train()
     trainer.state.global_step = 1  # the first step of a run also checks the forward and starts the flow head
     (micro_batch,), total = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)

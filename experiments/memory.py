@@ -18,7 +18,7 @@ GATHER = 5 * 10**8
 PREFETCH = 5 * 10**7
 """Parameters that ZeRO-3 gathers in one go, twice in memory meanwhile: DeepSpeed's stage3_prefetch_bucket_size."""
 SUB_GROUP = 10**9
-"""Parameters that ZeRO-3's optimiser updates at once: DeepSpeed's sub_group_size."""
+"""Parameters that ZeRO-3's optimizer updates at once: DeepSpeed's sub_group_size."""
 SYNC = 256 * 2**20
 """Bytes: bucket_bytes of samplers.rollouts.weights.policy_weights."""
 
@@ -86,7 +86,7 @@ SHAPES = {  # config.json of Qwen/Qwen2.5-0.5B, -1.5B, -7B and -72B
 class Recipe:
     """What is shared out among the processes, and whether DeepSpeed trains, whose weights in bf16 are bfloat16 too."""
 
-    optimiser: bool = False
+    optimizer: bool = False
     gradients: bool = False
     parameters: bool = False
     deepspeed: bool = False
@@ -96,11 +96,11 @@ class Recipe:
 RECIPES = {  # in the order of what they communicate
     "single": Recipe(),
     "ddp": Recipe(),
-    "zero1": Recipe(optimiser=True, deepspeed=True),
-    "zero2": Recipe(optimiser=True, gradients=True, deepspeed=True),
-    "zero3": Recipe(optimiser=True, gradients=True, parameters=True, deepspeed=True),
-    "fsdp2": Recipe(optimiser=True, gradients=True, parameters=True),
-    "zero3-offload": Recipe(optimiser=True, gradients=True, parameters=True, deepspeed=True, offload=True),
+    "zero1": Recipe(optimizer=True, deepspeed=True),
+    "zero2": Recipe(optimizer=True, gradients=True, deepspeed=True),
+    "zero3": Recipe(optimizer=True, gradients=True, parameters=True, deepspeed=True),
+    "fsdp2": Recipe(optimizer=True, gradients=True, parameters=True),
+    "zero3-offload": Recipe(optimizer=True, gradients=True, parameters=True, deepspeed=True, offload=True),
 }
 
 
@@ -134,13 +134,13 @@ class Memory(NamedTuple):
 
     parameters: float
     gradients: float
-    optimiser: float
+    optimizer: float
     transient: float
     host: float
 
     @property
     def states(self) -> float:
-        return self.parameters + self.gradients + self.optimiser
+        return self.parameters + self.gradients + self.optimizer
 
 
 def trained(shape: Shape, job: Job) -> int:
@@ -156,12 +156,12 @@ def memory(name: str, shape: Shape, job: Job) -> Memory:
     stored = job.size if recipe.deepspeed else 4
     parameters = stored * all_ / (n if recipe.parameters else 1)
     gradients = stored * _gradient_elements(name, shape, job)
-    optimiser = (12 if recipe.deepspeed else 8) * some / (n if recipe.optimiser else 1)
+    optimizer = (12 if recipe.deepspeed else 8) * some / (n if recipe.optimizer else 1)
     transient = _transient(name, shape, job)
     if not recipe.offload:
-        return Memory(parameters, gradients, optimiser, transient, 0)
-    # gradients lie in main memory twice: as they are reduced and in float32 for the optimiser
-    return Memory(0, 0, 0, transient, parameters + gradients + optimiser + 4 * some / n)
+        return Memory(parameters, gradients, optimizer, transient, 0)
+    # gradients lie in main memory twice: as they are reduced and in float32 for the optimizer
+    return Memory(0, 0, 0, transient, parameters + gradients + optimizer + 4 * some / n)
 
 
 def _gradient_elements(name: str, shape: Shape, job: Job) -> float:
@@ -195,7 +195,7 @@ def _transient(name: str, shape: Shape, job: Job) -> float:
 def activations(shape: Shape, job: Job, *, checkpointing: bool, autocast: bool) -> tuple[float, float]:
     """Bytes of (layers, logits) at the worst moment of one forward and backward.
 
-    Per token and layer, in the precision: each of two norms its normalised input and its output, and its input in
+    Per token and layer, in the precision: each of two norms its normalized input and its output, and its input in
     float32; queries, repeated keys and values, attention's output; four of the MLP's width. Under autocast the residual
     is float32, and each linear map has its own cast of its input and its weight. The logits themselves are soon freed,
     but their gradient is summed from slices: all positions twice, and the larger of history and trajectories once.

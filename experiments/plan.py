@@ -24,7 +24,7 @@ from experiments.memory import (
 )
 from policy.config import backbone_config
 
-COLUMNS = ("parameters", "gradients", "optimiser", "transient", "layers", "logits", "engine", "total")
+COLUMNS = ("parameters", "gradients", "optimizer", "transient", "layers", "logits", "engine", "total")
 
 
 @dataclass
@@ -159,7 +159,7 @@ def needs(name: str, shape: Shape, job: Job, args: PlanArguments) -> dict[str, A
     for checkpointing in (False, True):
         layers, logits = activations(shape, job, checkpointing=checkpointing, autocast=autocast)
         training = kept.states + kept.transient + layers + logits + engine * (not args.vllm_enable_sleep_mode)
-        drawing = kept.parameters + kept.optimiser + engine + (SYNC if args.vllm != "none" else 0)
+        drawing = kept.parameters + kept.optimizer + engine + (SYNC if args.vllm != "none" else 0)
         parts[checkpointing] = {"layers": layers, "logits": logits, "total": max(training, drawing)}
     lacks = "engine" if engine and weights + cache(shape, job, args.tensor_parallel_size) > engine else ""
     lacks = lacks or ("host" if kept.host > args.host_memory * GIB else "")

@@ -87,10 +87,11 @@ def _missing(argv: Sequence[str], name: str) -> Path | None:
 
 def summary(trainer: Any, method: str) -> str:
     """What will be trained, on what."""
+    found = trainer.runtime_info
     return (
         f"{method}: {len(trainer.train_dataset):,} rows, {len(trainer.catalog):,} items, {trainer.mixture().count} "
         f"trajectories per prompt, {trainer.prompts_per_step} prompts per step\n"
-        + ", ".join(f"{name} {value:,}" if isinstance(value, int) else value for name, value in trainer.got.items())
+        + ", ".join(f"{name} {value:,}" if isinstance(value, int) else value for name, value in found.items())
     )
 
 

@@ -83,13 +83,15 @@ class Texts:
             {"merged_prompts": 0} if self.prompts.first_titles else {}
         )
 
-    def __call__(self, name: str, rows: datasets.Dataset, own: Mapping[str, list[int]]) -> datasets.Dataset:
-        """The rows of the split `name`; own: users' whole training sequences, for what a recommender counts."""
+    def __call__(self, name: str, rows: datasets.Dataset, user_items: Mapping[str, list[int]]) -> datasets.Dataset:
+        """The rows of the split `name`; user_items: users' whole training sequences, for what a recommender counts."""
         kept: list[int] = []
         columns: dict[str, list[str]] = {}
         for start in range(0, len(rows), BATCH):
             table = rows.select(range(start, min(start + BATCH, len(rows)))).to_list()
-            batch = self.prompts([row | ({"own": own[row["user"]]} if own else {}) for row in table])
+            batch = self.prompts(
+                [row | ({"user_items": user_items[row["user"]]} if user_items else {}) for row in table]
+            )
             places, texts = self._texts(batch, seed=self.args.seed * 31 + crc32(f"{name} {start}".encode()))
             kept += [start + place for place in places]
             for column, values in texts.items():
@@ -106,20 +108,20 @@ class Texts:
         if self.sampler is None:
             return [*range(len(batch))], {"prompt": prompts, "completion": targets, "target_text": targets}
         drawn = self.sampler.sample(batch, self.args.negatives, seed)
-        real = drawn.source != PADDING  # [B, negatives]
-        self.counts["without_negative"] += int((~real.any(1)).sum())
-        places = real.nonzero()[:, 0].tolist()
+        mask = drawn.source != PADDING  # [B, negatives]
+        self.counts["without_negative"] += int((~mask.any(1)).sum())
+        places = mask.nonzero()[:, 0].tolist()
         chosen = [targets[place] for place in places]
         return places, {
             "prompt": [prompts[place] for place in places],
             "chosen": chosen,
-            "rejected": item_texts(drawn.items[real], self.trie),
+            "rejected": item_texts(drawn.items[mask], self.trie),
             "target_text": chosen,
         }
 
     def _check(self, batch: PromptBatch, prompts: list[str], targets: list[str]) -> None:
         """Raise InputError where text becomes other tokens than the prompt's and the codes', behind one another."""
-        read = [row[real].tolist() for row, real in zip(batch.input_ids, batch.attention_mask.bool(), strict=True)]
+        read = [row[mask].tolist() for row, mask in zip(batch.input_ids, batch.attention_mask.bool(), strict=True)]
         codes = self.prompts.tokens[self.trie.path(batch.target)[:, 1:]].tolist()  # B of L
         alone, together, behind = (
             self.tokenizer(texts)["input_ids"]

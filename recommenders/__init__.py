@@ -3,7 +3,7 @@
 - `base`: the `Recommender` protocol (histories -> `[B, items]` scores or probabilities) and `rank`, scores -> items
 - `popularity`: training counts, the same for everybody
 - `item_knn`: item-to-item cosine, with older events counting less
-- `factors`: `ALS` and `BPR`, matrix factorisations that a history is folded into
+- `factors`: `ALS` and `BPR`, matrix factorizations that a history is folded into
 - `sasrec`: self-attention over the history
 - `mixture`: several of them as one
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder

@@ -1,4 +1,4 @@
-"""Matrix factorisation by the `implicit` library: a history is folded in, so that its user need not be known."""
+"""Matrix factorization by the `implicit` library: a history is folded in, so that its user need not be known."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from implicit.nearest_neighbours import CosineRecommender
+from implicit.nearest_neighbors import CosineRecommender
 from implicit.utils import ParameterWarning
 from scipy import sparse
 from torch import Tensor
@@ -22,7 +22,7 @@ class ItemKNN:
     score[b, i] = sum over events j of history b of decay ** age(j) * similarity[j, i],  age 0 = newest event
     similarity[j, i] = together[j, i] / sqrt(users[j] users[i])
 
-    together: `[items, items]` CSR; row j holds how many users have both j and i, for the nearest neighbours i of j.
+    together: `[items, items]` CSR; row j holds how many users have both j and i, for the nearest neighbors i of j.
     users: `[items]`, how many users have the item.
     decay: weight that an event loses per step into the past, in (0, 1]; 1 counts all events alike.
     """
@@ -35,22 +35,20 @@ class ItemKNN:
     class Settings:
         """See `fit`."""
 
-        neighbours: int = 100
+        neighbors: int = 100
         decay: float = 1.0
         seed: int = 0
 
     @classmethod
-    def fit(
-        cls, interactions: sparse.csr_matrix, neighbours: int = 100, decay: float = 1.0, seed: int = 0
-    ) -> "ItemKNN":
-        """Keeps the `neighbours` largest cosines between the columns of `interactions > 0`, `[users, items]`.
+    def fit(cls, interactions: sparse.csr_matrix, neighbors: int = 100, decay: float = 1.0, seed: int = 0) -> "ItemKNN":
+        """Keeps the `neighbors` largest cosines between the columns of `interactions > 0`, `[users, items]`.
 
-        Few users share an item, so many neighbours are equally near, and the search keeps some of these by their
+        Few users share an item, so many neighbors are equally near, and the search keeps some of these by their
         position. `seed` shuffles the positions, since item numbers may tell the order of the log.
         """
         taken = (interactions > 0).astype(np.float64).tocsr()
         order = np.random.default_rng(seed).permutation(taken.shape[1])  # [items]
-        model = CosineRecommender(K=neighbours + 1)  # one more: the nearest neighbour of an item is itself
+        model = CosineRecommender(K=neighbors + 1)  # one more: the nearest neighbor of an item is itself
         with warnings.catch_warnings():
             # The library warns about its own intermediate format, whatever it is given.
             warnings.simplefilter("ignore", ParameterWarning)
@@ -73,7 +71,7 @@ class ItemKNN:
         return (scale @ self.together @ scale).tocsr()
 
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
-        """Summed similarities, `[B, items]` float32; 0 where no event has the item as a neighbour.
+        """Summed similarities, `[B, items]` float32; 0 where no event has the item as a neighbor.
 
         Each row counts as if its list of `without` had never been a user: exactly so on the kept pairs, while which
         pairs are kept stays as it is.

@@ -201,12 +201,12 @@ def _loss(network: Network, windows: Histories, seen: Tensor | None) -> Tensor:
     seen: `[B, items]`, the items that may not be drawn as a negative; None for cross-entropy over the catalogue.
     """
     history, target = (network.pad(part) for part in ([w[:-1] for w in windows], [w[1:] for w in windows]))  # [B, N]
-    real = target != network.padding
-    states = network(history)[real]  # [positions, dimensions]
+    mask = target != network.padding
+    states = network(history)[mask]  # [positions, dimensions]
     if seen is None:
-        return F.cross_entropy(network.logits(states), target[real])
-    negative = _unseen(seen, target.shape[1]).to(target.device)[real]  # [positions]
-    positive, negative = ((states * network.item(item)).sum(-1) for item in (target[real], negative))
+        return F.cross_entropy(network.logits(states), target[mask])
+    negative = _unseen(seen, target.shape[1]).to(target.device)[mask]  # [positions]
+    positive, negative = ((states * network.item(item)).sum(-1) for item in (target[mask], negative))
     return F.softplus(-positive).mean() + F.softplus(negative).mean()
 
 

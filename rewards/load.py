@@ -18,7 +18,7 @@ from catalog.settings import annotations, check_known, check_table, check_value
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
 from rewards.base import Reward, WeightedSum
-from rewards.behaviour import Behaviour
+from rewards.behavior import Behavior
 from rewards.collaborative import Collaborative
 from rewards.hit import Hit
 from rewards.likelihood import Likelihood
@@ -28,7 +28,7 @@ from rewards.trl import TRLReward, is_trl
 
 REWARDS: dict[str, Callable[..., Reward]] = {
     "hit": Hit,
-    "behaviour": Behaviour,
+    "behavior": Behavior,
     "collaborative": Collaborative,
     "likelihood": Likelihood,
     "similarity": MatchedCodes,
@@ -92,7 +92,7 @@ def as_reward(name: str, reward: Any, parts: RewardParts) -> Reward:
 def build_rewards(
     settings: Mapping[str, float | Mapping[str, Any]], parts: RewardParts, signed: bool = False
 ) -> WeightedSum:
-    """The weighted sum that a recipe asks for: {hit: 1.0, behaviour: {weight: 0.5, values: {like: 10, click: 1}}}.
+    """The weighted sum that a recipe asks for: {hit: 1.0, behavior: {weight: 0.5, values: {like: 10, click: 1}}}.
 
     settings: each reward's weight, or a table of its weight, by default 1, and its settings. signed: whether values
     below 0 pass.

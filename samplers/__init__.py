@@ -6,7 +6,7 @@ A `Sampler` draws trajectories for a batch of prompts; `Mixture` puts a fixed nu
 - `interactions`: what else the user took
 - `random`: items that the user has not met
 - `curriculum`: unknown items that a recommender scores, from easy to hard as training goes on
-- `confidence`: of a recommender's favourites those that the policy finds least likely
+- `confidence`: of a recommender's favorites those that the policy finds least likely
 - `policy`: draws or beams of the policy itself: by transformers, the reference rollout worker, or by a `RolloutEngine`
   that is given its weights, vLLM in this process or on servers, see `samplers.rollouts`
 - `replay`: trajectories of earlier steps, by reward or by error

@@ -43,4 +43,4 @@ class ConfidenceSampler:
             log_pf = self.policy.log_probs(batch, items.clamp(min=0)).log_pf.sum(-1)  # [B, pool]
         least = log_pf.masked_fill(items < 0, torch.inf).topk(count, largest=False).indices
         chosen = items.gather(1, least)
-        return Trajectories.of_items(chosen, self.trie.codes(chosen), "confidence")
+        return Trajectories.from_items(chosen, self.trie.codes(chosen), "confidence")

@@ -63,4 +63,4 @@ class CurriculumSampler:
         column = torch.arange(items.shape[1], device=items.device)
         inside = (column >= start) & (column < start + size)  # [B, pool]
         drawn = draw(items, inside.float(), count, seed)
-        return Trajectories.of_items(drawn, self.trie.codes(drawn), "curriculum")
+        return Trajectories.from_items(drawn, self.trie.codes(drawn), "curriculum")

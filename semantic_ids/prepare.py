@@ -25,7 +25,7 @@ from interactions import (
     unrankable,
 )
 from semantic_ids.index import colliding, read_index
-from semantic_ids.quantizer import QUANTISERS
+from semantic_ids.quantizer import QUANTIZERS
 from semantic_ids.settings import DataArguments
 from semantic_ids.vectors import index_affinity, item_vectors
 
@@ -55,7 +55,7 @@ def prepare(args: DataArguments) -> dict[str, Any]:
         item_ids = np.random.default_rng(args.seed).permutation(sorted(log["item"].unique())).tolist()
         splits = _split(log, item_ids, args)
         vectors, made["affinity"] = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
-        codes, made["residual"] = QUANTISERS[args.quantiser](vectors, tuple(args.codebook_sizes), seed=args.seed)
+        codes, made["residual"] = QUANTIZERS[args.quantizer](vectors, tuple(args.codebook_sizes), seed=args.seed)
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
     known = _known_titles(item_ids, titles)
     catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision, titles=known)

@@ -15,14 +15,14 @@ from tqdm.auto import trange
 from catalog.errors import InputError
 
 
-class Quantised(NamedTuple):
+class Quantized(NamedTuple):
     """codes [items, L] int64; residual: the squared distance that they leave over, as a share of the variance."""
 
     codes: np.ndarray
     residual: float
 
 
-def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantised:
+def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantized:
     """Level l clusters what the levels before it left over of `vectors` [items, d].
 
     sizes: the number of clusters of each level. Raises InputError for NaN or infinite vectors, which it names by row,
@@ -38,7 +38,7 @@ def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: 
         assert kmeans.centroids is not None  # since it is trained
         codes[:, level] = kmeans.index.search(residual, 1)[1][:, 0]
         residual = residual - kmeans.centroids[codes[:, level]]
-    return Quantised(codes, _share(residual, vectors))
+    return Quantized(codes, _share(residual, vectors))
 
 
 def rq_vae(
@@ -49,8 +49,8 @@ def rq_vae(
     batch_size: int = 1024,
     learning_rate: float = 1e-3,
     seed: int = 0,
-) -> Quantised:
-    """Residual quantisation of what an encoder makes of `vectors` [items, d], trained to be decoded again.
+) -> Quantized:
+    """Residual quantization of what an encoder makes of `vectors` [items, d], trained to be decoded again.
 
     The RQ-VAE of TIGER, arXiv 2305.05065: an encoder d -> 512 -> 256 -> 128 -> 32, the decoder its mirror image, and
     codebooks by vector-quantize-pytorch, which begin at k-means and follow as moving averages; codes that fall out of
@@ -59,7 +59,7 @@ def rq_vae(
     _check(vectors, sizes)
     if not importlib.util.find_spec("vector_quantize_pytorch"):
         raise InputError(
-            "quantiser=rq_vae: a package is missing.", remedy="Run pip install 'gflowgr[rq-vae]'.", field="quantiser"
+            "quantizer=rq_vae: a package is missing.", remedy="Run pip install 'gflowgr[rq-vae]'.", field="quantizer"
         )
     from vector_quantize_pytorch import ResidualVQ
 
@@ -69,29 +69,29 @@ def rq_vae(
         spread = (spread - spread.mean(0)) / spread.std()  # [items, d]
         widths = [spread.shape[1], 512, 256, 128, 32]
         encoder, decoder = _layers(widths), _layers(widths[::-1])
-        quantise = ResidualVQ(
+        quantize = ResidualVQ(
             dim=widths[-1], codebook_size=sizes, kmeans_init=True, kmeans_iters=25, threshold_ema_dead_code=1
         )
         learned = [*encoder.parameters(), *decoder.parameters()]
         optimizer = torch.optim.AdamW(learned, learning_rate)
-        quantise(encoder(spread).detach())  # the codebooks begin at the k-means of all items, not of one batch
+        quantize(encoder(spread).detach())  # the codebooks begin at the k-means of all items, not of one batch
         for _ in trange(epochs, desc="rq-vae", unit="epoch", disable=None):
             for rows in torch.randperm(len(spread)).split(batch_size):
                 if len(rows) < 2:
                     continue
-                quantised, _, commitment = quantise(encoder(spread[rows]))
-                loss = F.mse_loss(decoder(quantised), spread[rows]) + 0.25 * commitment.sum()
+                quantized, _, commitment = quantize(encoder(spread[rows]))
+                loss = F.mse_loss(decoder(quantized), spread[rows]) + 0.25 * commitment.sum()
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-        quantise.eval()
+        quantize.eval()
         with torch.no_grad():
-            quantised, codes, _ = quantise(encoder(spread))
-            left = (spread - decoder(quantised)).numpy()
-    return Quantised(codes.numpy().astype(np.int64), _share(left, spread.numpy()))
+            quantized, codes, _ = quantize(encoder(spread))
+            left = (spread - decoder(quantized)).numpy()
+    return Quantized(codes.numpy().astype(np.int64), _share(left, spread.numpy()))
 
 
-QUANTISERS: dict[str, Callable[..., Quantised]] = {"kmeans": residual_kmeans, "rq_vae": rq_vae}
+QUANTIZERS: dict[str, Callable[..., Quantized]] = {"kmeans": residual_kmeans, "rq_vae": rq_vae}
 """Name -> (vectors [items, d], sizes, seed=...) -> codes."""
 
 

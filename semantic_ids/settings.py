@@ -35,17 +35,17 @@ class DataArguments(Arguments):
             "the titles. Several are fused."
         },
     )
-    quantiser: Literal["kmeans", "rq_vae"] = field(
+    quantizer: Literal["kmeans", "rq_vae"] = field(
         default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs gflowgr[rq-vae]."}
     )
     codebook_sizes: list[int] = field(
-        default_factory=lambda: [64, 64, 64], metadata={"help": "Codes of each level that the quantiser gives."}
+        default_factory=lambda: [64, 64, 64], metadata={"help": "Codes of each level that the quantizer gives."}
     )
     on_collision: Literal["extend", "keep"] = field(
         default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
     )
     users: int | None = field(default=None, metadata={"help": "Keep the first users only, to try things out."})
-    seed: int = field(default=0, metadata={"help": "Of vectors, quantiser and the order of the items."})
+    seed: int = field(default=0, metadata={"help": "Of vectors, quantizer and the order of the items."})
     cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
 
     def __post_init__(self) -> None:

@@ -103,14 +103,17 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
 
     none, target = torch.zeros_like(prompts.target), prompts.target
     items = torch.stack([target, (target - 5).clamp(min=0), none, prompts.history[:, -1]], 1)  # [B, 4]
-    drawn = Trajectories.of_items(items, catalog.trie.codes(items), "random")
+    drawn = Trajectories.from_items(items, catalog.trie.codes(items), "random")
     torch.testing.assert_close(era(prompts, drawn)[2, :3], torch.tensor([1.0, 0.5, 0.0]))  # the target's year is 1957
     everything = torch.arange(48).expand(4, -1)
     torch.testing.assert_close(era.catalog(prompts).gather(1, items), era(prompts, drawn))
     expected = [[item not in row for item in items[i].tolist()] for i, row in enumerate(prompts.history.tolist())]
     assert unseen(prompts, drawn).bool().tolist() == expected and not unseen(prompts, drawn)[:, 3].any()
     total = WeightedSum({"unseen": unseen, "era": era})
-    assert total(prompts, Trajectories.of_items(everything, catalog.trie.codes(everything), "random")).shape == (4, 48)
+    assert total(prompts, Trajectories.from_items(everything, catalog.trie.codes(everything), "random")).shape == (
+        4,
+        48,
+    )
 
 
 def test_what_the_readme_says_of_methods_stands_in_the_comparison():

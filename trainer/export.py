@@ -67,7 +67,7 @@ def unmark(folder: Path) -> None:
     (folder / MARKER).unlink(missing_ok=True)
 
 
-def merged(model: nn.Module, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def merged_weights(model: nn.Module, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(the policy's weights with LoRA added, the flow heads'), in main memory; empty on a process that does not keep.
 
     Every process calls it, since sharded weights are gathered; a bucket of them lies in the device's memory at a time.

@@ -75,7 +75,7 @@ def say_one_gpu() -> None:
     )
 
 
-def share_out(prompts: int, most: int, processes: int) -> tuple[int, int]:
+def resolve_batch_size(prompts: int, most: int, processes: int) -> tuple[int, int]:
     """(prompts per process at once, how many times) so that one step takes `prompts` over all processes.
 
     most: how many prompts a process can take at once. Raises InputError where the processes cannot share evenly.

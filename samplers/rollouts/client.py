@@ -53,7 +53,7 @@ class ServerEngine:
     exactly one does. bucket_bytes: of the weights in one request.
 
     A server that does not answer, or answers what cannot be, is left out with a warning and the others do its work.
-    Nothing may be drawn before the first `load` and `join`. Raises RunError for a url where no server answers,
+    Nothing may be drawn before the first `load` and `confirm_weights`. Raises RunError for a url where no server answers,
     InputError for what is no url and for a server with another key, catalogue or vocabulary or for shorter prompts.
     """
 
@@ -92,7 +92,7 @@ class ServerEngine:
             raise RunError(str(error), remedy="Start recipes/serve.py there, or correct the url.") from error
 
     def load(self, weights: Weights, version: int) -> None:
-        """Send the weights to every server that answers; `join` then tells which of them have it."""
+        """Send the weights to every server that answers; `confirm_weights` then tells which of them have it."""
         self.version = version
         if not self.sender:
             deque(weights, maxlen=0)  # taking the weights is collective where they are sharded
@@ -105,7 +105,7 @@ class ServerEngine:
             part += 1
         self._send(receivers, save({}), part=part, last=True)
 
-    def join(self) -> None:
+    def confirm_weights(self) -> None:
         """Find the servers that have the weights of the last `load`, once every process has returned from it.
 
         Raises RunError where there is none.
@@ -134,10 +134,10 @@ class ServerEngine:
 
         return self._draw("/extend", len(prompts), (width,), body)
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Nothing: the servers' memory is their own."""
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing: the servers live on."""
 
     @property

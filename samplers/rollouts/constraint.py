@@ -38,7 +38,7 @@ class TrieConstraint:
         self.code = code_of_token(tokens, trie, vocabulary)  # [vocabulary]
 
     @classmethod
-    def of(cls, config: VllmConfig, device: torch.device) -> "TrieConstraint":
+    def from_config(cls, config: VllmConfig, device: torch.device) -> "TrieConstraint":
         """The constraint of an engine, from the folder that its `additional_config` names and its tokenizer."""
         assert isinstance(config.additional_config, dict)
         trie = Catalog.load(config.additional_config[ARGUMENT]).trie.to(device)
@@ -89,7 +89,7 @@ class TrieLogitsProcessor(LogitsProcessor):
     """The constraint for vLLM's V1 model runner, which CPUs use."""
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
-        self.constraint, self.device = TrieConstraint.of(vllm_config, device), device
+        self.constraint, self.device = TrieConstraint.from_config(vllm_config, device), device
         self.requests: dict[
             int, tuple[list[int], list[int]]
         ] = {}  # row -> codes in its prompt, live list of its output
@@ -135,7 +135,7 @@ class TrieLogitsProcessorV2(LogitsProcessorV2):
     @cached_property
     def constraint(self) -> TrieConstraint:
         """Made at the first use: what is made while the model is loaded lies in the memory that a sleep discards."""
-        return TrieConstraint.of(self.config, self.states.device)
+        return TrieConstraint.from_config(self.config, self.states.device)
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:

@@ -9,7 +9,7 @@ Weights = Iterable[tuple[str, Tensor]]
 
 
 class RolloutEngine(Protocol):
-    """Draws codes after prompts. `version` is the optimiser step whose weights it holds, -1 before the first `load`.
+    """Draws codes after prompts. `version` is the optimizer step whose weights it holds, -1 before the first `load`.
 
     `load` gives it weights under the names of a transformers checkpoint; every process calls it, with all weights, at
     a time when nothing is drawn.
@@ -21,7 +21,7 @@ class RolloutEngine(Protocol):
 
     def load(self, weights: Weights, version: int) -> None: ...
 
-    def join(self) -> None:
+    def confirm_weights(self) -> None:
         """Every process has come back from `load`: find out what may draw now."""
         ...
 
@@ -36,10 +36,10 @@ class RolloutEngine(Protocol):
         """
         ...
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Nothing is drawn until the next `load`: free what it can."""
         ...
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Nothing will be drawn any more; before the group of the processes is left, of which an engine may be part."""
         ...

@@ -161,4 +161,4 @@ def _grown(paths: Tensor, parent: Tensor, last: Tensor) -> Tensor:
 def _token_lists(batch: PromptBatch) -> list[list[int]]:
     """The prompts without their padding."""
     rows = zip(batch.input_ids.cpu(), batch.attention_mask.cpu().bool(), strict=True)
-    return [ids[real].tolist() for ids, real in rows]
+    return [ids[mask].tolist() for ids, mask in rows]

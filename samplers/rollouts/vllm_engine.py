@@ -38,7 +38,7 @@ class VLLMEngine:
     Raises InputError where vLLM is missing or another version, RunError where it does not start.
     """
 
-    _end: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
+    _finalize: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class VLLMEngine:
         from samplers.rollouts.constraint import ARGUMENT, TrieLogitsProcessor, TrieLogitsProcessorV2
 
         self.levels = Catalog.load(catalog).trie.levels
-        self.longest, self.sleep = longest, sleep
+        self.longest, self.sleep_mode = longest, sleep
         self.version = 0 if weights else -1
         arguments: dict[str, Any] = dict(
             model=str(folder),
@@ -85,9 +85,9 @@ class VLLMEngine:
         self.group: Any = None
         try:
             processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
-            VLLMEngine._end()
+            VLLMEngine._finalize()
             self.llm = LLM(**arguments, logits_processors=[processor])
-            VLLMEngine._end = self.llm.llm_engine.engine_core._finalizer  # type: ignore[attr-defined]
+            VLLMEngine._finalize = self.llm.llm_engine.engine_core._finalizer  # type: ignore[attr-defined]
             self.sample([[0]], 1, [0])  # what a kernel does not support shows only now
         except (TypeError, ValueError, RuntimeError) as error:  # TypeError: an argument that vLLM does not have
             raise RunError(
@@ -99,30 +99,30 @@ class VLLMEngine:
             from vllm.distributed import get_tp_group
 
             self.group = get_tp_group()
-        self.rest()
+        self.sleep()
 
     def load(self, weights: Weights, version: int) -> None:
         """Take over weights; what was cached under the old ones is dropped."""
-        if self.sleep:
+        if self.sleep_mode:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc(_load, args=(weights,))
-        if self.sleep:
+        if self.sleep_mode:
             self.llm.wake_up(tags=["kv_cache"])
         if not self.llm.reset_prefix_cache():
             raise RunError("vLLM could not drop its prefix cache: something is still being drawn.")
         self.version = version
 
-    def join(self) -> None:
+    def confirm_weights(self) -> None:
         """Nothing to do: every process has an engine of its own."""
 
-    def rest(self) -> None:
+    def sleep(self) -> None:
         """Give the GPU's memory back, weights included, where `sleep` is on."""
-        if self.sleep:
+        if self.sleep_mode:
             self.llm.sleep(level=2)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Leave the process groups, which else would be left a second time at the end of the process."""
-        VLLMEngine._end()
+        VLLMEngine._finalize()
 
     def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw, see `RolloutEngine`. Raises InputError for a prompt that is longer than `longest`."""

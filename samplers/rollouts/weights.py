@@ -129,7 +129,7 @@ def _pending(layer: Any, prefix: str) -> tuple[list[str], int]:
         adapters, sign = layer.merged_adapters, -1
     elif layer.merged:  # then a forward pass ignores adapters that are active but not merged
         adapters = []
-    if type(layer) in (Linear, Embedding):  # their subclasses hold quantised weights or compute something else
+    if type(layer) in (Linear, Embedding):  # their subclasses hold quantized weights or compute something else
         adapters = [name for name in adapters if name in layer.scaling]
         kinds = [type(layer.lora_variant[name]).__name__ for name in adapters if name in layer.lora_variant]
         kinds += ["lora_bias" for name in adapters if layer.lora_bias.get(name)]
@@ -138,7 +138,7 @@ def _pending(layer: Any, prefix: str) -> tuple[list[str], int]:
     if kinds:
         raise InputError(
             f"The adapter of {prefix[:-1]!r} is of the kind {kinds[0]}, which is not base weight + LoRA delta: use "
-            "plain LoRA (use_dora=False, lora_bias=False) on linear or embedding layers that are not quantised."
+            "plain LoRA (use_dora=False, lora_bias=False) on linear or embedding layers that are not quantized."
         )
     return adapters, sign
 

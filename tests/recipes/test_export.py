@@ -186,7 +186,7 @@ def test_a_reward_function_is_given_the_same_by_trl_and_here(export, data, catal
     rows = [places[key] for key in zip(theirs["user"][::2], theirs["target"][::2], strict=True)]  # K = 2 of each
     batch = PromptBuilder(catalog, tokenizer, 6)(rows)
     items = torch.stack([batch.target, batch.target], 1)
-    drawn = Trajectories.of_items(items, catalog.trie.codes(items), "random")
+    drawn = Trajectories.from_items(items, catalog.trie.codes(items), "random")
     as_reward("mine", mine, RewardParts(catalog, tokenizer=tokenizer))(batch, drawn)
     ours = calls[1]
     assert theirs.keys() - ours.keys() == {"trainer_state", "log_extra", "log_metric"} and ours.keys() <= theirs.keys()

@@ -34,7 +34,7 @@ def test_a_row_is_folded_in_by_itself(fitted):
     torch.testing.assert_close(together[1], torch.zeros(40))
 
 
-def test_folding_in_minimises_what_it_says():
+def test_folding_in_minimizes_what_it_says():
     y = torch.randn(7, 3, generator=torch.Generator().manual_seed(0))
     model, history = ALS(y, alpha=2.0, decay=0.5, ridge=0.7), [4, 1, 4]
     u = torch.zeros(3, requires_grad=True)

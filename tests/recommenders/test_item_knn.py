@@ -39,17 +39,17 @@ def test_without_decay_the_order_of_the_history_is_irrelevant():
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_only_the_nearest_neighbours_are_kept(seed):
-    similarity = ItemKNN.fit(INTERACTIONS, neighbours=1, seed=seed).similarity.toarray()
+def test_only_the_nearest_neighbors_are_kept(seed):
+    similarity = ItemKNN.fit(INTERACTIONS, neighbors=1, seed=seed).similarity.toarray()
     np.testing.assert_allclose(similarity[:2], COSINES[:2] * [1, 1, 0, 0], atol=1e-12)
     assert (similarity > 0).sum(1).max() == 1
 
 
-def test_which_of_equal_neighbours_is_kept_does_not_depend_on_the_item_number():
+def test_which_of_equal_neighbors_is_kept_does_not_depend_on_the_item_number():
     together = sparse.csr_matrix(np.ones((3, 30)))  # every cosine is 1
-    kept = [ItemKNN.fit(together, neighbours=5, seed=seed).similarity.nonzero()[1] for seed in range(20)]
+    kept = [ItemKNN.fit(together, neighbors=5, seed=seed).similarity.nonzero()[1] for seed in range(20)]
     assert abs(np.concatenate(kept).mean() - 14.5) < 1.5
-    repeated = ItemKNN.fit(together, neighbours=5, seed=0).similarity.nonzero()[1]
+    repeated = ItemKNN.fit(together, neighbors=5, seed=0).similarity.nonzero()[1]
     np.testing.assert_array_equal(kept[0], repeated)
 
 

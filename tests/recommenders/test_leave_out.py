@@ -21,7 +21,7 @@ def counts(seed, most):
 @given(st.integers(0, 10_000), st.lists(st.lists(st.integers(0, 8), max_size=6), min_size=12, max_size=12))
 def test_leaving_a_user_out_is_fitting_without_that_user(seed, histories):
     own, matrix = counts(seed, most=3)
-    for fit in (lambda m: ItemKNN.fit(m, neighbours=9, decay=0.7), Popularity.fit):
+    for fit in (lambda m: ItemKNN.fit(m, neighbors=9, decay=0.7), Popularity.fit):
         model = fit(sparse.csr_matrix(matrix))
         for user in range(12):
             others = fit(sparse.csr_matrix(np.delete(matrix, user, 0)))
@@ -40,7 +40,7 @@ def test_leaving_nobody_out_is_the_plain_score(fit):
 
 
 def test_what_only_the_user_did_leaves_no_trace():
-    model = ItemKNN.fit(sparse.csr_matrix(np.array([[1, 1, 1, 0], [0, 0, 1, 1]])), neighbours=4)
+    model = ItemKNN.fit(sparse.csr_matrix(np.array([[1, 1, 1, 0], [0, 0, 1, 1]])), neighbors=4)
     assert model.score([[0]])[0, 1] > 0
     torch.testing.assert_close(model.score([[0]], [[0, 1, 2]]), torch.zeros(1, 4))
     torch.testing.assert_close(model.probabilities([[0]], [[0, 1, 2]]), torch.full((1, 4), 0.25))

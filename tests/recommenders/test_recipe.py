@@ -11,7 +11,7 @@ from recommenders import load_recommender
 
 MODELS = {
     "popularity": {},
-    "near": {"kind": "item_knn", "neighbours": 5},
+    "near": {"kind": "item_knn", "neighbors": 5},
     "both": {"kind": "mixture", "weights": {"popularity": 0.5, "near": 0.5}},
 }
 

@@ -12,7 +12,7 @@ from tests.raising import raises
 
 FEW = {
     "popularity": {},
-    "item_knn": {"neighbours": 5, "decay": 0.8},
+    "item_knn": {"neighbors": 5, "decay": 0.8},
     "sasrec": {"max_length": 8, "dimensions": 8, "layers": 1, "epochs": 1},
     "als": {"dimensions": 4},
     "bpr": {"dimensions": 4, "iterations": 5},
@@ -80,7 +80,7 @@ def test_what_has_changed_is_trained_again(fit, trained, blocks, catalog, tmp_pa
     assert trained == ["als", "als", "als", "popularity", "popularity"]
 
 
-def test_a_mixture_is_made_of_its_neighbours_and_stands_alone(fit, trained, catalog, tmp_path):
+def test_a_mixture_is_made_of_its_neighbors_and_stands_alone(fit, trained, catalog, tmp_path):
     parts = [fit("popularity"), fit("item_knn")]
     mixture = fit("mixture", {"weights": {"popularity": 1, "item_knn": 3}})
     assert trained == ["popularity", "item_knn"]
@@ -160,8 +160,8 @@ def test_a_folder_without_a_recommender_is_named(catalog, tmp_path):
     ("kind", "settings", "message"),
     [
         ("knn", {}, "'knn' is not a kind of recommender. Choose one of"),
-        ("item_knn", {"neighbour": 3}, "'neighbour' is not a setting of item_knn. Did you mean neighbours?"),
-        ("item_knn", {"shrinkage": 3}, "'shrinkage' is not a setting of item_knn. It has neighbours, decay, seed."),
+        ("item_knn", {"neighbor": 3}, "'neighbor' is not a setting of item_knn. Did you mean neighbors?"),
+        ("item_knn", {"shrinkage": 3}, "'shrinkage' is not a setting of item_knn. It has neighbors, decay, seed."),
         ("popularity", {"decay": 1}, "'decay' is not a setting of popularity. It has none."),
         ("mixture", {"weight": {}}, "'weight' is not a setting of mixture. Did you mean weights?"),
         ("mixture", {}, "Give each part one weight"),

@@ -91,8 +91,8 @@ def test_a_class_gets_its_settings(parts, make_batch):
 
 @pytest.mark.usefixtures("reachable")
 def test_a_class_that_asks_the_recommender_gets_it(shared, parts, make_batch):
-    reward = load_reward("my_reward:Taught", parts, colour="red")
-    assert reward.catalog(make_batch([0])).tolist() == [[0, 1, 2, 3, 4, 5]] and reward.anything == {"colour": "red"}
+    reward = load_reward("my_reward:Taught", parts, color="red")
+    assert reward.catalog(make_batch([0])).tolist() == [[0, 1, 2, 3, 4, 5]] and reward.anything == {"color": "red"}
     with pytest.raises(ValueError, match="Reward my_reward:Taught asks a recommender. Set recommender to the"):
         load_reward("my_reward:Taught", RewardParts(shared))
 
@@ -101,11 +101,11 @@ def test_stock_rewards_have_names_and_settings(parts):
     assert isinstance(load_reward("hit", parts), Hit)
     assert isinstance(load_reward("similarity", parts), MatchedCodes)
     assert isinstance(load_reward("prefix", parts), SharedPrefix)
-    assert load_reward("behaviour", parts, values={"like": 4}).largest == 4
-    assert load_reward("behaviour", parts).largest == 5
+    assert load_reward("behavior", parts, values={"like": 4}).largest == 4
+    assert load_reward("behavior", parts).largest == 5
     collaborative = load_reward("collaborative", parts, history=True)
     assert isinstance(collaborative, Collaborative) and collaborative.history
-    assert list(REWARDS) == ["hit", "behaviour", "collaborative", "likelihood", "similarity", "prefix", "rank"]
+    assert list(REWARDS) == ["hit", "behavior", "collaborative", "likelihood", "similarity", "prefix", "rank"]
 
 
 @pytest.mark.parametrize(
@@ -125,9 +125,9 @@ def test_a_reward_whose_part_is_missing_says_so(name, message, shared):
     ("name", "settings", "message"),
     [
         ("hit", {"bonus": 2}, r"'bonus' .* It has \['weight'\]"),
-        ("behaviour", {"vales": {}}, r"'vales' .* Did you mean values"),
-        ("behaviour", {"values": {"like": "much"}}, "values="),
-        ("behaviour", {"weight": 0}, "all have the weight 0"),
+        ("behavior", {"vales": {}}, r"'vales' .* Did you mean values"),
+        ("behavior", {"values": {"like": "much"}}, "values="),
+        ("behavior", {"weight": 0}, "all have the weight 0"),
         ("collaborative", {"weigth": 2}, r"'weigth' .* Did you mean weight"),
         ("collaborative", {"recommender": 2}, r"It has \['weight', 'history'\]"),
         ("collaborative", {"history": "yes"}, "history='yes'"),

@@ -23,7 +23,7 @@ def make(name, policy, recommender, prompts):
     if name == "replay":
         replay = ReplaySampler(trie, "c")
         items = torch.arange(40).expand(len(prompts), -1)
-        drawn = Trajectories.of_items(items, trie.codes(items), "random")
+        drawn = Trajectories.from_items(items, trie.codes(items), "random")
         replay.update(prompts, drawn, torch.rand(items.shape), torch.zeros(items.shape))
         return replay
     return {

@@ -17,7 +17,7 @@ def test_items_taken_together_lie_together():
     assert cosine[same].min() > 0.9 and np.abs(cosine[~same]).max() < 0.1
 
 
-def test_only_neighbours_inside_the_window_count():
+def test_only_neighbors_inside_the_window_count():
     histories = [[0, 1, 2, 3, 4, 5]] * 5
     near = cooccurrence_vectors(histories, 6, dimensions=3, window=1)
     wide = cooccurrence_vectors(histories, 6, dimensions=3, window=5)

@@ -33,27 +33,27 @@ def test_each_level_leaves_less_over():
     left = [1.0]
     for levels in (1, 2, 3):
         _, group = np.unique(codes[:, :levels], axis=0, return_inverse=True)
-        centre = np.stack([vectors[group == g].mean(0) for g in range(group.max() + 1)])
-        left.append(float(((vectors - centre[group]) ** 2).sum() / (vectors**2).sum()))
+        center = np.stack([vectors[group == g].mean(0) for g in range(group.max() + 1)])
+        left.append(float(((vectors - center[group]) ** 2).sum() / (vectors**2).sum()))
     assert all(after < 0.85 * before for before, after in itertools.pairwise(left))
     assert left[-1] <= residual < left[1]  # the centroids of a level are shared by all of its prefixes
 
 
 def test_an_rq_vae_tells_planted_clusters_apart():
     rng = np.random.default_rng(0)
-    centre = np.repeat(rng.normal(size=(16, 24)), 20, axis=0)
-    codes, residual = rq_vae(centre + rng.normal(0, 0.05, centre.shape), (4, 4), epochs=150, batch_size=64)
+    center = np.repeat(rng.normal(size=(16, 24)), 20, axis=0)
+    codes, residual = rq_vae(center + rng.normal(0, 0.05, center.shape), (4, 4), epochs=150, batch_size=64)
     assert codes.shape == (320, 2) and codes.min() >= 0 and codes.max() <= 3 and residual < 0.6
     groups = codes.reshape(16, 20, 2)
     assert np.mean((groups == groups[:, :1]).all((1, 2))) > 0.8  # items of a cluster share their codes
     assert len(np.unique(codes, axis=0)) >= 6
 
 
-@pytest.mark.parametrize("quantise", [residual_kmeans, partial(rq_vae, epochs=2)])
-def test_codes_depend_on_the_seed_and_on_nothing_else(quantise):
+@pytest.mark.parametrize("quantize", [residual_kmeans, partial(rq_vae, epochs=2)])
+def test_codes_depend_on_the_seed_and_on_nothing_else(quantize):
     vectors = np.random.default_rng(0).normal(size=(200, 4))
     before, state = vectors.copy(), torch.get_rng_state()
-    first, again, other = (quantise(vectors, (8, 8), seed=seed).codes for seed in (3, 3, 4))
+    first, again, other = (quantize(vectors, (8, 8), seed=seed).codes for seed in (3, 3, 4))
     assert torch.equal(torch.get_rng_state(), state)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)

@@ -87,7 +87,7 @@ class Servers:
         """An engine whose servers have the model's weights."""
         engine = self.engine(urls, **settings)
         engine.load(self.model.named_parameters(), version)
-        engine.join()
+        engine.confirm_weights()
         return engine
 
 

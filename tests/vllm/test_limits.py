@@ -112,7 +112,7 @@ def client(catalog):
         known = dict(catalog_fingerprint=catalog.fingerprint, levels=LEVELS, vocabulary=VOCABULARY, longest=LONGEST)
         engine = ServerEngine(urls, **(known | dict(key=KEY, run="run", timeout=1.5) | settings))
         engine.load([("right", torch.ones(2))], 0)
-        engine.join()
+        engine.confirm_weights()
         return engine
 
     return make
@@ -182,7 +182,7 @@ def test_weights_that_are_not_the_model_s_are_told_and_others_taken(good, client
     engine = client(url)
     engine.load([("wrong", torch.ones(2))], 1)
     with raises(RunError):
-        engine.join()
+        engine.confirm_weights()
     assert client(url).sample([[1]], 1, [0])[0].shape == (1, 1, LEVELS)
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from catalog import Catalog, word_tokenizer
 from interactions.prompts import PromptBuilder
-from rewards import Behaviour
+from rewards import Behavior
 
 VALUES = {"like": 10, "click": 1, "skip": 0}
 EVENTS = st.lists(st.tuples(st.integers(0, 5), st.sampled_from(list(VALUES))), min_size=2, max_size=9)
@@ -20,10 +20,10 @@ def test_the_latest_event_with_a_semantic_id_is_what_counts(shared, make_batch, 
     batch = make_batch(
         [1, 4],
         history=[[2, 3, 2], [0]],
-        behaviour=["like", "click"],
-        history_behaviour=[["like", "click", "skip"], ["like"]],
+        behavior=["like", "click"],
+        history_behavior=[["like", "click", "skip"], ["like"]],
     )
-    reward = Behaviour(shared, VALUES)
+    reward = Behavior(shared, VALUES)
     expected = torch.tensor([[0, 1, 0, 0.1, 0, 0], [0.1, 0, 0, 0, 0.1, 0]])  # 0 and 4 share a leaf
     torch.testing.assert_close(reward.catalog(batch), expected)
     torch.testing.assert_close(reward(batch, draw(shared, [[1, 3], [0, 5]])), torch.tensor([[1, 0.1], [0.1, 0]]))
@@ -32,8 +32,8 @@ def test_the_latest_event_with_a_semantic_id_is_what_counts(shared, make_batch, 
 def test_without_values_the_rating_counts_as_a_share_of_the_best(shared, make_batch):
     batch = make_batch([1, 4], [[2, 3], [5]], rating=[5.0, 2.0], history_rating=[[1.0, 4.0], [3.5]])
     expected = torch.tensor([[0, 5, 1, 4, 0, 0], [2, 0, 0, 0, 2, 3.5]])
-    torch.testing.assert_close(Behaviour(shared).catalog(batch), expected / 5)
-    torch.testing.assert_close(Behaviour(shared, largest=10).catalog(batch), expected / 10)
+    torch.testing.assert_close(Behavior(shared).catalog(batch), expected / 5)
+    torch.testing.assert_close(Behavior(shared, largest=10).catalog(batch), expected / 10)
 
 
 def test_items_that_the_prompt_cut_off_are_not_known(catalog, make_batch):
@@ -42,7 +42,7 @@ def test_items_that_the_prompt_cut_off_are_not_known(catalog, make_batch):
         {"history": [7, 8, 9], "target": 1, "rating": 5.0, "history_rating": [9.0, 2.0, 3.0]},
         {"history": [7], "target": 2, "rating": 1.0, "history_rating": [4.0]},
     ]
-    value = 5 * Behaviour(catalog).catalog(PromptBuilder(catalog, tokenizer, max_history=2)(rows))
+    value = 5 * Behavior(catalog).catalog(PromptBuilder(catalog, tokenizer, max_history=2)(rows))
     known = [{int(item): round(float(row[item])) for item in row.nonzero()} for row in value]
     assert known == [{8: 2, 9: 3, 1: 5}, {7: 4, 2: 1}]
 
@@ -56,8 +56,8 @@ def test_it_is_a_walk_through_the_events(users, max_history):
         {
             "history": [item for item, _ in events[:-1]],
             "target": events[-1][0],
-            "history_behaviour": [name for _, name in events[:-1]],
-            "behaviour": events[-1][1],
+            "history_behavior": [name for _, name in events[:-1]],
+            "behavior": events[-1][1],
         }
         for events in users
     ]
@@ -66,7 +66,7 @@ def test_it_is_a_walk_through_the_events(users, max_history):
     for row, events in enumerate(users):
         for item, name in events[-max_history - 1 :]:
             expected[row, [0, 4] if item in (0, 4) else item] = VALUES[name] / 10
-    torch.testing.assert_close(Behaviour(catalog, VALUES).catalog(batch), expected)
+    torch.testing.assert_close(Behavior(catalog, VALUES).catalog(batch), expected)
 
 
 @pytest.mark.parametrize("column", ["rating", "history_rating"])
@@ -74,20 +74,20 @@ def test_rows_without_ratings_are_refused(column, shared, make_batch):
     columns = {"rating": [1.0], "history_rating": [[1.0]]}
     del columns[column]
     with pytest.raises(ValueError, match=rf"no column '{column}'.*log with the column 'rating', or use the reward hit"):
-        Behaviour(shared).catalog(make_batch([1], [[2]], **columns))
+        Behavior(shared).catalog(make_batch([1], [[2]], **columns))
 
 
-def test_an_unknown_behaviour_is_named_with_those_that_are_given(shared, make_batch):
-    batch = make_batch([1], [[2]], behaviour=["like"], history_behaviour=[["buy"]])
-    with pytest.raises(ValueError, match=r"Behaviour 'buy' of the rows is not among values=.*'like': 10.*'skip': 0"):
-        Behaviour(shared, VALUES).catalog(batch)
+def test_an_unknown_behavior_is_named_with_those_that_are_given(shared, make_batch):
+    batch = make_batch([1], [[2]], behavior=["like"], history_behavior=[["buy"]])
+    with pytest.raises(ValueError, match=r"Behavior 'buy' of the rows is not among values=.*'like': 10.*'skip': 0"):
+        Behavior(shared, VALUES).catalog(batch)
 
 
 @pytest.mark.parametrize("rating", [5.5, -1.0])
 def test_a_rating_off_the_scale_is_refused_with_its_user(rating, shared, make_batch):
     batch = make_batch([1, 1], [[2], [3]], user=["u3", "u7"], rating=[1.0, 2.0], history_rating=[[5.0], [rating]])
     with pytest.raises(ValueError, match=rf"rating of user 'u7' is {rating:g}, but .* largest=5\. Set largest"):
-        Behaviour(shared).catalog(batch)
+        Behavior(shared).catalog(batch)
 
 
 @pytest.mark.parametrize(
@@ -104,4 +104,4 @@ def test_a_rating_off_the_scale_is_refused_with_its_user(rating, shared, make_ba
 )
 def test_worths_that_have_no_best_are_refused(arguments, message, shared):
     with pytest.raises(ValueError, match=message):
-        Behaviour(shared, **arguments)
+        Behavior(shared, **arguments)

@@ -12,14 +12,14 @@ from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 
 
-class Behaviour:
+class Behavior:
     """r_a of GFlowGR (arXiv 2506.16114): the value of the user's latest event with the item, the best possible as 1.
 
     r_a[b, k] = value of the event / largest value;  0 where none is known
 
     Known are the target's event and those of the items in the prompt's history; compared is the semantic ID.
 
-    values: what each `behaviour` of the rows is worth, such as {like: 10, click: 1}; the largest of them is the best
+    values: what each `behavior` of the rows is worth, such as {like: 10, click: 1}; the largest of them is the best
     possible. Without them the number in `rating` is taken, and the best possible is `largest`, by default 5.
     """
 
@@ -34,7 +34,7 @@ class Behaviour:
         if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
             raise InputError(f"What users do is worth {numbers}.", remedy="Give numbers >= 0, the largest of them > 0.")
         self.values = None if values is None else {str(name): float(value) for name, value in values.items()}
-        self.column, self.largest = "rating" if values is None else "behaviour", max(numbers)
+        self.column, self.largest = "rating" if values is None else "behavior", max(numbers)
         self.leaves = catalog.trie.leaves
         self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
 
@@ -60,7 +60,7 @@ class Behaviour:
         names = (f"history_{self.column}", self.column)
         if missing := [name for name in names if name not in batch.columns]:
             raise InputError(
-                f"The rows have no column {missing[0]!r}, from which the reward behaviour is taken.",
+                f"The rows have no column {missing[0]!r}, from which the reward behavior is taken.",
                 remedy=f"Prepare the data again from a log with the column {self.column!r}, or use the reward hit.",
             )
         past, last = (batch.columns[name] for name in names)
@@ -68,7 +68,7 @@ class Behaviour:
         if self.values is not None:
             if unknown := sorted({event for row in events for event in row} - self.values.keys()):
                 raise InputError(
-                    f"Behaviour {unknown[0]!r} of the rows is not among values={self.values}.",
+                    f"Behavior {unknown[0]!r} of the rows is not among values={self.values}.",
                     remedy="Say what it is worth; 0 for nothing.",
                 )
             events = [[self.values[event] for event in row] for row in events]

@@ -21,22 +21,23 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 """What asks a run to stop: a scheduler, Ctrl-C, a terminal that is closed."""
 
 
-class Watch:
+class Watchdog:
     """Notes while a run trains that it was asked to stop, and ends it where a process is stuck.
 
-    timeout: seconds that a collective may take. Without a `beat` of some process for four fifths of it, every process
-    says who is behind, and exits before the collective fails; the launcher then ends what is left. Processes tell each
-    other of their beats through the launcher's store, from a thread, so that no stuck collective keeps one silent.
+    timeout: seconds that a collective may take. Without a `heartbeat` of some process for four fifths of it, every
+    process says who is behind, and exits before the collective fails; the launcher then ends what is left. Processes
+    tell each other of their heartbeats through the launcher's store, from a thread, so that no stuck collective keeps
+    one silent.
     """
 
     def __init__(self, timeout: float) -> None:
         self.patience = 0.8 * timeout
         self.rank, self.processes = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        self.asked = False
+        self.stop_requested = False
         self._beats, self._where = 0, ""
 
-    def __enter__(self) -> "Watch":
-        self.asked = False
+    def __enter__(self) -> "Watchdog":
+        self.stop_requested = False
         self._main = threading.current_thread() is threading.main_thread()  # only there Python has signals
         # what is ignored stays so, as nohup wants it
         heard = [number for number in SIGNALS if self._main and signal.getsignal(number) != signal.SIG_IGN]
@@ -57,9 +58,9 @@ class Watch:
 
     def stop(self, *_: object) -> None:
         """Ask the run to stop: it does at its next step, with a checkpoint."""
-        self.asked = True
+        self.stop_requested = True
 
-    def beat(self, where: str) -> None:
+    def heartbeat(self, where: str) -> None:
         """This process goes on, and is now at `where`; "" where it may take any time, such as an evaluation."""
         self._beats, self._where = self._beats + 1, where
 
@@ -76,7 +77,7 @@ class Watch:
                 changed = [now if new != old else at for new, old, at in zip(told, last, changed, strict=True)]
                 last = told
                 if self._where and now - changed[self.rank] > self.patience:
-                    self._end(told)
+                    self._abort(told)
                 if self._over.wait(min(5.0, self.patience / 10)):
                     return
                 if os.getppid() != self._launcher:
@@ -84,7 +85,7 @@ class Watch:
         except DistError:  # the store lives in the launcher
             return self.stop()
 
-    def _end(self, told: list[bytes]) -> None:
+    def _abort(self, told: list[bytes]) -> None:
         beats = [int(entry.split(b"|")[0]) for entry in told]
         behind = [rank for rank, count in enumerate(beats) if count == min(beats)]
         names, where = ", ".join(map(str, behind)), told[behind[0]].split(b"|")[1].decode()

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from implicit.nearest_neighbors import CosineRecommender
+from implicit.nearest_neighbours import CosineRecommender
 from implicit.utils import ParameterWarning
 from scipy import sparse
 from torch import Tensor

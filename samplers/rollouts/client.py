@@ -53,8 +53,9 @@ class ServerEngine:
     exactly one does. bucket_bytes: of the weights in one request.
 
     A server that does not answer, or answers what cannot be, is left out with a warning and the others do its work.
-    Nothing may be drawn before the first `load` and `confirm_weights`. Raises RunError for a url where no server answers,
-    InputError for what is no url and for a server with another key, catalogue or vocabulary or for shorter prompts.
+    Nothing may be drawn before the first `load` and `confirm_weights`. Raises RunError for a url where no server
+    answers, InputError for what is no url and for a server with another key, catalogue or vocabulary or for
+    shorter prompts.
     """
 
     urls: Sequence[str]

@@ -85,7 +85,7 @@ def read_evaluation(folder: str | Path, split: str) -> Evaluation:
     if not found.is_dir():
         raise InputError(
             f"{folder} is not evaluated on the {split} items.",
-            remedy="Run python recipes/evaluate.py --run ... first, or recommenders.py.",
+            remedy="Run python recipes/evaluate.py --run ... first; recommenders.py for a recommender.",
             file=folder,
         )
     of = Provenance.from_dict(sealed(found, "The evaluation"))

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from catalog import Catalog
 from catalog.errors import InputError
+from experiments import ROOT
 from experiments.arguments import CompareArguments, EvaluateArguments, RecommenderArguments
 from experiments.command_line import parse, setting
 from experiments.evaluate import planned
@@ -239,4 +240,4 @@ def _weights(folder: Path) -> float:
 
 
 def _command(program: str, *argv: str) -> tuple[str, ...]:
-    return sys.executable, str(Path(__file__).with_name(f"{program}.py")), *argv
+    return sys.executable, str(ROOT / "recipes" / f"{program}.py"), *argv

@@ -1,4 +1,4 @@
-"""Rewards by name: those of this room with their settings, and a user's own by import path."""
+"""Rewards by name: those of this package with their settings, and a user's own by import path."""
 
 import importlib
 import inspect

@@ -1,4 +1,4 @@
-"""Samplers by name: those of this room with their settings, and a user's own."""
+"""Samplers by name: those of this package with their settings, and a user's own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields

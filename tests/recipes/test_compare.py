@@ -10,11 +10,11 @@ import pytest
 
 from catalog.errors import InputError
 from catalog.files import seal, write_json
+from experiments import comparison
 from experiments.comparison import examples
 from experiments.evaluate import list_metrics
 from experiments.evaluations import data_provenance, write_evaluation, writing
 from interactions import Splits, leave_one_out, save_prepared
-from recipes import comparison
 from recipes.compare import main
 from tests.raising import raises
 

@@ -38,16 +38,16 @@ demo: $(if $(BACKBONE),install-all,install)
 	$(BIN)/python recipes/prepare.py --config recipes/ml-100k/data.yaml --output_dir $(RUN)/data
 	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft.yaml --data $(RUN)/data --output_dir $(RUN)/sft $(BACKBONE)
 	$(BIN)/python recipes/train.py --config recipes/ml-100k/sft_continued.yaml --data $(RUN)/data --model $(RUN)/sft --output_dir $(RUN)/sft_continued
-	$(BIN)/python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml --data $(RUN)/data \
-	  --output_dir $(RUN)/collaborative --only popularity item_knn als sasrec mixture
+	$(BIN)/python recipes/recommenders.py --config recipes/ml-100k/recommenders.yaml --data $(RUN)/data \
+	  --output_dir $(RUN)/recommenders --only popularity item_knn als sasrec mixture
 	$(BIN)/python recipes/train.py --config $(GFLOWNET) --data $(RUN)/data --model $(RUN)/sft \
-	  --recommender $(RUN)/collaborative/mixture --output_dir $(RUN)/gflownet
+	  --recommender $(RUN)/recommenders/mixture --output_dir $(RUN)/gflownet
 	for run in sft sft_continued gflownet; do \
 	  $(BIN)/python recipes/evaluate.py --run $(RUN)/$$run --data $(RUN)/data --reward_of $(RUN)/gflownet || exit 1; done
-	$(BIN)/python recipes/evaluate.py --run $(RUN)/gflownet --data $(RUN)/data --guide $(RUN)/collaborative/mixture
+	$(BIN)/python recipes/evaluate.py --run $(RUN)/gflownet --data $(RUN)/data --guide $(RUN)/recommenders/mixture
 	$(BIN)/python recipes/compare.py --title MovieLens-100K --baseline sft_continued --output_dir $(RUN) \
 	  --data $(RUN)/data --runs $(RUN)/sft $(RUN)/sft_continued $(RUN)/gflownet $(RUN)/gflownet_guided \
-	  --references $(addprefix $(RUN)/collaborative/,mixture sasrec als item_knn popularity)
+	  --references $(addprefix $(RUN)/recommenders/,mixture sasrec als item_knn popularity)
 
 compare: install
 	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml

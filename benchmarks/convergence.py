@@ -5,7 +5,7 @@ python benchmarks/convergence.py --figure docs/images/convergence.png
 A random catalogue of 500 items and 4 prompts with rewards of their own, log-normal with sigma = 1.2. Each objective
 trains a table of logits (semantic IDs of three codes) and a small transformer (of two codes) from trajectories drawn
 at random (off-policy) and from itself (on-policy). SFT learns one item per prompt, drawn from R / Z; GRPO is the
-policy gradient with rewards normalised in each group. Neither is meant to match R / Z; they are drawn for comparison.
+policy gradient with rewards normalized in each group. Neither is meant to match R / Z; they are drawn for comparison.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def flow_loss(name: str) -> Callable[..., LossOutput]:
 
 
 def grpo_loss(problem: Problem, items: Tensor, outputs: tuple[Tensor, Tensor, Tensor]) -> LossOutput:
-    """Group-normalised policy gradient on-policy, where the ratio to the sampler is 1 (arXiv 2402.03300)."""
+    """Group-normalized policy gradient on-policy, where the ratio to the sampler is 1 (arXiv 2402.03300)."""
     reward = problem.log_reward.gather(1, items).exp()
     advantage = (reward - reward.mean(-1, keepdim=True)) / (reward.std(-1, keepdim=True) + 1e-4)
     return LossOutput.per_prompt(-(advantage * outputs[0].sum(-1)).mean(-1), {})
@@ -212,7 +212,7 @@ def draw(curves: dict[tuple[str, str], dict[str, Curve]], path: Path) -> None:
             for name, curve in by_name.items():
                 look = grey.get(name)
                 if look is None:
-                    look = {"color": styles[name].colour, "ls": "--" if OBJECTIVES[name].flow == "exact" else "-"}
+                    look = {"color": styles[name].color, "ls": "--" if OBJECTIVES[name].flow == "exact" else "-"}
                 axis.plot(*zip(*curve, strict=True), lw=1.8, label=name, **look)
             axis.axhline(MATCHED[policy], color="#333333", lw=0.8)
             axis.text(STEPS[policy] / 150, 0.92 * MATCHED[policy], f"{MATCHED[policy]:g}", va="top", size=8.5)
@@ -221,7 +221,7 @@ def draw(curves: dict[tuple[str, str], dict[str, Curve]], path: Path) -> None:
             axis.set(yscale="log", ylim=(5e-4, 1.3), xlim=(0, 1.25 * STEPS[policy]))
             axis.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         for axis in axes[1]:
-            axis.set_xlabel("optimiser step")
+            axis.set_xlabel("optimizer step")
         for axis in axes[:, 0]:
             axis.set_ylabel("total variation to R / Z")
         lines = axes[1, 1].get_legend_handles_labels()

@@ -12,8 +12,9 @@ import statistics
 import tempfile
 import time
 
-from recipes.parts import load_backbone, load_data
-from samplers.weights import policy_weights
+from interactions import load_prepared
+from policy.loading import load_backbone
+from samplers.rollouts.weights import policy_weights
 from trainer import METHODS, TrajectoryTrainer
 
 TEMPLATE = "The user watched {history} and then"
@@ -34,7 +35,7 @@ def train(method: str, args: argparse.Namespace, folder: str, **settings: object
         disable_tqdm=True,
         **settings,
     )
-    catalog, splits = load_data(args.data)
+    catalog, splits = load_prepared(args.data)
     model, tokenizer = load_backbone(catalog, args.model, None, config.seed)
     trainer = trainer_class(model, config, train_dataset=splits.train, processing_class=tokenizer, catalog=catalog)
     trainer.train()
@@ -70,9 +71,9 @@ def main() -> None:
             flow_weight=0.1,
         )
     logged = [r["time/prompts_per_second"] for r in trainer.state.log_history if "time/prompts_per_second" in r]
-    step = args.prompts / trainer.got["processes"] / statistics.median(logged)
+    step = args.prompts / trainer.runtime_info["processes"] / statistics.median(logged)
     gather = statistics.median(gather_seconds(trainer) for _ in range(5))
-    result = trainer.got | {
+    result = trainer.runtime_info | {
         "sft_losses": losses(sft),
         "gflownet_losses": losses(trainer),
         "step_seconds": round(step, 2),

@@ -1,9 +1,9 @@
-"""What recipes/plan.py predicts against what processes hold on CPU: weights, gradients, optimiser, activations.
+"""What recipes/plan.py predicts against what processes hold on CPU: weights, gradients, optimizer, activations.
 
 python benchmarks/memory.py
 
 Real launches over gloo of a Qwen2 of 34 million parameters with Adam. "held" counts the storages of all tensors that
-are alive between backward and the optimiser's step; "peak" adds to those between steps what the allocator was asked for
+are alive between backward and the optimizer's step; "peak" adds to those between steps what the allocator was asked for
 in one further step (torch.profiler's memory events); "resident" is what the kernel counts for the process, libraries
 included. Of several processes the fullest counts. Activations are the profiler's peak of one forward and backward of
 CausalPolicy.log_probs.
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from memory_worker import BATCH, BUCKET, MODEL, SETTINGS
 
-from recipes.memory import Job, Shape, activations, memory
+from experiments.memory import Job, Shape, activations, memory
 
 ROOT = Path(__file__).parent.parent
 LAUNCHES = [("single", 1)] + [
@@ -54,7 +54,7 @@ def states(recipe: str, processes: int) -> list[dict]:
     need = memory(recipe, model, job)
     # after the reduction ZeRO-1 keeps the gradients that ZeRO-2 keeps, and ZeRO-3 has its bucket all the time
     gradients = memory("zero2" if recipe == "zero1" else recipe, model, job).gradients
-    held = need.parameters + gradients + need.optimiser + (4 * BUCKET if recipe == "zero3" else 0)
+    held = need.parameters + gradients + need.optimizer + (4 * BUCKET if recipe == "zero3" else 0)
     embedding = 2 * 4 * model.embedding  # a tied one has two more gradients when backward ends and all else is freed
     found = measure(recipe, processes)
     largest = {name: max(rank[name] for rank in found) for name in found[0]}

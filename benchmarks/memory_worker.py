@@ -60,7 +60,7 @@ def build(**changes: Any) -> Qwen2ForCausalLM:
 
 
 def wrapped(recipe: str, model: nn.Module) -> tuple[nn.Module, Callable[[Tensor], None], Callable[[], None], list]:
-    """(the model as the recipe trains it, backward of a loss, the optimiser's step, what no Python object holds)."""
+    """(the model as the recipe trains it, backward of a loss, the optimizer's step, what no Python object holds)."""
     hidden: list[Tensor] = []
     if recipe.startswith("zero"):
         config = {
@@ -103,7 +103,7 @@ def adam(model: nn.Module) -> torch.optim.Optimizer:
 
 
 def states(recipe: str) -> dict[str, int]:
-    """Bytes of this process: held between backward and the optimiser's step, at the step's peak, resident growth."""
+    """Bytes of this process: held between backward and the optimizer's step, at the step's peak, resident growth."""
     warm = torch.randn(256, 256, requires_grad=True)
     (warm @ warm).sum().backward()  # thread pools and libraries
     before_tensors, before_resident = storage_bytes(alive()), resident()

@@ -16,8 +16,8 @@ from common import alternate, arguments, by_generate, make_policy, table
 
 from catalog import code_of_token
 from evaluation.ranker import rank_by_beam
+from interactions import load_prepared
 from policy import inference
-from recipes.parts import load_data
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
         __doc__, data="runs/beauty/data", beam=20, history=20, hidden=128, layers=4, batch=64, repeats=3, threads=2
     )
     torch.set_num_threads(args.threads)
-    catalog, splits = load_data(args.data)
+    catalog, splits = load_prepared(args.data)
     policy, builder = make_policy(catalog, args.hidden, args.layers, args.history)
     trie, rows = catalog.trie, splits.test
     started = time.perf_counter()

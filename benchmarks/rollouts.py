@@ -27,8 +27,8 @@ from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch
 from policy import CausalPolicy
 from samplers import RolloutSampler
-from samplers.vllm import VLLMEngine, save_skeleton
-from samplers.weights import policy_weights
+from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.weights import policy_weights
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
@@ -61,7 +61,7 @@ def start(policy: CausalPolicy, catalog: Catalog, prompts: PromptBatch, folder: 
 
 def constraint_ms(items: int, rows: int) -> float:
     """Median milliseconds of the constraint on one step of `rows` requests, half-way through their IDs."""
-    from samplers.vllm_constraint import TrieConstraint
+    from samplers.rollouts.constraint import TrieConstraint
 
     catalog = make_catalog(items, 4, 256)
     trie, tokens = catalog.trie, 4 + make_policy(catalog, 32, 1, 1, heads=1)[1].tokens
@@ -77,7 +77,7 @@ def compare(catalog: Catalog, items: int, args: argparse.Namespace) -> dict[str,
     policy, builder = make_policy(catalog, args.hidden, args.layers, items, heads=4, widening=2)
     prompts = make_prompts(builder, catalog, args.prompts, items)
     valid = {tuple(path) for path in policy.tokens[catalog.trie.path(torch.arange(args.items))[:, 1:]].tolist()}
-    lists = [ids[real.bool()].tolist() for ids, real in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
+    lists = [ids[mask.bool()].tolist() for ids, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
     seeds = [2**32 + 1000 * row for row in range(args.prompts)]
     shared = {"n": args.samples, "max_tokens": args.levels, "logprobs": 0}
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Semantic IDs of one data set from several vectors and quantisers: how many are distinct, what they leave over, and
+"""Semantic IDs of one data set from several vectors and quantizers: how many are distinct, what they leave over, and
 how well a short SFT on them recommends.
 
 python benchmarks/semantic_ids.py --source data/amazon-beauty --vectors items.npz
@@ -26,7 +26,7 @@ def main() -> None:
     kinds = {
         "LETTER, as published": ["--index", str(source / "Beauty.index.letter.json"), "--on_collision", "keep"],
         "text": ["--vectors", text, *CODES],
-        "text, RQ-VAE": ["--vectors", text, "--quantiser", "rq_vae", *CODES],
+        "text, RQ-VAE": ["--vectors", text, "--quantizer", "rq_vae", *CODES],
         "co-occurrence": ["--vectors", "cooccurrence", *CODES],
         "ALS": ["--vectors", "als", *CODES],
         "SASRec": ["--vectors", "sasrec", *CODES],

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from common import alternate, arguments, make_policy, table
 
-from recipes.parts import load_data
+from interactions import load_prepared
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
         __doc__, data="runs/beauty/data", users=256, history=20, hidden=128, layers=4, batch=64, repeats=5, threads=2
     )
     torch.set_num_threads(args.threads)
-    catalog, splits = load_data(args.data)
+    catalog, splits = load_prepared(args.data)
     policy, builder = make_policy(catalog, args.hidden, args.layers, args.history)
     chosen = np.linspace(0, len(splits.train) - 1, args.users).astype(int)
     rows = sorted(splits.train.select(chosen).to_list(), key=lambda row: len(row["history"]))

@@ -2,7 +2,7 @@
 
 python benchmarks/step_cost.py
 
-A step is everything: trajectories (the target and a collaborative model's curriculum), three rewards, forward and
+A step is everything: trajectories (the target and a recommender's curriculum), three rewards, forward and
 backward. SFT trains every position of the histories, and so does the SFT term of the GFlowNet step.
 """
 
@@ -18,7 +18,7 @@ from datasets import Dataset
 from scipy.sparse import csr_matrix
 
 from catalog import Catalog, exact_log_flow, word_tokenizer
-from collaborative import ItemKNN
+from recommenders import ItemKNN
 from trainer import GFlowNetConfig, GFlowNetTrainer, SFTConfig, SFTTrainer, TrajectoryTrainer
 
 
@@ -59,7 +59,7 @@ def make_trainer(method: str, count: int, catalog: Catalog, rows: Dataset, args:
 
 
 def step(trainer: TrajectoryTrainer, rows: list[dict]) -> None:
-    """One optimiser step without the optimiser: trajectories, rewards, loss and gradients."""
+    """One optimizer step without the optimizer: trajectories, rewards, loss and gradients."""
     trainer.model.train()
     trainer.state.global_step = 1  # the first step of a run also checks the forward and starts the flow head
     (micro_batch,), total = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)

@@ -1,36 +1,26 @@
 """What can be recommended.
 
-`Catalog` holds the items and their semantic IDs; its `Trie` answers which codes may follow which. An index comes from a
-file (`read_index`: LETTER, LC-Rec, MiniOneRec or plain JSON) or from item vectors (`residual_kmeans`, `rq_vae`);
+`Catalog` holds the items and their semantic IDs; its `Trie` answers which codes may follow which.
 `word_tokenizer` and `extend_tokenizer` give every code one token. `Trajectories` are the paths that samplers draw
 through the trie, and `exact_log_flow` is what each of its nodes is worth when the reward of every item is known.
 """
 
 from catalog.catalog import Catalog, Collisions
 from catalog.flows import exact_log_flow
-from catalog.index import colliding, read_index, write_index
-from catalog.quantiser import QUANTISERS, Quantised, residual_kmeans, rq_vae
 from catalog.tokens import code_of_token, extend_tokenizer, node_tokens, word_tokenizer
 from catalog.trajectories import PADDING, SOURCES, Trajectories
 from catalog.trie import Trie
 
 __all__ = [
     "PADDING",
-    "QUANTISERS",
     "SOURCES",
     "Catalog",
     "Collisions",
-    "Quantised",
     "Trajectories",
     "Trie",
     "code_of_token",
-    "colliding",
     "exact_log_flow",
     "extend_tokenizer",
     "node_tokens",
-    "read_index",
-    "residual_kmeans",
-    "rq_vae",
     "word_tokenizer",
-    "write_index",
 ]

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import PretrainedConfig
 
 from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
-from catalog.index import collision_rank
 from catalog.tokens import MOST_LEVELS
 from catalog.trie import Trie
 
@@ -175,3 +175,9 @@ def _check_sizes(sizes: Sequence[int]) -> None:
             field="sizes",
             value=tuple(sizes),
         )
+
+
+def collision_rank(codes: np.ndarray) -> np.ndarray:
+    """Each item's position [items] among the items with the same codes [items, L]: 0 for the first of every group."""
+    table = pd.DataFrame(codes)
+    return table.groupby([*table], sort=False).cumcount().to_numpy()

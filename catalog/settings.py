@@ -7,7 +7,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from numbers import Integral, Real
 from types import NoneType, UnionType
@@ -16,6 +16,21 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from catalog.errors import InputError
 
 WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", NoneType: "nothing"}
+
+
+@dataclass
+class Arguments:
+    """Settings: each value is of its annotation's kind, and a table is one, whatever it came as."""
+
+    def __post_init__(self) -> None:
+        for name, kind in get_type_hints(type(self)).items():
+            if isinstance(value := getattr(self, name), str) and _is_table(kind):
+                setattr(self, name, as_table(name, value))
+        check_values(self)
+
+
+def _is_table(kind: Any) -> bool:
+    return any(get_origin(member) is dict for member in get_args(kind))
 
 
 def check_values(settings: Any, without: Collection[str] = ()) -> None:

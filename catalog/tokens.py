@@ -34,7 +34,7 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, sizes: tuple[int, ...])
 
     The model's embeddings must then be resized to len(tokenizer).
     """
-    # normalised, a code after another one would not be found where the tokenizer puts a space before every text
+    # normalized, a code after another one would not be found where the tokenizer puts a space before every text
     before = len(tokenizer)
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in code_words(sizes)])
     return len(tokenizer) - before  # add_tokens also counts words that a vocabulary of words has already

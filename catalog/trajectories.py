@@ -19,7 +19,7 @@ class Trajectories:
 
     items [B, K] catalogue numbers; codes [B, K, L]; source [B, K] positions in `SOURCES`, `PADDING` for an empty slot;
     log_pf [B, K, L] log-probabilities under the policy that drew them, NaN where no policy did; age [B, K] how many
-    optimiser steps ago that policy's weights were the current ones, 0 if not given.
+    optimizer steps ago that policy's weights were the current ones, 0 if not given.
     """
 
     items: Tensor
@@ -33,7 +33,7 @@ class Trajectories:
             object.__setattr__(self, "age", torch.zeros_like(self.items))
 
     @classmethod
-    def of_items(cls, items: Tensor, codes: Tensor, source: str) -> "Trajectories":
+    def from_items(cls, items: Tensor, codes: Tensor, source: str) -> "Trajectories":
         """Trajectories to given items [B, K] with codes [B, K, L] that no policy drew."""
         return cls(
             items=items,
@@ -43,7 +43,7 @@ class Trajectories:
         )
 
     @classmethod
-    def join(cls, parts: Sequence["Trajectories"]) -> "Trajectories":
+    def concat(cls, parts: Sequence["Trajectories"]) -> "Trajectories":
         """The same prompts' trajectories from several sources, side by side: [B, K1] + [B, K2] -> [B, K1 + K2]."""
         return cls(*(torch.cat([getattr(part, name) for part in parts], 1) for name in cls.__dataclass_fields__))
 

@@ -22,8 +22,8 @@ from evaluation.metric_help import METRIC_HELP
 Curves = Mapping[str, Sequence[Records]]
 """Method -> for each seed the logged records."""
 
-# Okabe and Ito's colours, told apart with any colour vision; without their yellow, which is lost on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+# Okabe and Ito's colors, told apart with any color vision; without their yellow, which is lost on white.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", ":")
 LOOK: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: selectable, and in the font of the page
@@ -47,13 +47,13 @@ LOOK: dict[Any, Any] = {
 class Style(NamedTuple):
     """How one method is drawn, the same in every panel."""
 
-    colour: str
+    color: str
     dash: str
 
     @property
     def border(self) -> str:
         """The same line in CSS."""
-        return {"-": "solid", "--": "dashed", ":": "dotted"}[self.dash] + f" {self.colour}"
+        return {"-": "solid", "--": "dashed", ":": "dotted"}[self.dash] + f" {self.color}"
 
     @property
     def marker(self) -> str:
@@ -62,7 +62,7 @@ class Style(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One small plot of a logged value over the optimiser steps."""
+    """One small plot of a logged value over the optimizer steps."""
 
     title: str
     unit: str
@@ -75,8 +75,8 @@ TRAINING = {
 
 
 def method_styles(names: Iterable[str]) -> dict[str, Style]:
-    """A colour for each method, with another dash once the colours are used up."""
-    styles = [Style(colour, dash) for dash in DASHES for colour in COLOURS]
+    """A color for each method, with another dash once the colors are used up."""
+    styles = [Style(color, dash) for dash in DASHES for color in COLORS]
     return dict(zip(names, cycle(styles), strict=False))
 
 
@@ -110,8 +110,8 @@ def tradeoff_figure(values: Values, styles: Mapping[str, Style]) -> str | None:
         figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         axis = figure.subplots()
         for method, ((x, x_sd), (y, y_sd)) in points.items():
-            colour, marker = styles[method].colour, styles[method].marker
-            axis.errorbar(x, y, y_sd, x_sd, fmt=marker, color=colour, ms=6, elinewidth=1, label=method)
+            color, marker = styles[method].color, styles[method].marker
+            axis.errorbar(x, y, y_sd, x_sd, fmt=marker, color=color, ms=6, elinewidth=1, label=method)
         axis.set(xlabel=METRIC_HELP[TRADEOFF[0]].meaning, title=METRIC_HELP[TRADEOFF[1]].heading)
         figure.legend(loc="outside right upper")
         return _svg(figure, label)
@@ -127,7 +127,7 @@ def training_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 
     if not panels:
         return None
     columns = max(2, min(columns, len(curves)))
-    label = f"{_titles(panels)} of each method over the optimiser steps"
+    label = f"{_titles(panels)} of each method over the optimizer steps"
     with rc_context(LOOK | {"svg.hashsalt": label}):
         rows = -(-len(curves) // columns)
         figure = Figure(figsize=(9.6, len(panels) * (0.5 + 1.9 * rows)), layout="constrained")
@@ -154,7 +154,7 @@ def flow_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 3) -
     panels = flow_panels(curves)
     if not panels:
         return None
-    label = f"{_titles(panels)} over the optimiser steps"
+    label = f"{_titles(panels)} over the optimizer steps"
     rows = -(-len(panels) // columns)
     with rc_context(LOOK | {"svg.hashsalt": label}):
         figure = Figure(figsize=(9.6, 0.5 + 5.8 / columns * rows), layout="constrained")
@@ -163,7 +163,7 @@ def flow_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 3) -
             for name, seeds in curves.items():
                 if found := _logged(seeds, key):
                     _draw_line(axis, found, styles[name])
-            axis.set(title=panel.title, xlabel="optimiser step", ylabel=panel.unit)
+            axis.set(title=panel.title, xlabel="optimizer step", ylabel=panel.unit)
         for axis in axes[len(panels) :]:
             axis.remove()
         drawn = [name for name, seeds in curves.items() if not panels.keys().isdisjoint(_logged_names({name: seeds}))]
@@ -184,7 +184,7 @@ def calibration_figure(calibration: Calibration, styles: Mapping[str, Style]) ->
         figure = Figure(figsize=(side * columns, (side + 0.3) * rows), layout="constrained")
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for (name, points), axis in zip(calibration.items(), axes, strict=False):
-            shades = LinearSegmentedColormap.from_list(name, ["#ecece8", styles[name].colour])
+            shades = LinearSegmentedColormap.from_list(name, ["#ecece8", styles[name].color])
             target, policy = np.asarray(points["log_reward"]), np.asarray(points["log_prob"])
             axis.hexbin(target, policy, gridsize=36, extent=(low, high, low, high), bins="log", mincnt=1, cmap=shades)
             axis.plot([low, high], [low, high], color="#333333", lw=1, ls=(0, (4, 3)))
@@ -208,7 +208,7 @@ def breakdown_figure(breakdowns: Mapping[str, Breakdown], styles: Mapping[str, S
                 names = [bucket.label for bucket in breakdown.buckets]
                 for method, values in breakdown.means[metric].items():
                     style = styles[method]
-                    axis.plot(names, values, color=style.colour, ls=style.dash, lw=1.6, marker="o", ms=3.5)
+                    axis.plot(names, values, color=style.color, ls=style.dash, lw=1.6, marker="o", ms=3.5)
                 axis.set(title=METRIC_HELP[metric].heading, xlabel=what)
             row[0].set_ylim(bottom=0)
         _add_legend(figure, list(next(iter(breakdowns.values())).means[metrics[0]]), styles)
@@ -216,7 +216,7 @@ def breakdown_figure(breakdowns: Mapping[str, Breakdown], styles: Mapping[str, S
 
 
 def _add_legend(figure: Figure, names: Sequence[str], styles: Mapping[str, Style]) -> None:
-    handles = [Line2D([], [], color=styles[n].colour, ls=styles[n].dash, lw=2, label=n) for n in names]
+    handles = [Line2D([], [], color=styles[n].color, ls=styles[n].dash, lw=2, label=n) for n in names]
     rows = -(-len(names) // 6)
     figure.legend(handles=handles, loc="outside upper left", ncols=-(-len(names) // rows))
 
@@ -238,15 +238,15 @@ def _logged_names(curves: Curves) -> set[str]:
 def _draw_line(axis: Axes, seeds: Sequence[pd.Series], style: Style) -> None:
     window = max(1, len(seeds[0]) // 20)
     if len(seeds) == 1 and window > 1:
-        axis.plot(seeds[0].index, seeds[0], color=style.colour, lw=0.8, alpha=0.22)
+        axis.plot(seeds[0].index, seeds[0], color=style.color, lw=0.8, alpha=0.22)
     smooth = [values.groupby(level=0).last().rolling(window, min_periods=1, center=True).mean() for values in seeds]
     together = pd.concat(smooth, axis=1).dropna()
     marker = "o" if len(together) <= 30 else ""
     if len(seeds) > 1:
         axis.fill_between(
-            together.index, together.min(axis=1), together.max(axis=1), color=style.colour, alpha=0.15, lw=0
+            together.index, together.min(axis=1), together.max(axis=1), color=style.color, alpha=0.15, lw=0
         )
-    axis.plot(together.index, together.mean(axis=1), color=style.colour, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
+    axis.plot(together.index, together.mean(axis=1), color=style.color, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
 
 
 def _svg(figure: Figure, label: str) -> str:

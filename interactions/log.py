@@ -16,7 +16,7 @@ from interactions.tables import ending, filled, read_table
 logger = logging.getLogger(__name__)
 
 REQUIRED = ("user", "item", "timestamp")
-OPTIONAL = ("behaviour", "rating")
+OPTIONAL = ("behavior", "rating")
 NUMERIC = ("timestamp", "rating")
 ATOMIC_NAMES = {"user": "user_id", "item": "item_id"}
 
@@ -24,11 +24,11 @@ ATOMIC_NAMES = {"user": "user_id", "item": "item_id"}
 def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
     """One row per interaction, in the file's order: `user` str, `item` str, `timestamp` int64, or float64.
 
-    `behaviour` (str) and `rating` (float64) are there when the file has them. The file's name tells its format:
+    `behavior` (str) and `rating` (float64) are there when the file has them. The file's name tells its format:
     RecBole's atomic `*.inter`, LETTER's `*.inter.json` (timestamp: position in the user's list), `*.csv`, `*.jsonl`,
     each also packed as `*.gz`; `*.parquet` or a folder of such files. `columns` maps our names to the file's, e.g.
     `{"user": "uid"}`. Ids are in the form of `normal_ids`. Dates become integers since 1970, in the file's unit. Rows
-    that repeat user, item, timestamp and behaviour are dropped. `log.attrs` counts what was changed: `duplicates`,
+    that repeat user, item, timestamp and behavior are dropped. `log.attrs` counts what was changed: `duplicates`,
     `ids_stripped`, `ids_made_integer`, each where there are any.
 
     Raises InputError that names the file, the line, row or user, and the remedy.

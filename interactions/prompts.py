@@ -30,7 +30,7 @@ class PromptBatch:
 
     input_ids, attention_mask [B, P], left-padded; history [B, N] the same items as numbers, -1 for padding;
     given_target [B], None where the next item is not known, as in use; columns: every further column of the rows
-    (user, behaviour, rating, ...), a list of B values each; what belongs to the whole history, such as history_rating,
+    (user, behavior, rating, ...), a list of B values each; what belongs to the whole history, such as history_rating,
     ends where `history` ends and may begin before it.
     """
 
@@ -89,7 +89,7 @@ class PromptBuilder:
 
     template: text around the codes, for instance "Bought: {titles}\\nAs IDs: {history}\\nThe next item is". It holds
     {history}, the codes, once, and may hold {titles} before it: the titles of the same items, oldest first, joined by
-    ", ". Without one a prompt is the start token and the codes. Each piece of text is tokenised by itself, without
+    ", ". Without one a prompt is the start token and the codes. Each piece of text is tokenized by itself, without
     special tokens: what stands before {titles}, every title with the comma before it, what stands between {titles} and
     {history}, and what stands behind. So no code merges with text, and codes have fixed places from the row's end.
     An item without a title is called UNTITLED.

@@ -96,7 +96,7 @@ def _is_list(kind: pa.DataType) -> bool:
 def by_length(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Mapping[str, Any]]]:
     """The rows of some batches anew, those of the shortest histories in the first one, so that little is padded.
 
-    The batches keep their sizes, and one alone its order. What is summed over all of them, as the loss of an optimiser
+    The batches keep their sizes, and one alone its order. What is summed over all of them, as the loss of an optimizer
     step is, stays the same.
     """
     if len(batches) == 1:
@@ -108,12 +108,12 @@ def by_length(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Mappi
 def cut(row: Mapping[str, Any], end: int) -> dict[str, Any]:
     """The row as it was when the user took item `end` of history + [target], 1 <= end <= len(history).
 
-    That item is the target and those before it are the history. `behaviour` and `rating` follow their items, where the
-    row has them for its history too; `later` holds the items after the new target, oldest first. Of the other columns,
-    which belong to the old target, only `user` is kept.
+    That item is the target and those before it are the history. `behavior` and `rating` follow their items, where the
+    row has them for its history too; `future_items` holds the items after the new target, oldest first. Of the
+    other columns, which belong to the old target, only `user` is kept.
     """
     sequence = [*row["history"], row["target"]]
-    short = {"history": sequence[:end], "target": sequence[end], "later": sequence[end + 1 :]}
+    short = {"history": sequence[:end], "target": sequence[end], "future_items": sequence[end + 1 :]}
     if "user" in row:
         short["user"] = row["user"]
     for name in OPTIONAL:
@@ -126,7 +126,7 @@ def cut(row: Mapping[str, Any], end: int) -> dict[str, Any]:
 def prefixes(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The row as it was when the user took each item of its history but the first, oldest first; see `cut`.
 
-    `own`, which names the user's items and not the target's, is kept.
+    `user_items`, which names the user's items and not the target's, is kept.
     """
-    kept = {"own": row["own"]} if "own" in row else {}
+    kept = {"user_items": row["user_items"]} if "user_items" in row else {}
     return [cut(row, end) | kept for end in range(1, len(row["history"]))]

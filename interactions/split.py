@@ -25,7 +25,7 @@ class Splits:
     """Prompt rows. Every split has the same schema, and an item is a number: its position in the catalogue.
 
     `user` string; `history` list of int32, the items before the target, oldest first; `target` int32; and, when the log
-    has them, `behaviour` string and `rating` float32 of the target, `history_behaviour` and `history_rating`, lists of
+    has them, `behavior` string and `rating` float32 of the target, `history_behavior` and `history_rating`, lists of
     the same kind, of the items of the history.
 
     `validation` and `test` have one row per user, in the same order. Their histories are whole, so a user's history in
@@ -151,7 +151,7 @@ def _rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, target: np.nd
         "history": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(items[positions], pa.int32())),
         "target": pa.array(items[target], pa.int32()),
     }
-    for name, kind in (("behaviour", pa.string()), ("rating", pa.float32())):
+    for name, kind in (("behavior", pa.string()), ("rating", pa.float32())):
         if name in log:
             past = pa.array(log[name].iloc[positions], kind)
             columns[f"history_{name}"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), past)

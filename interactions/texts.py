@@ -12,7 +12,7 @@ from interactions.prompts import PromptBatch
 def prompt_texts(batch: PromptBatch, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The B prompts as text, the start token included and the padding left out."""
     rows = zip(batch.input_ids.tolist(), batch.attention_mask.tolist(), strict=True)
-    ids = [[token for token, real in zip(*row, strict=True) if real] for row in rows]
+    ids = [[token for token, mask in zip(*row, strict=True) if mask] for row in rows]
     return tokenizer.batch_decode(ids, clean_up_tokenization_spaces=False)
 
 

@@ -1,7 +1,7 @@
 """A backbone seen through the trie.
 
 A `TriePolicy` has four methods: `log_probs` of given items with the prompt computed once, `sample`, `beam` and the
-exact `distribution`. The forward policy P_F is renormalised over the legal children of a trie node in all four.
+exact `distribution`. The forward policy P_F is renormalized over the legal children of a trie node in all four.
 `CausalPolicy` wraps a decoder-only model, `EncoderDecoderPolicy` a T5, and `policy_of` chooses. `check_shared_prefix`
 compares `log_probs` with its plain twin on a run's first step; `check_backbone` refuses backbones that would be
 silently wrong.

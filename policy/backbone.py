@@ -5,7 +5,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 from catalog import Trie
 from catalog.errors import InputError
-from policy.base import TriePolicy, bare
+from policy.base import TriePolicy, unwrap_model
 from policy.causal import CausalPolicy, attention_window
 from policy.encoder_decoder import EncoderDecoderPolicy
 
@@ -15,7 +15,7 @@ ALIBI = {"mpt", "bloom"}
 
 def policy_of(model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> TriePolicy:
     """The policy of a backbone of either kind, wrapped or not."""
-    kind = EncoderDecoderPolicy if bare(model).config.is_encoder_decoder else CausalPolicy
+    kind = EncoderDecoderPolicy if unwrap_model(model).config.is_encoder_decoder else CausalPolicy
     return kind(model, trie, tokens, full_vocabulary=full_vocabulary)
 
 

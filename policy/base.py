@@ -50,7 +50,7 @@ class TriePolicy(ABC):
     """P_F(code | prompt, node): the backbone's next-token logits, softmax over the children of the trie node only.
 
     model: a backbone of transformers, also wrapped by DDP, DeepSpeed or PEFT. trie and tokens [nodes]
-    (`catalog.node_tokens`) lie on the model's device. full_vocabulary: let `log_probs` normalise over every token
+    (`catalog.node_tokens`) lie on the model's device. full_vocabulary: let `log_probs` normalize over every token
     instead, as trainers do that know no trie. A kind of backbone says how it reads items, all after one prompt
     (`log_probs`) and each after its own (`naive_log_probs`), and how branches grow from a prompt (`_read`).
     """
@@ -75,18 +75,18 @@ class TriePolicy(ABC):
 
     def _paths(self, logits: list[Tensor], states: list[Tensor], path: Tensor, children: bool) -> PathLogProbs:
         """From logits and states [B, K, X] at the node that each step of the paths [B, K, L + 1] leaves."""
-        log_pf, child_log_pf = self.along(logits, path)
+        log_pf, child_log_pf = self.path_log_probs(logits, path)
         return PathLogProbs(
-            log_pf, torch.stack(states, 2), child_log_pf=self.stacked(child_log_pf) if children else None
+            log_pf, torch.stack(states, 2), child_log_pf=self.pad_stack(child_log_pf) if children else None
         )
 
-    def stacked(self, child_log_pf: list[Tensor]) -> Tensor:
-        """What `along` gives level by level, [..., C_l] each, as one: [..., L, C], -inf behind the last child."""
+    def pad_stack(self, child_log_pf: list[Tensor]) -> Tensor:
+        """Children's log-probs of `path_log_probs`, [..., C_l] a level, as one [..., L, C], -inf behind the last."""
         widest = max(self.trie.max_children)
         pad = nn.functional.pad
         return torch.stack([pad(log_p, (0, widest - log_p.shape[-1]), value=-torch.inf) for log_p in child_log_pf], -2)
 
-    def along(self, logits: Sequence[Tensor], path: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def path_log_probs(self, logits: Sequence[Tensor], path: Tensor) -> tuple[Tensor, list[Tensor]]:
         """Log-probability of each step of a path [..., L + 1] from the logits before it, [..., V] each: [..., L].
 
         Beside it that of all children of the node that each step leaves: one [..., C] for each level.
@@ -200,7 +200,7 @@ class TriePolicy(ABC):
 
     @cached_property
     def _plan(self) -> TriePlan:
-        return TriePlan.of(self.trie)
+        return TriePlan.from_trie(self.trie)
 
     def _fill(self, edge: Tensor, logits: Tensor, nodes: Tensor) -> None:
         """Write P_F of the children of nodes [n], from the logits [B, n, V] after them, into edge [B, nodes]."""
@@ -228,7 +228,7 @@ def check_numbers(log_p: Tensor) -> None:
         )
 
 
-def at_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
+def gather_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
     """Outputs [B, 1 + K * (L - 1), X] after the prompt and along K branches, by level: L times [B, K, X].
 
     Views of the outputs, since logits of a large vocabulary would not fit twice; the prompt's is that of each branch.
@@ -290,7 +290,7 @@ class Branches(ABC):
         """
 
 
-def bare(model: nn.Module) -> PreTrainedModel:
+def unwrap_model(model: nn.Module) -> PreTrainedModel:
     """The backbone inside what DDP, DeepSpeed or PEFT made of it."""
     inner: Any = model
     while not isinstance(inner, PreTrainedModel):

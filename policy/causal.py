@@ -8,7 +8,7 @@ from transformers import Cache, PreTrainedConfig
 
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, at_nodes, bare
+from policy.base import Branches, PathLogProbs, TriePolicy, gather_nodes, unwrap_model
 from policy.tree import additive_mask, branch_visibility, prompt_positions
 
 
@@ -47,14 +47,14 @@ class CausalPolicy(TriePolicy):
             use_cache=False,
             output_hidden_states=True,
         )
-        logits = at_nodes(output.logits[:, len(codes) :], count, steps)
-        states = at_nodes(output.hidden_states[-1][:, length - 1 :], count, steps)
+        logits = gather_nodes(output.logits[:, len(codes) :], count, steps)
+        states = gather_nodes(output.hidden_states[-1][:, length - 1 :], count, steps)
         found = self._paths(logits, states, path, children)
         if not history:
             return found
         before = output.logits[:, : len(codes)].unflatten(1, (-1, self.trie.levels))  # [B, N, L, V]
-        log_pf, child = self.along(before.unbind(-2), self.trie.path(prompts.history.clamp(min=0)))
-        every = self.stacked(child) if children else None
+        log_pf, child = self.path_log_probs(before.unbind(-2), self.trie.path(prompts.history.clamp(min=0)))
+        every = self.pad_stack(child) if children else None
         return replace(found, log_pf_history=log_pf, child_log_pf_history=every)
 
     def naive_log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class CausalPolicy(TriePolicy):
             logits_to_keep=self.trie.levels,
             use_cache=False,
         ).logits
-        return self.along(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
+        return self.path_log_probs(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
 
     def _read(self, prompts: PromptBatch) -> tuple[Tensor, Branches]:
         output = self.model(
@@ -99,7 +99,7 @@ class RowBranches(Branches):
 
     def __init__(self, model: nn.Module, attention_mask: Tensor, cache: Cache) -> None:
         super().__init__(attention_mask, cache)
-        self.model, self.window = model, attention_window(bare(model).config)
+        self.model, self.window = model, attention_window(unwrap_model(model).config)
         self.end = attention_mask.sum(1, keepdim=True)  # [B, 1], position of a branch's first token
 
     def _forward(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:

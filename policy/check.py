@@ -47,7 +47,7 @@ def _cached_log_probs(policy: TriePolicy, prompts: PromptBatch, items: Tensor) -
     branches.select(torch.zeros_like(items))
     read = [logits.expand(-1, items.shape[1], -1)]
     read += [branches.advance(policy.tokens[nodes], column) for nodes in path[..., 1:-1].unbind(-1)]
-    return policy.along(read, path)[0]
+    return policy.path_log_probs(read, path)[0]
 
 
 def _deepest(trie: Trie) -> Tensor:

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from catalog import Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, at_nodes, bare
+from policy.base import Branches, PathLogProbs, TriePolicy, gather_nodes, unwrap_model
 from policy.tree import additive_mask, branch_visibility
 
 ATTENTION = "sdpa_along_branches"
@@ -50,7 +50,7 @@ class EncoderDecoderPolicy(TriePolicy):
 
     def __init__(self, model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> None:
         super().__init__(model, trie, tokens, full_vocabulary=full_vocabulary)
-        backbone = bare(model)
+        backbone = unwrap_model(model)
         backbone.get_decoder().set_attn_implementation(ATTENTION)
         self.start: int = backbone.config.decoder_start_token_id
 
@@ -80,7 +80,7 @@ class EncoderDecoderPolicy(TriePolicy):
             output_hidden_states=True,
         )
         logits, states = output.logits, output.decoder_hidden_states[-1]
-        return self._paths(at_nodes(logits, count, steps), at_nodes(states, count, steps), path, children)
+        return self._paths(gather_nodes(logits, count, steps), gather_nodes(states, count, steps), path, children)
 
     def naive_log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         (batch, count), path = items.shape, self.trie.path(items)
@@ -91,7 +91,7 @@ class EncoderDecoderPolicy(TriePolicy):
             decoder_input_ids=torch.cat([self._start(len(branch)), branch], 1),
             use_cache=False,
         ).logits
-        return self.along(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
+        return self.path_log_probs(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
 
     def _read(self, prompts: PromptBatch) -> tuple[Tensor, Branches]:
         output = self.model(

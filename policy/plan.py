@@ -21,7 +21,7 @@ class TriePlan:
     chunks: list[tuple[Tensor, Tensor, Tensor]]
 
     @classmethod
-    def of(cls, trie: Trie) -> "TriePlan":
+    def from_trie(cls, trie: Trie) -> "TriePlan":
         wanted = trie.open.clone()  # [nodes]
         depth = torch.zeros(trie.nodes, dtype=torch.long, device=trie.key.device)
         first = torch.arange(trie.nodes, device=trie.key.device)  # the level-1 ancestor
@@ -36,7 +36,7 @@ class TriePlan:
 
 
 def _packed(sizes: list[int]) -> list[int]:
-    """Join neighbouring subtrees while their sizes sum to at most CHUNK."""
+    """Join neighboring subtrees while their sizes sum to at most CHUNK."""
     packed = [0]
     for size in sizes:
         if packed[-1] and packed[-1] + size > CHUNK:

@@ -29,6 +29,6 @@ def branch_visibility(attention_mask: Tensor, branches: int, length: int) -> Ten
     branch = torch.where(column < prompt, -1, (column - prompt) // max(length, 1))  # [T], -1 in the prompt
     causal = column.unsqueeze(1) >= column
     same = (branch.unsqueeze(1) == branch) | (branch == -1)
-    real = torch.cat([attention_mask.bool(), attention_mask.new_ones(batch, total - prompt, dtype=torch.bool)], 1)
+    mask = torch.cat([attention_mask.bool(), attention_mask.new_ones(batch, total - prompt, dtype=torch.bool)], 1)
     # a padding token reads itself, or its softmax would be empty
-    return (causal & same & real.unsqueeze(1)) | torch.eye(total, dtype=torch.bool, device=column.device)
+    return (causal & same & mask.unsqueeze(1)) | torch.eye(total, dtype=torch.bool, device=column.device)

@@ -6,14 +6,14 @@ python recipes/evaluate.py --run runs/ml-100k/sft --data runs/ml-100k/data --exa
 
 from collections.abc import Sequence
 
-from recipes.arguments import EvaluateArguments
-from recipes.cli import parse, program
+from experiments.arguments import EvaluateArguments
+from experiments.command_line import parse, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, EvaluateArguments)
-    from recipes.measure import evaluate_run
+    from experiments.evaluate import evaluate_run
 
     metrics = evaluate_run(args)
     print(", ".join(f"{name} {value:.4f}" for name, value in metrics.items()))

@@ -14,15 +14,15 @@ ours learn L; semantic IDs have a fixed length and need no end.
 
 from collections.abc import Sequence
 
-from recipes.arguments import ExportArguments
-from recipes.cli import parse, program
+from experiments.arguments import ExportArguments
+from experiments.command_line import parse, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, ExportArguments)
 
-    from recipes.trl_rows import export
+    from experiments.trl_rows import export
 
     counts = export(args)
     print(", ".join(f"{name} {value}" for name, value in counts.items()))

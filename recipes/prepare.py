@@ -6,8 +6,8 @@ python recipes/prepare.py --log my_log.csv --output_dir runs/mine/data --codeboo
 
 from collections.abc import Sequence
 
-from recipes.arguments import DataArguments
-from recipes.cli import parse, program
+from experiments.command_line import parse, program
+from semantic_ids.settings import DataArguments
 
 
 @program
@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, DataArguments)
     import logging
 
-    from recipes.parts import prepare
+    from semantic_ids.prepare import prepare
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     counts = prepare(args)

@@ -1,23 +1,24 @@
-"""Classical recommenders, fitted and measured: baselines, and teachers for a reward.
+"""Classical recommenders, fitted and measured: baselines, and what a reward asks.
 
-python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml
-python recipes/recommenders.py --config recipes/ml-100k/collaborative.yaml --only sasrec
+python recipes/recommenders.py --config recipes/ml-100k/recommenders.yaml
+python recipes/recommenders.py --config recipes/ml-100k/recommenders.yaml --only sasrec
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.arguments import DataArguments, RecommenderArguments
-from recipes.cli import parse, program, read_recipe
+from experiments.arguments import RecommenderArguments
+from experiments.command_line import parse, program, read_recipe
+from semantic_ids.settings import DataArguments
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, RecommenderArguments)
     from evaluation.tables import markdown_table
-    from recipes.measure import fit_recommenders
-    from recipes.parts import prepare
+    from experiments.evaluate import fit_recommenders
+    from semantic_ids.prepare import prepare
 
     # only the recipe's own folder: a mistyped --data must not be filled with another data set
     named = read_recipe(list(sys.argv[1:] if argv is None else argv)).get("data")

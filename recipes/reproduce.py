@@ -1,4 +1,4 @@
-"""The table of a data set from nothing but its files: data, collaborative models, every method, and the results page.
+"""The table of a data set from nothing but its files: data, recommenders, every method, and the results page.
 
 python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazon-beauty
 python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazon-beauty --smoke runs/smoke
@@ -7,17 +7,17 @@ python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazo
 from collections.abc import Sequence
 from pathlib import Path
 
-from recipes.cli import parse, program
+from experiments.command_line import parse, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    from recipes.results import ReproduceArguments, preparation, rehearsal, write_results
+    from experiments.results import ReproduceArguments, preparation, rehearsal, write_results
 
     (args,) = parse(argv, ReproduceArguments)
-    from recipes.comparison import compare_runs
-    from recipes.parts import prepare
-    from recipes.sweep import run_sweep
+    from experiments.comparison import compare_runs
+    from experiments.sweep import run_sweep
+    from semantic_ids.prepare import prepare
 
     if args.smoke:
         args = rehearsal(args)

@@ -4,8 +4,8 @@ A `Reward` maps prompts and trajectories to values [B, K] >= 0. The stock ones l
 items that share a semantic ID have the same; `rank` is the exception, a penalty for methods that take no logarithm:
 
 hit.py            1 for the item that the user took next
-behaviour.py      what the user did with an item, by behaviour or by rating
-collaborative.py  a collaborative model's probability of the item
+behavior.py      what the user did with an item, by behavior or by rating
+collaborative.py  a recommender's probability of the item
 likelihood.py     the policy's own probability of the item
 similarity.py     how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root
 rank.py           a penalty for a miss, the larger the likelier the policy found it
@@ -17,7 +17,7 @@ A new reward is one file here and one line in `REWARDS`.
 """
 
 from rewards.base import Reward, WeightedSum, log_reward
-from rewards.behaviour import Behaviour
+from rewards.behavior import Behavior
 from rewards.collaborative import Collaborative
 from rewards.hit import Hit
 from rewards.likelihood import Likelihood
@@ -28,7 +28,7 @@ from rewards.trl import TRLReward
 
 __all__ = [
     "REWARDS",
-    "Behaviour",
+    "Behavior",
     "Collaborative",
     "Hit",
     "Likelihood",

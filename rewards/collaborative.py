@@ -1,4 +1,4 @@
-"""What a collaborative model expects the user to take."""
+"""What a recommender expects the user to take."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ from interactions.prompts import PromptBatch
 
 
 class Collaborative:
-    """r_y of GFlowGR (arXiv 2506.16114), from a collaborative model: its probability of the item, the best item's as 1.
+    """r_y of GFlowGR (arXiv 2506.16114), from a recommender: its probability of the item, the best item's as 1.
 
     r_y[b, i] = p(i | user b) / max_j p(j | user b),  i and j among the items that count
 
     Where items share a leaf, each has the largest probability among them, so that a semantic ID has one reward.
 
-    teacher: probabilities, or other values >= 0, of every item [B, items]. history: whether items of the prompt's
+    recommender: probabilities, or other values >= 0, of every item [B, items]. history: whether items of the prompt's
     history count; they have 0 by default, as they do not belong into a recommendation of something new.
     """
 
-    def __init__(self, catalog: Catalog, teacher: Callable[[PromptBatch], Tensor], history: bool = False) -> None:
-        self.teacher, self.history = teacher, history
+    def __init__(self, catalog: Catalog, recommender: Callable[[PromptBatch], Tensor], history: bool = False) -> None:
+        self.recommender, self.history = recommender, history
         self.leaves = catalog.trie.leaves
         self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
 
@@ -30,11 +30,11 @@ class Collaborative:
         return self.catalog(batch).gather(1, trajectories.items)
 
     def catalog(self, batch: PromptBatch) -> Tensor:
-        """[B, items]. Raises InputError where the teacher scores another number of items."""
-        score = self.teacher(batch).float()
+        """[B, items]. Raises InputError where the recommender scores another number of items."""
+        score = self.recommender(batch).float()
         if score.shape != (len(batch), len(self.leaf)):
             raise InputError(
-                f"The collaborative model's scores have shape {list(score.shape)} for {len(batch)} users and "
+                f"The recommender's scores have shape {list(score.shape)} for {len(batch)} users and "
                 f"{len(self.leaf)} items.",
                 remedy="Fit it on the data of this run.",
             )

@@ -12,7 +12,7 @@ class Likelihood:
 
     r_y[b, k] = P_F(item[b, k] | prompt b) / max_i P_F(i | prompt b)
 
-    The largest is that of the whole catalogue, exactly, so the policy's favourite has 1 and nothing has more. The
+    The largest is that of the whole catalogue, exactly, so the policy's favorite has 1 and nothing has more. The
     weights are the current ones: as the policy learns, the reward moves along.
     """
 

@@ -1,4 +1,4 @@
-"""Rewards by name: those of this room with their settings, and a user's own by import path."""
+"""Rewards by name: those of this package with their settings, and a user's own by import path."""
 
 import importlib
 import inspect
@@ -18,7 +18,7 @@ from catalog.settings import annotations, check_known, check_table, check_value
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
 from rewards.base import Reward, WeightedSum
-from rewards.behaviour import Behaviour
+from rewards.behavior import Behavior
 from rewards.collaborative import Collaborative
 from rewards.hit import Hit
 from rewards.likelihood import Likelihood
@@ -28,7 +28,7 @@ from rewards.trl import TRLReward, is_trl
 
 REWARDS: dict[str, Callable[..., Reward]] = {
     "hit": Hit,
-    "behaviour": Behaviour,
+    "behavior": Behavior,
     "collaborative": Collaborative,
     "likelihood": Likelihood,
     "similarity": MatchedCodes,
@@ -38,7 +38,7 @@ REWARDS: dict[str, Callable[..., Reward]] = {
 """The stock rewards. An argument with the name of one of the `RewardParts` is given that part; others are settings."""
 
 REMEDIES = {
-    "teacher": "a collaborative model. Set recommender to the folder of a fitted collaborative model",
+    "recommender": "a recommender. Set recommender to the folder of a fitted one",
     "policy": "the policy. Use it where one is trained or evaluated, RewardParts(policy=...)",
     "tokenizer": "for the tokenizer, which writes trajectories as text. Give it, RewardParts(tokenizer=...)",
 }
@@ -48,12 +48,12 @@ REMEDIES = {
 class RewardParts:
     """What a run has to make rewards of.
 
-    teacher: a collaborative model's probability of every item [B, items], None where the run has none; policy: the one
+    recommender: its probability of every item [B, items], None where the run has none; policy: the one
     that is trained; tokenizer: the one of the prompts, which reward functions of TRL are given texts of.
     """
 
     catalog: Catalog
-    teacher: Callable[[PromptBatch], Tensor] | None = None
+    recommender: Callable[[PromptBatch], Tensor] | None = None
     policy: TriePolicy | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
 
@@ -92,7 +92,7 @@ def as_reward(name: str, reward: Any, parts: RewardParts) -> Reward:
 def build_rewards(
     settings: Mapping[str, float | Mapping[str, Any]], parts: RewardParts, signed: bool = False
 ) -> WeightedSum:
-    """The weighted sum that a recipe asks for: {hit: 1.0, behaviour: {weight: 0.5, values: {like: 10, click: 1}}}.
+    """The weighted sum that a recipe asks for: {hit: 1.0, behavior: {weight: 0.5, values: {like: 10, click: 1}}}.
 
     settings: each reward's weight, or a table of its weight, by default 1, and its settings. signed: whether values
     below 0 pass.

@@ -24,18 +24,18 @@ class Rank:
         self.leaf = catalog.trie.leaf_of_item
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
-        real = trajectories.source != PADDING  # [B, K]
-        discount = (_places(trajectories.log_pf.sum(-1), real) + 2).log2().reciprocal() * real
+        mask = trajectories.source != PADDING  # [B, K]
+        discount = (_places(trajectories.log_pf.sum(-1), mask) + 2).log2().reciprocal() * mask
         leaf = self.leaf.to(batch.history.device)
-        hit = (leaf[trajectories.items] == leaf[batch.target].unsqueeze(1)) & real
-        costs = real & ~hit & hit.any(1, keepdim=True)
+        hit = (leaf[trajectories.items] == leaf[batch.target].unsqueeze(1)) & mask
+        costs = mask & ~hit & hit.any(1, keepdim=True)
         return (-discount / discount.sum(1, keepdim=True)).where(costs, 0.0)
 
 
-def _places(log_p: Tensor, real: Tensor) -> Tensor:
+def _places(log_p: Tensor, mask: Tensor) -> Tensor:
     """The place of each slot by descending log_p [B, K], NaN behind all numbers, empty slots behind these: [B, K]."""
-    drawn = real & ~log_p.isnan()
+    drawn = mask & ~log_p.isnan()
     by_log_p = log_p.where(drawn, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    group = real.long() + drawn.long()  # 2 drawn, 1 given, 0 empty
+    group = mask.long() + drawn.long()  # 2 drawn, 1 given, 0 empty
     by_group = group.gather(1, by_log_p).argsort(dim=1, descending=True, stable=True)
     return by_log_p.gather(1, by_group).argsort(dim=1)

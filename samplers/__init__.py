@@ -5,10 +5,10 @@ A `Sampler` draws trajectories for a batch of prompts; `Mixture` puts a fixed nu
 - `target`: what the user took, the first trajectory of every prompt
 - `interactions`: what else the user took
 - `random`: items that the user has not met
-- `curriculum`: unknown items that a collaborative model scores, from easy to hard as training goes on
-- `confidence`: of a collaborative model's favourites those that the policy finds least likely
+- `curriculum`: unknown items that a recommender scores, from easy to hard as training goes on
+- `confidence`: of a recommender's favorites those that the policy finds least likely
 - `policy`: draws or beams of the policy itself: by transformers, the reference rollout worker, or by a `RolloutEngine`
-  that is given its weights, vLLM in this process (`samplers.vllm`) or on servers (`samplers.vllm_client`)
+  that is given its weights, vLLM in this process or on servers, see `samplers.rollouts`
 - `replay`: trajectories of earlier steps, by reward or by error
 
 `build_mixture` makes a mixture of what a recipe says. A new sampler is one file here, one line in `SAMPLERS` of `load`
@@ -23,7 +23,8 @@ from samplers.load import SAMPLERS, SamplerParts, build_mixture
 from samplers.policy import PolicySampler
 from samplers.random import RandomSampler
 from samplers.replay import ReplaySampler
-from samplers.rollout import RolloutEngine, RolloutSampler
+from samplers.rollouts.engine import RolloutEngine
+from samplers.rollouts.sampler import RolloutSampler
 from samplers.target import TargetSampler
 
 __all__ = [

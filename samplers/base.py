@@ -51,7 +51,7 @@ class Mixture:
 
     def sample(self, batch: PromptBatch, seed: int) -> Trajectories:
         """K trajectories per prompt, sources in the order of the counts."""
-        return Trajectories.join(
+        return Trajectories.concat(
             [self.samplers[name].sample(batch.copy(), n, _stream(seed, name)) for name, n in self.counts.items()]
         )
 
@@ -89,5 +89,5 @@ def with_padding(items: Tensor, batch: PromptBatch, trie: Trie, source: str) -> 
     empty = items < 0
     filler = batch.history[:, -1] if batch.given_target is None else batch.target
     items = filler.unsqueeze(1).where(empty, items)
-    drawn = Trajectories.of_items(items, trie.codes(items), source)
+    drawn = Trajectories.from_items(items, trie.codes(items), source)
     return replace(drawn, source=drawn.source.masked_fill(empty, PADDING))

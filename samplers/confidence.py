@@ -13,26 +13,26 @@ from samplers.unknown import best_unknown
 
 
 class ConfidenceSampler:
-    """Of the teacher's `pool` best unknown items those that the policy finds least likely (GFlowGR, arXiv 2506.16114).
+    """Of a recommender's `pool` best unknown items those the policy finds least likely (GFlowGR, arXiv 2506.16114).
 
-    The paper's variant "low generation confidence from a pool that the collaborative model filters". Nothing is drawn
+    The paper's variant "low generation confidence from a pool that the recommender filters". Nothing is drawn
     at random, so the seed changes nothing; the policy, with its current weights, reads the pool in one forward.
 
-    teacher: prompts -> probabilities [B, items].
+    recommender: prompts -> probabilities [B, items].
     """
 
     def __init__(
-        self, trie: Trie, teacher: Callable[[PromptBatch], Tensor], policy: TriePolicy, pool: int = 16
+        self, trie: Trie, recommender: Callable[[PromptBatch], Tensor], policy: TriePolicy, pool: int = 16
     ) -> None:
         if pool < 1:
             raise InputError(
                 f"confidence: pool={pool} leaves no candidates.", remedy="Set it to 1 or more.", field="confidence"
             )
-        self.trie, self.teacher, self.policy, self.pool = trie, teacher, policy, pool
+        self.trie, self.recommender, self.policy, self.pool = trie, recommender, policy, pool
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """The least likely first. Raises InputError where a prompt has fewer than `count` candidates."""
-        items = best_unknown(self.trie, batch, self.teacher(batch), self.pool)  # [B, pool]
+        items = best_unknown(self.trie, batch, self.recommender(batch), self.pool)  # [B, pool]
         if (candidates := int((items >= 0).sum(1).min())) < count:
             raise InputError(
                 f"confidence: {count} trajectories are asked for of {candidates} candidates.",
@@ -43,4 +43,4 @@ class ConfidenceSampler:
             log_pf = self.policy.log_probs(batch, items.clamp(min=0)).log_pf.sum(-1)  # [B, pool]
         least = log_pf.masked_fill(items < 0, torch.inf).topk(count, largest=False).indices
         chosen = items.gather(1, least)
-        return Trajectories.of_items(chosen, self.trie.codes(chosen), "confidence")
+        return Trajectories.from_items(chosen, self.trie.codes(chosen), "confidence")

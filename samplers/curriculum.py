@@ -1,4 +1,4 @@
-"""Negatives that grow harder: a collaborative model's curriculum."""
+"""Negatives that grow harder: a recommender's curriculum."""
 
 from collections.abc import Callable
 
@@ -13,20 +13,20 @@ from samplers.unknown import best_unknown
 
 
 class CurriculumSampler:
-    """Early in training items that the teacher scores low, later ones near the user's taste (arXiv 2506.16114).
+    """Early in training items that the recommender scores low, later ones near the user's taste (arXiv 2506.16114).
 
     A prompt's candidates are its `pool` unknown items with the highest scores (`unknown_items`), from easy, the lowest
     of these scores, to hard. A window over a share `window` of them moves evenly from the easy end to the hard end,
     where it stands once `progress()`, the share of training that is done, has come to `until`. Draws are uniform
     inside the window and distinct within a prompt.
 
-    teacher: prompts -> probabilities [B, items].
+    recommender: prompts -> probabilities [B, items].
     """
 
     def __init__(
         self,
         trie: Trie,
-        teacher: Callable[[PromptBatch], Tensor],
+        recommender: Callable[[PromptBatch], Tensor],
         progress: Callable[[], float],
         pool: int = 200,
         window: float = 0.25,
@@ -43,12 +43,12 @@ class CurriculumSampler:
                     remedy="Set it above 0 and up to 1.",
                     field="curriculum",
                 )
-        self.trie, self.teacher, self.progress = trie, teacher, progress
+        self.trie, self.recommender, self.progress = trie, recommender, progress
         self.pool, self.window, self.until = pool, window, until
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """Raises InputError where the window of some prompt holds fewer than `count` items."""
-        items = best_unknown(self.trie, batch, self.teacher(batch), self.pool)  # [B, pool], the hardest first
+        items = best_unknown(self.trie, batch, self.recommender(batch), self.pool)  # [B, pool], the hardest first
         candidates = (items >= 0).sum(1, keepdim=True)  # [B, 1]
         size = (self.window * candidates).round()  # [B, 1]
         if (smallest := int(size.min())) < count:
@@ -63,4 +63,4 @@ class CurriculumSampler:
         column = torch.arange(items.shape[1], device=items.device)
         inside = (column >= start) & (column < start + size)  # [B, pool]
         drawn = draw(items, inside.float(), count, seed)
-        return Trajectories.of_items(drawn, self.trie.codes(drawn), "curriculum")
+        return Trajectories.from_items(drawn, self.trie.codes(drawn), "curriculum")

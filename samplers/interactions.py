@@ -11,9 +11,9 @@ from samplers.base import draw, with_padding
 class InteractionsSampler:
     """Uniform over the items that the user took beside the target: "interaction logs" of GFlowGR (arXiv 2506.16114).
 
-    These are the prompt's history and, where the rows have it, the column `later`: the items a user took after the
-    target. Each semantic ID counts once and is drawn at most once; with fewer than `count` of them the remaining slots
-    are padding.
+    These are the prompt's history and, where the rows have it, the column `future_items`: the items a user took after
+    the target. Each semantic ID counts once and is drawn at most once; with fewer than `count` of them the
+    remaining slots are padding.
     """
 
     def __init__(self, trie: Trie) -> None:
@@ -21,7 +21,7 @@ class InteractionsSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         items = batch.history  # [B, N]
-        if later := batch.columns.get("later"):
+        if later := batch.columns.get("future_items"):
             longest = max(map(len, later))
             rows = [[*row, *[-1] * (longest - len(row))] for row in later]
             items = torch.cat([items, torch.tensor(rows, dtype=torch.long, device=items.device)], 1)  # [B, M]

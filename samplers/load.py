@@ -1,4 +1,4 @@
-"""Samplers by name: those of this room with their settings, and a user's own."""
+"""Samplers by name: those of this package with their settings, and a user's own."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -18,7 +18,8 @@ from samplers.interactions import InteractionsSampler
 from samplers.policy import PolicySampler
 from samplers.random import RandomSampler
 from samplers.replay import ReplaySampler
-from samplers.rollout import RolloutEngine, RolloutSampler
+from samplers.rollouts.engine import RolloutEngine
+from samplers.rollouts.sampler import RolloutSampler
 from samplers.target import TargetSampler
 
 
@@ -45,13 +46,13 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 class SamplerParts:
     """What a run has to make samplers of.
 
-    teacher: the collaborative model, prompts -> probabilities [B, items], None where the run has none; progress: the
+    recommender: prompts -> probabilities [B, items], None where the run has none; progress: the
     share of training that is done, 0..1; engine: what draws from the policy in its stead, None for transformers.
     """
 
     trie: Trie
     policy: TriePolicy
-    teacher: Callable[[PromptBatch], Tensor] | None
+    recommender: Callable[[PromptBatch], Tensor] | None
     progress: Callable[[], float]
     catalog_fingerprint: str
     engine: RolloutEngine | None = None
@@ -63,10 +64,10 @@ def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in arguments}
     known = {"count": int} | {setting: kind for setting, kind in arguments.items() if setting not in needed}
     check_table("samplers", settings, known, f"the sampler {name}")
-    if "teacher" in needed and parts.teacher is None:
+    if "recommender" in needed and parts.recommender is None:
         raise InputError(
-            f"samplers: {name} asks a collaborative model.",
-            remedy="Set recommender to the folder of a fitted collaborative model.",
+            f"samplers: {name} asks a recommender.",
+            remedy="Set recommender to the folder of a fitted one.",
             field="samplers",
         )
     return SAMPLERS[name](**needed, **settings)

@@ -28,4 +28,4 @@ class RandomSampler:
                 remedy="Ask for fewer.",
             )
         items = torch.multinomial(weight, count, generator=generator(seed, weight.device))
-        return Trajectories.of_items(items, self.trie.codes(items), "random")
+        return Trajectories.from_items(items, self.trie.codes(items), "random")

@@ -12,4 +12,4 @@ class TargetSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         items = batch.target.unsqueeze(1).expand(-1, count)
-        return Trajectories.of_items(items, self.trie.codes(items), "target")
+        return Trajectories.from_items(items, self.trie.codes(items), "target")

@@ -12,19 +12,19 @@ import torch
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
-from recipes.arguments import (
+from experiments.arguments import (
     CompareArguments,
-    DataArguments,
     EvaluateArguments,
     ExportArguments,
     RecommenderArguments,
     RunArguments,
     ServeArguments,
 )
-from recipes.cli import parse, setting
-from recipes.plan import PlanArguments
-from recipes.results import ReproduceArguments
+from experiments.command_line import parse, setting
+from experiments.plan import PlanArguments
+from experiments.results import ReproduceArguments
 from rewards import RewardParts, WeightedSum, load_reward
+from semantic_ids.settings import DataArguments
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -103,14 +103,17 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
 
     none, target = torch.zeros_like(prompts.target), prompts.target
     items = torch.stack([target, (target - 5).clamp(min=0), none, prompts.history[:, -1]], 1)  # [B, 4]
-    drawn = Trajectories.of_items(items, catalog.trie.codes(items), "random")
+    drawn = Trajectories.from_items(items, catalog.trie.codes(items), "random")
     torch.testing.assert_close(era(prompts, drawn)[2, :3], torch.tensor([1.0, 0.5, 0.0]))  # the target's year is 1957
     everything = torch.arange(48).expand(4, -1)
     torch.testing.assert_close(era.catalog(prompts).gather(1, items), era(prompts, drawn))
     expected = [[item not in row for item in items[i].tolist()] for i, row in enumerate(prompts.history.tolist())]
     assert unseen(prompts, drawn).bool().tolist() == expected and not unseen(prompts, drawn)[:, 3].any()
     total = WeightedSum({"unseen": unseen, "era": era})
-    assert total(prompts, Trajectories.of_items(everything, catalog.trie.codes(everything), "random")).shape == (4, 48)
+    assert total(prompts, Trajectories.from_items(everything, catalog.trie.codes(everything), "random")).shape == (
+        4,
+        48,
+    )
 
 
 def test_what_the_readme_says_of_methods_stands_in_the_comparison():

@@ -1,6 +1,6 @@
 """Trainers that look like TRL's: one small class and one config per method.
 
-`TrajectoryTrainer` (on transformers.Trainer) draws K trajectories per prompt once per optimiser step, scores them and
+`TrajectoryTrainer` (on transformers.Trainer) draws K trajectories per prompt once per optimizer step, scores them and
 averages an objective; on top of it `RolloutTrainer` draws from a mixture of samplers, with vLLM if asked, and
 `ObjectiveTrainer` has rewards and a reference policy. The objectives are pure functions in `trainer/objectives/`. A new
 method is such a function, a config whose `loss` binds it, and one line in `METHODS`.

@@ -11,7 +11,7 @@ from interactions import rows as rows_of
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, check_shared_prefix, inference
 from samplers import RolloutSampler
-from trainer.step import Step
+from trainer.step import MicroBatch
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def warn_of_long_histories(rows: Dataset, max_history: int) -> None:
         )
 
 
-def check_forward(policy: TriePolicy, step: Step, exact: bool) -> float:
+def check_forward(policy: TriePolicy, step: MicroBatch, exact: bool) -> float:
     """Compare the shared-prefix forward with the naive one on the first prompt; see `check_shared_prefix`.
 
     exact: whether the model computes in float32.

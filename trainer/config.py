@@ -16,7 +16,7 @@ from catalog.settings import as_table, at_least, check_table, check_values
 from evaluation.metric_help import METRIC_HELP, RANKING
 from trainer.best_model import settle_metric
 from trainer.checkpoints import newest
-from trainer.launch import before_processes_join, share_out, use_one_gpu
+from trainer.launch import before_processes_join, resolve_batch_size, use_one_gpu
 from trainer.objectives import Objective
 from trainer.tracking import check_trackers
 from trainer.training_arguments import check_optimizer, check_ranges, check_refused
@@ -29,7 +29,7 @@ class TrajectoryConfig(TrainingArguments):
     global_batch_size: int | None = field(
         default=None,
         metadata={
-            "help": "Prompts per optimiser step over all processes, so that a recipe means the same on any number of "
+            "help": "Prompts per optimizer step over all processes, so that a recipe means the same on any number of "
             "them. per_device_train_batch_size then is the most that a process takes at once, and "
             "gradient_accumulation_steps follows."
         },
@@ -71,11 +71,11 @@ class TrajectoryConfig(TrainingArguments):
         default=False,
         metadata={
             "help": "End each prompt at a random item of its row, anew in every epoch, so that every position of a "
-            "history comes to be the place where trajectories start. Behaviour and rating follow their items; other "
+            "history comes to be the place where trajectories start. Behavior and rating follow their items; other "
             "columns but user belong to the old target and are dropped."
         },
     )
-    normalisation: Literal["trie", "vocabulary"] = field(
+    normalization: Literal["trie", "vocabulary"] = field(
         default="trie",
         metadata={
             "help": "What the losses' log-probabilities sum to 1 over: 'trie', the codes that lead to an item, or "
@@ -106,7 +106,7 @@ class TrajectoryConfig(TrainingArguments):
     )
     log_trajectories_steps: int | None = field(
         default=None,
-        metadata={"help": "Log a table of sampled trajectories each N optimiser steps, to a file and the trackers."},
+        metadata={"help": "Log a table of sampled trajectories each N optimizer steps, to a file and the trackers."},
     )
     remove_unused_columns: bool = field(
         default=False, metadata={"help": "Must stay off: rows carry columns that rewards read, not the model."}
@@ -138,7 +138,7 @@ class TrajectoryConfig(TrainingArguments):
         """What `TrainingArguments` makes of the settings: it looks for the device and lets processes join."""
         if self.global_batch_size is not None:
             processes = int(os.environ.get("WORLD_SIZE", 1))
-            self.per_device_train_batch_size, self.gradient_accumulation_steps = share_out(
+            self.per_device_train_batch_size, self.gradient_accumulation_steps = resolve_batch_size(
                 self.global_batch_size, self.per_device_train_batch_size, processes
             )
         if self.deepspeed and "WORLD_SIZE" not in os.environ:
@@ -210,14 +210,14 @@ class RolloutConfig(TrajectoryConfig, ABC):
         default=None,
         metadata={
             "help": "Rewards and their weights in the sum, for instance {hit: 1.0, similarity: 0.5}; with settings of "
-            "its own {behaviour: {weight: 1.0, values: {like: 10, click: 1}}}. Known are hit, behaviour, "
+            "its own {behavior: {weight: 1.0, values: {like: 10, click: 1}}}. Known are hit, behavior, "
             "collaborative, likelihood, similarity, prefix and rank; one of yours is named by its import path, "
             "my_module:my_reward. dpo and sdpo log them and read none."
         },
     )
     recommender: str | None = field(
         default=None,
-        metadata={"help": "Folder of a fitted collaborative model: what collaborative, curriculum and confidence ask."},
+        metadata={"help": "Folder of a fitted recommender: what collaborative, curriculum and confidence ask."},
     )
     use_vllm: bool = field(
         default=False, metadata={"help": "Draw what the sampler `policy` gives with vLLM instead of transformers."}
@@ -247,7 +247,7 @@ class RolloutConfig(TrajectoryConfig, ABC):
     rollout_staleness: int = field(
         default=0,
         metadata={
-            "help": "How many optimiser steps before it is trained on a trajectory of the policy is drawn. 0 is "
+            "help": "How many optimizer steps before it is trained on a trajectory of the policy is drawn. 0 is "
             "on-policy; with 1 the engine draws for the next step while this one is trained."
         },
     )
@@ -307,7 +307,7 @@ class RolloutConfig(TrajectoryConfig, ABC):
 
     @abstractmethod
     def loss(self) -> Objective:
-        """What a step minimises, with its settings bound: FlowInputs -> LossOutput."""
+        """What a step minimizes, with its settings bound: FlowInputs -> LossOutput."""
 
     @property
     def reads_reference(self) -> bool:
@@ -341,10 +341,10 @@ class ReferenceConfig(RolloutConfig):
                     remedy="Leave it out.",
                     field="precompute_ref_log_probs",
                 )
-            if self.random_cut or self.normalisation == "vocabulary":
+            if self.random_cut or self.normalization == "vocabulary":
                 raise InputError(
                     "precompute_ref_log_probs is of whole rows and of items.",
-                    remedy="Leave out either it, or random_cut and normalisation.",
+                    remedy="Leave out either it, or random_cut and normalization.",
                     field="precompute_ref_log_probs",
                 )
 

@@ -1,4 +1,4 @@
-"""Direct preference optimisation, and its form with several negatives: the target against other items."""
+"""Direct preference optimization, and its form with several negatives: the target against other items."""
 
 from dataclasses import dataclass, field
 from functools import partial

@@ -14,7 +14,7 @@ from catalog import Catalog
 from catalog.errors import InputError
 from interactions.prompts import PromptBuilder
 from samplers import RolloutEngine
-from samplers.vllm_client import KEY, ServerEngine
+from samplers.rollouts.client import KEY, ServerEngine
 from trainer.config import RolloutConfig
 
 
@@ -44,7 +44,7 @@ def make_engine(
         )
     if args.vllm_mode == "server":
         return _servers(args, accelerator, model, prompts, catalog)
-    from samplers.vllm import VLLMEngine, save_skeleton
+    from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
 
     assert isinstance(args.vllm_engine, dict)  # by RolloutConfig
     settings: dict[str, Any] = dict(args.vllm_engine)

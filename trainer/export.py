@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from catalog.errors import InputError, RunError
-from catalog.files import MARKER, broken, complete, read_json, seal
-from samplers.weights import policy_weights
+from catalog.errors import RunError
+from catalog.files import MARKER, complete, read_json, seal
+from samplers.rollouts.weights import policy_weights
 from trainer.flow_heads import NAME
 
 MAKING = ".final"
@@ -67,38 +67,7 @@ def unmark(folder: Path) -> None:
     (folder / MARKER).unlink(missing_ok=True)
 
 
-def finished(folder: str | Path) -> bool:
-    """Whether a folder holds the whole policy of a run that came to its end."""
-    return broken(Path(folder)) is None
-
-
-def check_finished(folder: str | Path) -> None:
-    """Raise InputError where a folder on this machine is to give a policy and has only a part of one.
-
-    That is a run that has not come to its end, a damaged checkpoint, or a checkpoint without a tokenizer, for which
-    transformers would make up an empty one. Names of a hub, and what others wrote, pass.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        return
-    ours = any((folder / name).is_file() for name in (MARKER, "resolved.yaml"))
-    if ours and (reason := broken(folder, contents=True)):
-        raise InputError(
-            f"{folder} is not a finished run: {reason}",
-            remedy="Start it again with --resume_from_checkpoint true, or name one of its checkpoints.",
-            file=folder,
-        )
-    if (folder / "config.json").is_file() and not any(
-        path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)
-    ):
-        raise InputError(
-            f"{folder} has no tokenizer, so the tokens of its codes are not known.",
-            remedy="Put the tokenizer's files beside the weights.",
-            file=folder,
-        )
-
-
-def merged(model: nn.Module, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def merged_weights(model: nn.Module, *, keep: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """(the policy's weights with LoRA added, the flow heads'), in main memory; empty on a process that does not keep.
 
     Every process calls it, since sharded weights are gathered; a bucket of them lies in the device's memory at a time.

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 NAME = "flow_heads"
-"""The attribute of the model under which its heads hang, so that optimiser, DDP and ZeRO find them."""
+"""The attribute of the model under which its heads hang, so that optimizer, DDP and ZeRO find them."""
 
 
 class FlowHead(nn.Module):

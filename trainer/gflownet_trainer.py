@@ -25,7 +25,7 @@ from trainer.metrics import trajectory_metrics
 from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import OBJECTIVES, FlowInputs, Objective
 from trainer.reference import numbered
-from trainer.step import PathFlows, Scores, Step
+from trainer.step import MicroBatch, PathFlows, Scores
 from trainer.target import KeptTarget, Target
 
 
@@ -259,15 +259,15 @@ class GFlowNetTrainer(ObjectiveTrainer):
         self._note(mass | trajectory_metrics(scores.reward, trajectories, self.trie) | share)
         return scores
 
-    def log_pf_reference(self, step: Step) -> None:
+    def log_pf_reference(self, step: MicroBatch) -> None:
         return None  # the reference is a part of the target
 
     # the loss
 
-    def method_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
+    def method_loss(self, model: nn.Module, step: MicroBatch, output: PathLogProbs) -> Tensor:
         loss = super().method_loss(model, step, output)
         if step.scores.history is not None:
-            loss = loss + self._history_loss(step.scores.history, output) / step.targets
+            loss = loss + self._history_loss(step.scores.history, output) / step.num_targets
         return self.args.flow_weight * loss
 
     def _history_loss(self, flows: PathFlows, output: PathLogProbs) -> Tensor:
@@ -277,13 +277,13 @@ class GFlowNetTrainer(ObjectiveTrainer):
             FlowInputs(
                 log_pf=output.log_pf_history,
                 log_reward=flows.log_flow[..., -1],
-                source=torch.where(flows.real, SOURCES.index("target"), PADDING),
+                source=torch.where(flows.mask, SOURCES.index("target"), PADDING),
                 log_flow=flows.log_flow,
                 child_log_pf=output.child_log_pf_history,
                 child_log_flow=flows.child_log_flow if self.reads_children else None,
             )
         )
-        count = flows.real.sum(-1)  # [B]
+        count = flows.mask.sum(-1)  # [B]
         total = (result.loss * count).sum()
         self._note({"objective/history_loss": total / count.sum().clamp(min=1)})
         return total
@@ -293,12 +293,12 @@ class GFlowNetTrainer(ObjectiveTrainer):
         return gap - inputs.mean(gap).unsqueeze(-1)
 
     def method_metrics(self, inputs: FlowInputs) -> Mapping[str, Tensor]:
-        real = inputs.source >= 0
-        pair = torch.stack([inputs.log_reward[real], inputs.log_pf.detach().sum(-1)[real]])
+        mask = inputs.source >= 0
+        pair = torch.stack([inputs.log_reward[mask], inputs.log_pf.detach().sum(-1)[mask]])
         # every process must log the same names, so a step whose rewards are all equal counts as 0
         return {"flow/reward_correlation": pair.corrcoef()[0, 1].nan_to_num()}
 
-    def inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
+    def inputs(self, step: MicroBatch, output: PathLogProbs) -> FlowInputs:
         inputs = super().inputs(step, output)
         if self._objective.flow is None:
             return inputs
@@ -311,7 +311,7 @@ class GFlowNetTrainer(ObjectiveTrainer):
             flow = head(output.states)
         return replace(inputs, log_flow=torch.cat([flow, inputs.log_reward.unsqueeze(-1)], -1))
 
-    def _exact_inputs(self, inputs: FlowInputs, step: Step, output: PathLogProbs) -> FlowInputs:
+    def _exact_inputs(self, inputs: FlowInputs, step: MicroBatch, output: PathLogProbs) -> FlowInputs:
         """With the exact flows of the nodes on the paths and, where they are read, of all children of these."""
         flows = step.scores.flows
         assert flows is not None
@@ -320,21 +320,21 @@ class GFlowNetTrainer(ObjectiveTrainer):
             return inputs
         return replace(inputs, child_log_pf=output.child_log_pf, child_log_flow=flows.child_log_flow)
 
-    def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
+    def get_batch_samples(self, *args: Any) -> tuple[list[MicroBatch], Tensor | None]:
         steps, total = super().get_batch_samples(*args)
         if steps and self._objective.flow in ("prompt", "nodes") and self.state.global_step == 0:
             self._start_flows(steps)
         return steps, total
 
-    def _start_flows(self, steps: list[Step]) -> None:
-        """Start the head at VarGrad's log Z, averaged over the whole first optimiser step."""
+    def _start_flows(self, steps: list[MicroBatch]) -> None:
+        """Start the head at VarGrad's log Z, averaged over the whole first optimizer step."""
         total = torch.zeros((), device=self.args.device)
         with inference(self.model):
             for step in steps:
                 log_pf = self.policy.log_probs(step.prompts, step.trajectories.items).log_pf
-                real = step.trajectories.source >= 0
-                gap = (step.scores.log_reward - log_pf.sum(-1)).where(real, 0.0)
-                total += (gap.sum(-1) / real.sum(-1)).sum() / steps[0].prompts_in_step
+                mask = step.trajectories.source >= 0
+                gap = (step.scores.log_reward - log_pf.sum(-1)).where(mask, 0.0)
+                total += (gap.sum(-1) / mask.sum(-1)).sum() / steps[0].num_prompts
         self.model.flow_heads["log_flow"].start_at(self.accelerator.reduce(total).item())
 
     # how far the policy is from the reward, exactly
@@ -357,7 +357,7 @@ class GFlowNetTrainer(ObjectiveTrainer):
         return {name: torch.cat([part[name] for part in parts]).mean().item() for name in parts[0]}
 
     def get_optimizer_cls_and_kwargs(self, args: GFlowNetConfig, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
-        """transformers' optimiser, with a group of its own for the flow heads."""
+        """transformers' optimizer, with a group of its own for the flow heads."""
         optimizer, kwargs = super().get_optimizer_cls_and_kwargs(args, model)
         named = [(n, p) for n, p in (model or self.model).named_parameters() if p.requires_grad]
         decayed = set(self.get_decay_parameter_names(model or self.model))

@@ -1,4 +1,4 @@
-"""Group-relative policy optimisation: what has more reward than its group becomes likelier."""
+"""Group-relative policy optimization: what has more reward than its group becomes likelier."""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -48,11 +48,11 @@ class GRPOConfig(ReferenceConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "beta", "epsilon", "epsilon_high", "early_clip")
-        if self.normalisation == "vocabulary" and self.rollout_staleness:
+        if self.normalization == "vocabulary" and self.rollout_staleness:
             raise InputError(
-                "normalisation: the ratio to older policies needs 'trie', in which they drew.",
+                "normalization: the ratio to older policies needs 'trie', in which they drew.",
                 remedy="Set one of the two.",
-                field="normalisation",
+                field="normalization",
             )
 
     def loss(self) -> Objective:

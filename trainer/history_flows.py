@@ -11,7 +11,7 @@ from interactions import prefixes
 from interactions.log import OPTIONAL
 from interactions.prompts import PromptBatch, PromptBuilder
 from trainer.row_memory import RowMemory
-from trainer.step import PathFlows, after_another, at_each
+from trainer.step import PathFlows, after_another, gather_nodes
 
 CHUNK = 256
 """Prefixes whose flows are computed at once: each has a number for every node of the trie."""
@@ -35,16 +35,16 @@ class HistoryTarget:
         self.memory = None if numbered is None else RowMemory(self._by_row, numbered)
 
     def __call__(self, batch: PromptBatch) -> PathFlows:
-        real, path, child = self._positions(batch)
-        there = (child >= 0) & real[..., None, None]
+        mask, path, child = self._positions(batch)
+        there = (child >= 0) & mask[..., None, None]
         if self.memory is None:
             on_path, of_children = self._anew(batch)
         else:
             on_path, of_children = self.memory(batch, torch.cat)
         log_flow = torch.zeros(path.shape, device=path.device)
-        log_flow[real] = on_path
+        log_flow[mask] = on_path
         child_log_flow = torch.zeros(child.shape, device=path.device).masked_scatter(there, of_children)
-        return PathFlows(log_flow, child_log_flow.masked_fill(child < 0, -torch.inf), real)
+        return PathFlows(log_flow, child_log_flow.masked_fill(child < 0, -torch.inf), mask)
 
     def _positions(self, batch: PromptBatch) -> tuple[Tensor, Tensor, Tensor]:
         """Which items have a prefix [B, N], the paths to all [B, N, L + 1] and the children on them [B, N, L, C]."""
@@ -53,22 +53,22 @@ class HistoryTarget:
 
     def _anew(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Of the real items, row by row, oldest first: log F on their paths [M, L + 1], of all children one by one."""
-        real, path, child = self._positions(batch)
-        rows, path, child = _prefixes(batch), path[real], child[real]
+        mask, path, child = self._positions(batch)
+        rows, path, child = _prefixes(batch), path[mask], child[mask]
         on_path, of_children = [path[:0].float()], [child[:0].float().flatten()]
         for start in range(0, len(rows), CHUNK):
             part = slice(start, start + CHUNK)
             everything = self.flows(self.prompts(rows[part]).to(path.device))  # [M, nodes]
-            on_path.append(at_each(everything, path[part]))
-            of_children.append(at_each(everything, child[part].clamp(min=0))[child[part] >= 0])
+            on_path.append(gather_nodes(everything, path[part]))
+            of_children.append(gather_nodes(everything, child[part].clamp(min=0))[child[part] >= 0])
         return torch.cat(on_path), torch.cat(of_children)
 
     def _by_row(self, batch: PromptBatch) -> list[tuple[Tensor, Tensor]]:
         """`_anew`, row by row."""
-        real, _, child = self._positions(batch)
+        mask, _, child = self._positions(batch)
         on_path, of_children = self._anew(batch)
-        children = ((child >= 0) & real[..., None, None]).sum((1, 2, 3)).tolist()
-        return list(zip(on_path.split(real.sum(1).tolist()), of_children.split(children), strict=True))
+        children = ((child >= 0) & mask[..., None, None]).sum((1, 2, 3)).tolist()
+        return list(zip(on_path.split(mask.sum(1).tolist()), of_children.split(children), strict=True))
 
 
 def _prefixes(batch: PromptBatch) -> list[dict]:

@@ -4,8 +4,6 @@ import logging
 import os
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -77,7 +75,7 @@ def say_one_gpu() -> None:
     )
 
 
-def share_out(prompts: int, most: int, processes: int) -> tuple[int, int]:
+def resolve_batch_size(prompts: int, most: int, processes: int) -> tuple[int, int]:
     """(prompts per process at once, how many times) so that one step takes `prompts` over all processes.
 
     most: how many prompts a process can take at once. Raises InputError where the processes cannot share evenly.
@@ -161,19 +159,3 @@ def _asked(command: list[str]) -> Namespace | None:
         zero_stage=told.zero_stage or (getattr(file, "deepspeed_config", None) or {}).get("zero_stage"),
         mixed_precision=told.mixed_precision or getattr(file, "mixed_precision", None),
     )
-
-
-@contextmanager
-def in_full() -> Iterator[None]:
-    """A model that is made inside lies in every process in full, also under ZeRO-3, which shards it when it trains.
-
-    transformers would draw the weights of a new model shard by shard, so that one seed gave other weights.
-    """
-    from transformers.integrations import deepspeed
-
-    config = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        yield
-    finally:
-        deepspeed._hf_deepspeed_config_weak_ref = config

@@ -34,7 +34,7 @@ METRICS = {
     "sampler/log_pf_gap": "mean |log P_F of sampler - of trainer| of four prompts' policy trajectories; rounding, age",
     "sampler/log_pf_gap_max": "the largest of these differences",
     "sampler/log_pf_gap_share": "share of them above 0.01",
-    "sampler/age": "optimiser steps since the weights that drew the policy's trajectories, see rollout_staleness",
+    "sampler/age": "optimizer steps since the weights that drew the policy's trajectories, see rollout_staleness",
     "time/sync_ms": "milliseconds to hand the policy's weights to the rollout engine (use_vllm)",
     "time/wait_ms": "milliseconds that the trainer waited for rollouts begun earlier (rollout_staleness)",
     "time/rollout_share": "share of the step's seconds spent on sampling and rewards",
@@ -50,14 +50,14 @@ def check_names(names: Iterable[str]) -> None:
 
 def trajectory_metrics(reward: Tensor, trajectories: Trajectories, trie: Trie) -> dict[str, Tensor]:
     """Of the trajectories that count: reward [B, K], and how many are valid, distinct and missing."""
-    real = trajectories.source >= 0  # [B, K]
+    mask = trajectories.source >= 0  # [B, K]
     leaves = trie.leaf(trajectories.codes)
-    apart = -1 - torch.arange(real.shape[1], device=real.device)  # a number of its own for each empty slot
-    repeats = (leaves.where(real, apart).sort(-1).values.diff() == 0).sum()
-    count = real.sum()
+    apart = -1 - torch.arange(mask.shape[1], device=mask.device)  # a number of its own for each empty slot
+    repeats = (leaves.where(mask, apart).sort(-1).values.diff() == 0).sum()
+    count = mask.sum()
     return {
-        "reward/mean": reward.where(real, 0.0).sum() / count,
-        "sampler/valid_share": ((leaves >= 0) & real).sum() / count,
+        "reward/mean": reward.where(mask, 0.0).sum() / count,
+        "sampler/valid_share": ((leaves >= 0) & mask).sum() / count,
         "sampler/distinct_share": 1 - repeats / count,
-        "sampler/padding_share": 1 - real.float().mean(),
+        "sampler/padding_share": 1 - mask.float().mean(),
     }

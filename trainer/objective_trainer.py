@@ -18,15 +18,15 @@ from trainer.objectives import FlowInputs
 from trainer.provenance import import_path
 from trainer.reference import PrecomputedReference, Reference, frozen_copy, numbered
 from trainer.rollout_trainer import RolloutTrainer
-from trainer.step import Scores, Step
+from trainer.step import MicroBatch, Scores
 
 
 class ObjectiveTrainer(RolloutTrainer):
-    """Minimises sft_weight * L_SFT + what `args.loss()` says of K trajectories per prompt.
+    """Minimizes sft_weight * L_SFT + what `args.loss()` says of K trajectories per prompt.
 
     rewards: a reward that replaces those named in `args.rewards`. samplers: samplers by name, beside or instead of the
     stock ones; `args.samplers` says how many trajectories each gives. The target comes first among the trajectories.
-    recommender: a collaborative model that replaces the one in `args.recommender`.
+    recommender: a recommender that replaces the one in `args.recommender`.
     """
 
     def __init__(
@@ -58,8 +58,10 @@ class ObjectiveTrainer(RolloutTrainer):
             )
         self.reference: Reference | PrecomputedReference | None = None
         if args.reads_reference:
-            self.reference = PrecomputedReference(self, self.trie) if precomputed else Reference.of(self, frozen)
-        parts = RewardParts(catalog, self._teacher, self.policy, processing_class)
+            self.reference = (
+                PrecomputedReference(self, self.trie) if precomputed else Reference.from_trainer(self, frozen)
+            )
+        parts = RewardParts(catalog, self._recommender, self.policy, processing_class)
         self.reward: WeightedSum | None = None
         if rewards is not None:
             self._python_parts["rewards"] = import_path(rewards)
@@ -79,7 +81,7 @@ class ObjectiveTrainer(RolloutTrainer):
         rows = self.train_dataset.select(range(min(8, len(self.train_dataset)))).to_list()
         batch = self.prompts(self.rows(rows, seed=0)).to(self.args.device)
         items = torch.stack([batch.target, (batch.target + 1) % self.trie.items], 1)
-        return batch, Trajectories.of_items(items, self.trie.codes(items), "random")
+        return batch, Trajectories.from_items(items, self.trie.codes(items), "random")
 
     # what trajectories are worth
 
@@ -90,12 +92,12 @@ class ObjectiveTrainer(RolloutTrainer):
         self._note(trajectory_metrics(reward, trajectories, self.trie))
         return Scores(reward, torch.zeros_like(reward))
 
-    def get_batch_samples(self, *args: Any) -> tuple[list[Step], Tensor | None]:
+    def get_batch_samples(self, *args: Any) -> tuple[list[MicroBatch], Tensor | None]:
         steps, total = super().get_batch_samples(*args)
         # here all processes are together, as the forward of a sharded reference wants it
         return [replace(step, reference=self.log_pf_reference(step)) for step in steps], total
 
-    def log_pf_reference(self, step: Step) -> Tensor | None:
+    def log_pf_reference(self, step: MicroBatch) -> Tensor | None:
         """[B, K, L], None where the objective does not read it."""
         if self.reference is None:
             return None
@@ -103,16 +105,16 @@ class ObjectiveTrainer(RolloutTrainer):
 
     # the loss
 
-    def method_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
+    def method_loss(self, model: nn.Module, step: MicroBatch, output: PathLogProbs) -> Tensor:
         inputs = self.inputs(step, output)
         result = self._loss(inputs)
         self._note({**result.metrics, "objective/loss": result.loss.mean(), **self.method_metrics(inputs)})
         for sampler in self._of(ReplaySampler).values():
             error = self.error(inputs)
             sampler.update(step.prompts, step.trajectories, step.scores.reward.clamp(min=0), error)
-        return (result.loss * result.weight).sum() / step.prompts_in_step
+        return (result.loss * result.weight).sum() / step.num_prompts
 
-    def inputs(self, step: Step, output: PathLogProbs) -> FlowInputs:
+    def inputs(self, step: MicroBatch, output: PathLogProbs) -> FlowInputs:
         """What the objective is given; `output` is that of the forward with gradients."""
         trajectories, scores = step.trajectories, step.scores
         leaf = self.trie.leaf_of_item
@@ -125,7 +127,7 @@ class ObjectiveTrainer(RolloutTrainer):
             hit=leaf[trajectories.items] == leaf[step.prompts.target].unsqueeze(1),
             log_pf_reference=step.reference,
             # of the weights in training the log-probability is log_pf itself, whatever dropout or rounding says
-            log_pf_behaviour=trajectories.log_pf.masked_fill((trajectories.age == 0).unsqueeze(-1), torch.nan),
+            log_pf_behavior=trajectories.log_pf.masked_fill((trajectories.age == 0).unsqueeze(-1), torch.nan),
         )
 
     def error(self, inputs: FlowInputs) -> Tensor:

@@ -10,8 +10,8 @@ from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
 from catalog.files import MARKER, read_json
-from collaborative import made_of
 from interactions.provenance import COLUMNS, Provenance, rows_digest
+from recommenders import made_of
 from trainer.reference import ROW
 
 FREE: dict[str, tuple[str, ...]] = {

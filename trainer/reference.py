@@ -36,7 +36,7 @@ class Reference:
         self.policy, self._without_adapters = policy, without_adapters
 
     @classmethod
-    def of(cls, trainer: "RolloutTrainer", frozen: PreTrainedModel | None) -> "Reference":
+    def from_trainer(cls, trainer: "RolloutTrainer", frozen: PreTrainedModel | None) -> "Reference":
         """frozen: the copy that `frozen_copy` made before training, None for a model with adapters."""
         if frozen is None:
             return cls(trainer.loss_policy(trainer.model), trainer.model.disable_adapter)

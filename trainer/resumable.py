@@ -19,13 +19,14 @@ from catalog import Catalog
 from catalog.errors import InputError, RunError
 from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
+from policy.checkpoints import finished
 from trainer.checkpoints import check_resumable, check_savable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.config import TrajectoryConfig
-from trainer.export import finished, unmark
+from trainer.export import unmark
 from trainer.launch import check_launch, check_processes, describe
 from trainer.provenance import IN_MEMORY, run_provenance
 from trainer.run_folder import RunFolder
-from trainer.watch import Interrupted, Watch
+from trainer.watchdog import Interrupted, Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class ResumableTrainer(Trainer):
     """transformers' trainer, whose runs end in order and go on exactly.
 
     A process that fails takes the others with it, after a checkpoint of the steps done where all still answer. So do a
-    request to stop and the death of the launcher; and a process that is stuck is named (`Watch`).
+    request to stop and the death of the launcher; and a process that is stuck is named (`Watchdog`).
     """
 
     args: TrajectoryConfig
@@ -58,8 +59,8 @@ class ResumableTrainer(Trainer):
         super().__init__(model=model, args=args, **kwargs)
         check_launch(self.accelerator)
         check_savable(self.accelerator)
-        self.got = describe(self.accelerator, self.model)
-        self.watch = Watch(args.ddp_timeout)
+        self.runtime_info = describe(self.accelerator, self.model)
+        self.watchdog = Watchdog(args.ddp_timeout)
         self._saving: Path | None = None  # where a checkpoint is being written
         self._saved_at = 0  # the step of the last checkpoint
         self._same_processes = True  # as many as the run that is resumed had
@@ -69,19 +70,21 @@ class ResumableTrainer(Trainer):
     # all processes stop together, and what was done is kept
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def fail_together(self) -> Iterator[None]:
         """Whatever fails inside on any process, a user's reward say, ends all of them; every process comes here."""
         error = None
         try:
             yield
         except Exception as caught:
             error = caught
-        self.watch.beat(f"step {self.state.global_step}")
+        self.watchdog.heartbeat(f"step {self.state.global_step}")
         failed = self.accelerator.gather(torch.tensor([error is not None], device=self.args.device)).nonzero()
         if len(failed):
-            self._end(error or Interrupted(f"Process {failed[0].item()} failed, see its message; this one stops too."))
+            self._abort(
+                error or Interrupted(f"Process {failed[0].item()} failed, see its message; this one stops too.")
+            )
 
-    def _end(self, error: Exception) -> NoReturn:
+    def _abort(self, error: Exception) -> NoReturn:
         """Keep the steps done in a checkpoint and raise; RunError where they led to weights that are no numbers."""
         if self.state.global_step:
             self._check_finite(error)
@@ -121,13 +124,13 @@ class ResumableTrainer(Trainer):
         self._saved_at, self._same_processes = 0, True
         if found:
             folder, was = found
-            self._saved_at, self._same_processes = was["step"], was["processes"] == self.got["processes"]
+            self._saved_at, self._same_processes = was["step"], was["processes"] == self.runtime_info["processes"]
             if self.is_deepspeed_enabled and not self._same_processes:
                 self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
-                self._deal_anew(folder)
+                self._to_universal_checkpoint(folder)
         elif self.args.save_only_model:
             logger.warning("save_only_model: checkpoints hold weights alone, from which this run cannot be resumed.")
-        with self.watch:
+        with self.watchdog:
             return super().train(found and str(found[0]), *args, **kwargs)
 
     def _find(self, asked: str | bool | None) -> tuple[Path, dict[str, Any]] | None:
@@ -200,7 +203,7 @@ class ResumableTrainer(Trainer):
         else:
             super()._run_epoch(*args, **kwargs)
 
-    def _deal_anew(self, checkpoint: Path) -> None:
+    def _to_universal_checkpoint(self, checkpoint: Path) -> None:
         """Put what another number of processes wrote into a form that DeepSpeed deals out to any."""
         if self.accelerator.is_main_process:
             make_universal(checkpoint)
@@ -231,14 +234,17 @@ class ResumableTrainer(Trainer):
                 remedy="Set load_best_model_at_end: false to keep the last one, and start the run again.",
                 file=best,
             )
-        if self.is_deepspeed_enabled and check_resumable(best, self.about)["processes"] != self.got["processes"]:
-            self._deal_anew(best)
+        if (
+            self.is_deepspeed_enabled
+            and check_resumable(best, self.about)["processes"] != self.runtime_info["processes"]
+        ):
+            self._to_universal_checkpoint(best)
             self.deepspeed._config.load_universal_checkpoint = True
         super()._load_best_model()
 
     @property
     def prompts_per_step(self) -> int:
-        """Prompts of one optimiser step over all processes."""
+        """Prompts of one optimizer step over all processes."""
         args = self.args
         return args.per_device_train_batch_size * args.gradient_accumulation_steps * self.accelerator.num_processes
 
@@ -248,9 +254,9 @@ class ResumableTrainer(Trainer):
         splits = {"train": self.train_dataset, "validation": self.eval_dataset}
         further = {
             "method": type(self).__name__,
-            "strategy": self.got["strategy"],
-            "precision": self.got["precision"],
-            "parameters": [self.got["parameters"], self.got["trained"]],
+            "strategy": self.runtime_info["strategy"],
+            "precision": self.runtime_info["precision"],
+            "parameters": [self.runtime_info["parameters"], self.runtime_info["trained"]],
             "prompts_per_step": self.prompts_per_step,
             "python_parts": self.python_parts,
             "titles": self.catalog.titles_digest if "{titles}" in (self.args.prompt_template or "") else None,
@@ -267,7 +273,7 @@ class ResumableTrainer(Trainer):
         """What the markers of checkpoints and of the finished run say."""
         return {
             "provenance": self.provenance.as_dict(),
-            "processes": self.got["processes"],
+            "processes": self.runtime_info["processes"],
             "step": self.state.global_step,
             "length": [getattr(self.args, name) for name in LENGTH],
             "resumable": not self.args.save_only_model,
@@ -281,7 +287,7 @@ class ResumableTrainer(Trainer):
         step, output_dir = self.state.global_step, Path(self.args.output_dir)
         if step == self._saved_at:
             return
-        self.watch.beat("")
+        self.watchdog.heartbeat("")
         self._check_finite()
         try:
             with unfinished(output_dir, self.accelerator, main=self.args.should_save) as self._saving:

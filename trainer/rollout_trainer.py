@@ -11,17 +11,17 @@ import torch
 
 from catalog import SOURCES, Catalog
 from catalog.errors import InputError
-from collaborative import Recommender, Teacher, load_recommender
 from policy import inference
+from recommenders import BatchRecommender, Recommender, load_recommender
 from samplers import Mixture, ReplaySampler, RolloutEngine, RolloutSampler, Sampler, SamplerParts, build_mixture
-from samplers.weights import policy_weights
+from samplers.rollouts.weights import policy_weights
 from trainer.checks import check_rollouts
 from trainer.config import RolloutConfig
 from trainer.engine import make_engine
 from trainer.flow_heads import NAME
 from trainer.front_door import as_rows
 from trainer.provenance import import_path
-from trainer.step import Plan, Step
+from trainer.step import MicroBatch, PendingStep
 from trainer.trajectory_trainer import TrajectoryTrainer
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ GAP_PROMPTS = 4
 class RolloutTrainer(TrajectoryTrainer):
     """Draws K trajectories per prompt from the samplers that `args.samplers` counts, the target first.
 
-    samplers: samplers by name, beside or instead of the stock ones. recommender: a collaborative model that replaces
+    samplers: samplers by name, beside or instead of the stock ones. recommender: a recommender that replaces
     the one in `args.recommender`, which must be fitted on exactly these data sets.
     """
 
@@ -75,9 +75,9 @@ class RolloutTrainer(TrajectoryTrainer):
             given = {"train": kwargs.get("train_dataset"), "validation": kwargs.get("eval_dataset")}
             rows = {split: as_rows(split, some) for split, some in given.items() if some is not None}
             recommender = load_recommender(args.recommender, catalog, rows)
-        self.ahead = args.rollout_staleness
+        self.prefetch = args.rollout_staleness
         self._own_samplers = dict(samplers or {})
-        self._teacher = None if recommender is None else Teacher(recommender)
+        self._recommender = None if recommender is None else BatchRecommender(recommender)
         self.rollout_gap: float | None = None  # set by the check of the first weights that the engine is given
         super().__init__(model, args, catalog=catalog, **kwargs)
         if self.train_dataset is not None and "user" not in self.train_dataset.column_names and self._of(ReplaySampler):
@@ -99,7 +99,7 @@ class RolloutTrainer(TrajectoryTrainer):
     @cached_property
     def _mixture(self) -> Mixture:
         parts = SamplerParts(
-            self.trie, self.policy, self._teacher, lambda: self.progress, self.catalog.fingerprint, self.engine
+            self.trie, self.policy, self._recommender, lambda: self.progress, self.catalog.fingerprint, self.engine
         )
         mixture = build_mixture(self.args.samplers, parts, self._own_samplers)  # type: ignore[arg-type]
         if self.args.trajectories not in (None, mixture.count):
@@ -125,8 +125,8 @@ class RolloutTrainer(TrajectoryTrainer):
         return self.state.global_step / max(1, self.state.max_steps)
 
     @cached_property
-    def _own_items(self) -> dict[Any, list[int]]:
-        """Every training item of each user, so that a collaborative model can leave a user's own sequence out."""
+    def _user_items(self) -> dict[Any, list[int]]:
+        """Every training item of each user, so that a recommender can leave a user's own sequence out."""
         own: dict[Any, set[int]] = {}
         for row in self.train_dataset.select_columns(["user", "history", "target"]):
             own.setdefault(row["user"], set()).update(row["history"], (row["target"],))
@@ -134,9 +134,9 @@ class RolloutTrainer(TrajectoryTrainer):
 
     def rows(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
         rows = super().rows(rows, seed)
-        if self._teacher is None or "user" not in rows[0]:
+        if self._recommender is None or "user" not in rows[0]:
             return rows
-        return [row | {"own": self._own_items[row["user"]]} for row in rows]
+        return [row | {"user_items": self._user_items[row["user"]]} for row in rows]
 
     # the engine and its weights
 
@@ -145,12 +145,12 @@ class RolloutTrainer(TrajectoryTrainer):
             sampler.forget()  # what an earlier call had drawn ahead of its last step
         return super().train(*args, **kwargs)
 
-    def prepare(self, plans: list[Plan]) -> None:
+    def prepare(self, plans: list[PendingStep]) -> None:
         """Hand the engine the current weights, and with `rollout_staleness` let it begin what was read just now."""
         if self.engine is None:
             return
         started = time.perf_counter()
-        with self.together():  # a server must not change while another process still draws
+        with self.fail_together():  # a server must not change while another process still draws
             for sampler in self._of(RolloutSampler).values():
                 sampler.wait()
         self._note({"time/wait_ms": 1000 * (time.perf_counter() - started)})
@@ -160,35 +160,35 @@ class RolloutTrainer(TrajectoryTrainer):
         if self.rollout_gap is None:
             sampler = RolloutSampler(self.engine, self.policy)
             exact = self.exact and self.engine.exact
-            with self.together():
+            with self.fail_together():
                 self.rollout_gap = check_rollouts(self.policy, sampler, plans[0].prompts[0], exact)
             self._load()  # empties the cache again: a resumed run must find what the uninterrupted one found
-        if self.ahead:
+        if self.prefetch:
             for plan in plans:
                 for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
                     self._mixture.start(batch, seed)
 
     def end_training(self) -> None:
         if self.engine is not None:
-            self.engine.end()
+            self.engine.close()
         super().end_training()
 
     def _load(self) -> None:
         assert self.engine is not None
-        with self.together():
+        with self.fail_together():
             self.engine.load(policy_weights(self.model, skip=(NAME,)), self.state.global_step)
-        with self.together():
-            self.engine.join()
+        with self.fail_together():
+            self.engine.confirm_weights()
 
-    def get_batch_samples(self, *args: Any) -> tuple[list[Step], torch.Tensor | None]:
+    def get_batch_samples(self, *args: Any) -> tuple[list[MicroBatch], torch.Tensor | None]:
         steps, total = super().get_batch_samples(*args)
-        if self.engine is not None and not self.ahead:
-            self.engine.rest()
+        if self.engine is not None and not self.prefetch:
+            self.engine.sleep()
         if steps:
             self._note_gap(steps[0])
         return steps, total
 
-    def _note_gap(self, step: Step) -> None:
+    def _note_gap(self, step: MicroBatch) -> None:
         """How far the sampler's log-probabilities are from the policy's; of few prompts, since it is a forward more."""
         prompts, trajectories = step.prompts.rows(0, GAP_PROMPTS), step.trajectories.rows(0, GAP_PROMPTS)
         drawn = trajectories.source == SOURCES.index("policy")  # [B, K]
@@ -222,4 +222,4 @@ class RolloutTrainer(TrajectoryTrainer):
 
     @property
     def _stateful(self) -> dict[str, Any]:
-        return self._of(ReplaySampler) | (self._of(RolloutSampler) if self.ahead else {})
+        return self._of(ReplaySampler) | (self._of(RolloutSampler) if self.prefetch else {})

@@ -22,14 +22,14 @@ class RowMemory:
         self.of, self.numbered = of, numbered
         self._kept: dict[int, tuple[Tensor, ...]] = {}
 
-    def __call__(self, batch: PromptBatch, join: Callable[[tuple[Tensor, ...]], Tensor]) -> list[Tensor]:
+    def __call__(self, batch: PromptBatch, collate: Callable[[tuple[Tensor, ...]], Tensor]) -> list[Tensor]:
         """What is kept of a batch's rows, joined by torch.cat or torch.stack; what is not yet is computed first."""
         numbers = batch.columns[ROW]
         for number in numbers:
             if number not in self._kept:
                 self._keep(number // GROUP * GROUP)
         parts = zip(*(self._kept[number] for number in numbers), strict=True)
-        return [join(part).to(batch.history.device) for part in parts]  # one copy to a GPU, not one a row
+        return [collate(part).to(batch.history.device) for part in parts]  # one copy to a GPU, not one a row
 
     def _keep(self, first: int) -> None:
         batch = self.numbered(slice(first, first + GROUP))

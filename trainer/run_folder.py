@@ -39,10 +39,10 @@ class RunFolder(TrainerCallback):
 
     def __init__(self, recipe: dict[str, Any] | None = None) -> None:
         self.recipe = recipe or {}
-        self.got: dict[str, Any] = {}  # what the trainer's processes really are
+        self.runtime_info: dict[str, Any] = {}  # what the trainer's processes really are
         self.python_parts: dict[str, Any] = {}  # what was given in Python, by its import path
         self.is_over = False  # whether nothing is left to train: then what is written stays
-        self.tokens_in_step = 0  # of the optimiser step in training, over all processes
+        self.tokens_in_step = 0  # of the optimizer step in training, over all processes
         self._clock = 0.0  # when the seconds in the state were last brought up to date
 
     def on_train_begin(
@@ -57,7 +57,7 @@ class RunFolder(TrainerCallback):
             settings["python_parts"] = self.python_parts
         with complete(folder / "resolved.yaml") as temporary:
             temporary.write_text(yaml.safe_dump(settings, sort_keys=False))
-        write_json(folder / "environment.json", environment() | self.got)
+        write_json(folder / "environment.json", environment() | self.runtime_info)
         kept = [record for record in read_log(folder) if record["step"] <= state.global_step]  # of a resumed run
         with complete(folder / "metrics.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(record) + "\n" for record in kept))

@@ -1,4 +1,4 @@
-"""One micro-batch of an optimiser step, and which of its items are trained as targets."""
+"""One micro-batch of an optimizer step, and which of its items are trained as targets."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,12 @@ class PathFlows:
     """The exact flows on paths of the trie: those of K trajectories or, then K = N, those to the items of a history.
 
     log_flow [B, K, L + 1] of the nodes on the path, child_log_flow [B, K, L, C] of all children of those that a step
-    leaves, -inf behind the last child; both where `real` [B, K], elsewhere any finite number.
+    leaves, -inf behind the last child; both where `mask` [B, K], elsewhere any finite number.
     """
 
     log_flow: Tensor
     child_log_flow: Tensor
-    real: Tensor
+    mask: Tensor
 
 
 @dataclass(frozen=True)
@@ -42,27 +42,27 @@ class Scores:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The micro-batches of one optimiser step, read and seeded before anything is drawn for them."""
+class PendingStep:
+    """The micro-batches of one optimizer step, read and seeded before anything is drawn for them."""
 
     prompts: list[PromptBatch]
     seeds: list[int]
 
 
 @dataclass(frozen=True)
-class Step:
+class MicroBatch:
     """One micro-batch: prompts, their trajectories and what these are worth.
 
     reference [B, K, L] is log P_F of the trajectories under the reference policy, None where no objective reads it.
-    targets, prompts_in_step: how many target items and prompts the whole optimiser step holds, over its micro-batches
+    num_targets, num_prompts: how many target items and prompts the whole optimizer step holds, over its micro-batches
     and processes; what a mean over the step divides by.
     """
 
     prompts: PromptBatch
     trajectories: Trajectories
     scores: Scores
-    targets: float
-    prompts_in_step: float
+    num_targets: float
+    num_prompts: float
     reference: Tensor | None = None
 
     def __len__(self) -> int:
@@ -86,12 +86,12 @@ def after_another(history: Tensor) -> Tensor:
     return (history >= 0) & ((history >= 0).cumsum(1) > 1)
 
 
-def at_each(values: Tensor, nodes: Tensor) -> Tensor:
+def gather_nodes(values: Tensor, nodes: Tensor) -> Tensor:
     """values [B, nodes] at nodes [B, ...]: [B, ...]."""
     return values.gather(1, nodes.flatten(1)).view_as(nodes)
 
 
-def dump_step(path: Path, step: Step, log_pf: Tensor, about: dict[str, Any]) -> None:
+def dump_step(path: Path, step: MicroBatch, log_pf: Tensor, about: dict[str, Any]) -> None:
     """Write a micro-batch as JSON: who was asked what, the trajectories, their rewards and log_pf [B, K, L]."""
     prompts, trajectories = step.prompts, step.trajectories
     tensors = {

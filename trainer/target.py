@@ -11,7 +11,7 @@ from rewards import WeightedSum, log_reward
 from samplers import TargetSampler
 from trainer.reference import Reference
 from trainer.row_memory import RowMemory
-from trainer.step import PathFlows, Scores, at_each
+from trainer.step import PathFlows, Scores, gather_nodes
 
 MASS = ("reward/target_mass", "reward/floor_mass", "reward/rest_mass")
 
@@ -43,12 +43,12 @@ class Target:
         if self.whole:
             everything = self.reward.catalog(batch)  # [B, items]
             log_target = self._log_target(everything, batch)
-            of_items, flows = log_target.gather(1, items), None
+            from_items, flows = log_target.gather(1, items), None
             if self.exact or self.trie.leaves < self.trie.items:  # a leaf is worth the sum of its items
                 log_flow = exact_log_flow(log_target, self.trie)
-                of_items = log_flow.gather(1, self.trie.leaf_of_item[items].long())
+                from_items = log_flow.gather(1, self.trie.leaf_of_item[items].long())
                 flows = self._on_paths(log_flow, trajectories) if self.exact else None
-            return Scores(everything.gather(1, items), of_items, flows), self._mass(everything, log_target, batch)
+            return Scores(everything.gather(1, items), from_items, flows), self._mass(everything, log_target, batch)
         reward = self.reward(batch, trajectories)
         log_target_of_items = self._log_reward(reward)
         if self.reference is not None:
@@ -77,8 +77,8 @@ class Target:
         """log_flow [B, nodes] where the trajectories pass."""
         path = self.trie.path(trajectories.items)  # [B, K, L + 1]
         child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
-        of_children = at_each(log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
-        return PathFlows(at_each(log_flow, path), of_children, trajectories.source >= 0)
+        of_children = gather_nodes(log_flow, child.clamp(min=0)).masked_fill(child < 0, -torch.inf)
+        return PathFlows(gather_nodes(log_flow, path), of_children, trajectories.source >= 0)
 
     def _mass(self, everything: Tensor, log_target: Tensor, batch: PromptBatch) -> dict[str, Tensor]:
         """How a prompt's mass, after floor and temperature, divides among the target, the floor and the rest: [B]."""
@@ -91,8 +91,8 @@ class Target:
 
     def floor_share(self, reward: Tensor, trajectories: Trajectories) -> Tensor:
         """The share of the trajectories that count whose reward [B, K] is below the floor."""
-        real = trajectories.source >= 0
-        return ((reward < self.at("reward_floor")) & real).sum() / real.sum()
+        mask = trajectories.source >= 0
+        return ((reward < self.at("reward_floor")) & mask).sum() / mask.sum()
 
 
 class KeptTarget:
@@ -106,12 +106,12 @@ class KeptTarget:
         self.memory = RowMemory(self._by_row, numbered)
 
     def score(self, batch: PromptBatch) -> tuple[Scores, dict[str, Tensor]]:
-        reward, log_reward, log_flow, child_log_flow, real, *mass = self.memory(batch, torch.stack)
-        return Scores(reward, log_reward, PathFlows(log_flow, child_log_flow, real)), dict(zip(MASS, mass, strict=True))
+        reward, log_reward, log_flow, child_log_flow, mask, *mass = self.memory(batch, torch.stack)
+        return Scores(reward, log_reward, PathFlows(log_flow, child_log_flow, mask)), dict(zip(MASS, mass, strict=True))
 
     def _by_row(self, batch: PromptBatch) -> list[tuple[Tensor, ...]]:
         scores, mass = self.target.score(batch, self.sampler.sample(batch, 1, 0))
         flows = scores.flows
         assert flows is not None
-        parts = (scores.reward, scores.log_reward, flows.log_flow, flows.child_log_flow, flows.real)
+        parts = (scores.reward, scores.log_reward, flows.log_flow, flows.child_log_flow, flows.mask)
         return list(zip(*parts, *(mass[name] for name in MASS), strict=True))

@@ -23,7 +23,7 @@ from catalog.errors import InputError
 from catalog.files import complete
 from catalog.settings import check_known
 from catalog.tokens import code_words
-from trainer.step import Step
+from trainer.step import MicroBatch
 
 INSTALLED = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "trackio": is_trackio_available}
 COLUMNS = ("user", "history", "target", "item", "semantic_id", "source", "reward", "log_pf")
@@ -47,7 +47,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 class TrajectoryTables:
-    """Writes a table of sampled trajectories each `every` optimiser steps, into `folder` and into the trackers.
+    """Writes a table of sampled trajectories each `every` optimizer steps, into `folder` and into the trackers.
 
     every: None for none.
     """
@@ -56,7 +56,7 @@ class TrajectoryTables:
         self.catalog, self.folder, self.every = catalog, folder, every
         self._last = 0  # the step of the last table
 
-    def show(self, step: Step, log_pf: Tensor, state: TrainerState, trackers: Iterable[TrainerCallback]) -> None:
+    def show(self, step: MicroBatch, log_pf: Tensor, state: TrainerState, trackers: Iterable[TrainerCallback]) -> None:
         """A micro-batch of the step in training, the first of them counts; log_pf [B, K, L] of the current weights.
 
         Raises SetupError where the file cannot be written.
@@ -72,7 +72,7 @@ class TrajectoryTables:
             _put(tracker, rows, number)
 
 
-def table_rows(step: Step, log_pf: Tensor, catalog: Catalog) -> list[dict[str, Any]]:
+def table_rows(step: MicroBatch, log_pf: Tensor, catalog: Catalog) -> list[dict[str, Any]]:
     """COLUMNS of every trajectory of the first prompts; items by title, or by id where the catalogue has no titles.
 
     log_pf [B, K, L]; a row holds its sum over the path, in nats.

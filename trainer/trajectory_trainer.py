@@ -1,4 +1,4 @@
-"""The trainer under every method: rows -> trajectories -> rewards -> objective, once per optimiser step."""
+"""The trainer under every method: rows -> trajectories -> rewards -> objective, once per optimizer step."""
 
 import time
 from collections import defaultdict, deque
@@ -32,16 +32,16 @@ from samplers import Mixture, TargetSampler
 from trainer.adapters import ROWS, adapt
 from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
 from trainer.config import TrajectoryConfig
-from trainer.export import load_heads, merged, write, write_final
+from trainer.export import load_heads, merged_weights, write, write_final
 from trainer.flow_heads import NAME, split_state
 from trainer.front_door import as_rows, check_parts, rank, unavailable
 from trainer.metrics import check_names
 from trainer.objectives import FlowInputs, sft
 from trainer.resumable import ResumableTrainer
 from trainer.run_folder import Progress, RunFolder
-from trainer.step import Plan, Scores, Step, dump_step, target_source
+from trainer.step import MicroBatch, PendingStep, Scores, dump_step, target_source
 from trainer.tracking import TrajectoryTables
-from trainer.watch import Interrupted
+from trainer.watchdog import Interrupted
 
 
 class TrajectoryTrainer(ResumableTrainer):
@@ -57,7 +57,7 @@ class TrajectoryTrainer(ResumableTrainer):
     args: TrajectoryConfig
     model: PreTrainedModel
     control: TrainerControl
-    ahead = 0  # how many optimiser steps are read before the one that is trained
+    prefetch = 0  # how many optimizer steps are read before the one that is trained
     sft_weight = 1.0
     reads_children = False  # whether the method's loss reads the log-probabilities of all children on the paths
     reads_history = False  # whether it reads those of the history's items
@@ -103,7 +103,7 @@ class TrajectoryTrainer(ResumableTrainer):
             processing_class=processing_class,
             callbacks=callbacks,
         )
-        folder.got, folder.python_parts, self.folder = self.got, self.python_parts, folder
+        folder.runtime_info, folder.python_parts, self.folder = self.runtime_info, self.python_parts, folder
         self.tables = TrajectoryTables(catalog, Path(args.output_dir) / "trajectories", args.log_trajectories_steps)
         for stock in (ProgressCallback, PrinterCallback):
             self.remove_callback(stock)
@@ -117,7 +117,7 @@ class TrajectoryTrainer(ResumableTrainer):
         self.shared_prefix_gap: float | None = None  # set by the check on the first step
         self._logged: defaultdict[str, list[Tensor | float]] = defaultdict(list)
         self._step_started: float | None = None
-        self._plans: deque[Plan] = deque()
+        self._pending: deque[PendingStep] = deque()
         self._read_from: Iterator | None = None
         self._check()
 
@@ -143,14 +143,14 @@ class TrajectoryTrainer(ResumableTrainer):
         reward = torch.ones_like(trajectories.items, dtype=torch.float32)
         return Scores(reward, reward.log())
 
-    def prepare(self, plans: list[Plan]) -> None:
+    def prepare(self, plans: list[PendingStep]) -> None:
         """What must happen before trajectories are drawn; plans: the steps that were read for the first time."""
 
     def loss_policy(self, model: nn.Module) -> TriePolicy:
-        """The policy of a model as the losses see it, see `normalisation`."""
-        return policy_of(model, self.trie, self.tokens, full_vocabulary=self.args.normalisation == "vocabulary")
+        """The policy of a model as the losses see it, see `normalization`."""
+        return policy_of(model, self.trie, self.tokens, full_vocabulary=self.args.normalization == "vocabulary")
 
-    def method_loss(self, model: nn.Module, step: Step, output: PathLogProbs) -> Tensor:
+    def method_loss(self, model: nn.Module, step: MicroBatch, output: PathLogProbs) -> Tensor:
         """What the method adds to the SFT loss: summed over the micro-batch, divided by the step's totals."""
         return output.log_pf.new_zeros(())
 
@@ -158,39 +158,39 @@ class TrajectoryTrainer(ResumableTrainer):
         """What an evaluation measures beside the ranking; every process gets the same rows."""
         return {}
 
-    # one optimiser step
+    # one optimizer step
 
     def get_batch_samples(
         self, epoch_iterator: Iterator, num_batches: int, device: torch.device
-    ) -> tuple[list[Step], Tensor | None]:
-        """All micro-batches of one optimiser step, with the trajectories and rewards that the current weights give."""
+    ) -> tuple[list[MicroBatch], Tensor | None]:
+        """All micro-batches of one optimizer step, with the trajectories and rewards that the current weights give."""
         started = time.perf_counter()
-        self.watch.beat(f"step {self.state.global_step}")
+        self.watchdog.heartbeat(f"step {self.state.global_step}")
         if epoch_iterator is not self._read_from:
-            self._plans, self._read_from = deque(), epoch_iterator
-        known = len(self._plans)
-        while len(self._plans) <= self.ahead and (plan := self._read(epoch_iterator, device)):
-            self._plans.append(plan)
-        if not self._plans:
+            self._pending, self._read_from = deque(), epoch_iterator
+        known = len(self._pending)
+        while len(self._pending) <= self.prefetch and (plan := self._read(epoch_iterator, device)):
+            self._pending.append(plan)
+        if not self._pending:
             return [], None
-        plan = self._plans[0]
+        plan = self._pending[0]
         totals = [
             sum(float((self._target_source(p) >= 0).sum()) for p in plan.prompts),
             sum(map(len, plan.prompts)),
-            float(self.watch.asked),
+            float(self.watchdog.stop_requested),
             sum(map(self._tokens, plan.prompts)),
         ]
         targets, total, interrupted, tokens = self.accelerator.reduce(torch.tensor(totals, device=device)).tolist()
         if interrupted:
-            self._end(Interrupted("The run was asked to stop."))
+            self._abort(Interrupted("The run was asked to stop."))
         self.folder.tokens_in_step = int(tokens)
-        self.prepare(list(self._plans)[known:])
-        self._plans.popleft()
+        self.prepare(list(self._pending)[known:])
+        self._pending.popleft()
         steps = []
         for batch, seed in zip(plan.prompts, plan.seeds, strict=True):
-            with self.together():
+            with self.fail_together():
                 trajectories = self.mixture().sample(batch, seed)
-                steps.append(Step(batch, trajectories, self.score(batch, trajectories), targets, total))
+                steps.append(MicroBatch(batch, trajectories, self.score(batch, trajectories), targets, total))
         if self.shared_prefix_gap is None:
             self.shared_prefix_gap = check_forward(self.policy, steps[0], self.exact)
         self._record_rollout(steps, time.perf_counter() - started)
@@ -201,21 +201,21 @@ class TrajectoryTrainer(ResumableTrainer):
         """Whether the model computes in float32."""
         return next(self.model.parameters()).dtype == torch.float32 and self.accelerator.mixed_precision == "no"
 
-    def _read(self, epoch_iterator: Iterator, device: torch.device) -> Plan | None:
-        """The prompts of the next optimiser step that was not read yet, None at the end of the epoch."""
+    def _read(self, epoch_iterator: Iterator, device: torch.device) -> PendingStep | None:
+        """The prompts of the next optimizer step that was not read yet, None at the end of the epoch."""
         batches, _ = super().get_batch_samples(epoch_iterator, self.args.gradient_accumulation_steps, device)
         if not batches:
             return None
         # from the place in the run alone, and no state: a resumed run draws what the uninterrupted one drew
-        place = [self.args.seed, self.state.global_step + len(self._plans), self.args.process_index]
+        place = [self.args.seed, self.state.global_step + len(self._pending), self.args.process_index]
         seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
         rows_of = [self.rows(rows, seed) for rows, seed in zip(batches, seeds, strict=True)]
-        return Plan([self.prompts(rows).to(device) for rows in by_length(rows_of)], seeds)
+        return PendingStep([self.prompts(rows).to(device) for rows in by_length(rows_of)], seeds)
 
     def compute_loss(
-        self, model: nn.Module, inputs: Step, return_outputs: bool = False, num_items_in_batch: Tensor | None = None
+        self, model: nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
-        """sft_weight * L_SFT + the method's loss, as this process's share of the mean over the optimiser step."""
+        """sft_weight * L_SFT + the method's loss, as this process's share of the mean over the optimizer step."""
         history = self.reads_history or (self.args.sft_positions == "all" and self.sft_weight > 0)
         output = self.loss_policy(model).log_probs(
             inputs.prompts, inputs.trajectories.items, history=history, children=self.reads_children
@@ -224,14 +224,14 @@ class TrajectoryTrainer(ResumableTrainer):
         if self.sft_weight:
             likelihood = sft(self._targets(inputs, output))
             self._note(likelihood.metrics)
-            loss = loss + self.sft_weight * (likelihood.loss * likelihood.weight).sum() / inputs.targets
-        with self.together():
+            loss = loss + self.sft_weight * (likelihood.loss * likelihood.weight).sum() / inputs.num_targets
+        with self.fail_together():
             if not loss.isfinite():
                 raise RunError(self._dump(inputs, output, loss))
             self.tables.show(inputs, output.log_pf, self.state, self.callback_handler.callbacks)
         return loss * self.accelerator.num_processes  # DDP and ZeRO average the gradients over processes
 
-    def _dump(self, step: Step, output: PathLogProbs, loss: Tensor) -> str:
+    def _dump(self, step: MicroBatch, output: PathLogProbs, loss: Tensor) -> str:
         """Write the micro-batch of a loss that is no number; returns what to tell."""
         path = Path(self.args.output_dir) / f"failed_batch_{self.args.process_index}.json"
         about = {"step": self.state.global_step, "loss": str(loss.item())}
@@ -241,7 +241,7 @@ class TrajectoryTrainer(ResumableTrainer):
             "Lower the learning rate or the reward's range."
         )
 
-    def _targets(self, step: Step, output: PathLogProbs) -> FlowInputs:
+    def _targets(self, step: MicroBatch, output: PathLogProbs) -> FlowInputs:
         """The items whose likelihood is raised, as trajectories: those of the history, if trained, and the target."""
         log_pf = output.log_pf[:, :1]
         if self.args.sft_positions == "all":
@@ -292,7 +292,7 @@ class TrajectoryTrainer(ResumableTrainer):
         for name, value in metrics.items():  # kept as tensors: to read one here would wait for a GPU
             self._logged[name].append(value.detach() if isinstance(value, Tensor) else value)
 
-    def _record_rollout(self, steps: list[Step], seconds: float) -> None:
+    def _record_rollout(self, steps: list[MicroBatch], seconds: float) -> None:
         now = time.perf_counter()
         if self._step_started is not None:
             whole = now - self._step_started
@@ -337,7 +337,7 @@ class TrajectoryTrainer(ResumableTrainer):
 
         label_ids [rows] and metrics are those of the column `target`; None and {} without it.
         """
-        self.watch.beat("")
+        self.watchdog.heartbeat("")
         rows = as_rows("test_dataset", test_dataset, targets=False)
         if "target" not in rows.column_names:
             return PredictionOutput(rank(self, rows), None, {})
@@ -356,7 +356,7 @@ class TrajectoryTrainer(ResumableTrainer):
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         return [name for name in super().get_decay_parameter_names(model) if ROWS not in name]
 
-    def floating_point_ops(self, inputs: Step) -> int:
+    def floating_point_ops(self, inputs: MicroBatch) -> int:
         return 0  # transformers' estimate reads a dictionary of tensors and knows no shared prompts
 
     # saving: the policy is a plain transformers checkpoint, the flow heads lie beside it
@@ -365,7 +365,7 @@ class TrajectoryTrainer(ResumableTrainer):
         """Write a plain transformers checkpoint, adapters merged, and the flow heads beside it; every process calls."""
         if _internal_call or not hasattr(self.model, "peft_config"):
             return super().save_model(output_dir, _internal_call)
-        policy, heads = merged(self.model, keep=self.args.should_save)
+        policy, heads = merged_weights(self.model, keep=self.args.should_save)
         if self.args.should_save:
             self._write(output_dir, self.model.get_base_model(), policy, heads)
 

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from catalog.errors import GFlowGRError, InputError, RunError, SetupError
-from recipes.cli import program
+from experiments.command_line import program
 
 
 def test_an_error_carries_what_a_program_shows_and_a_test_reads():

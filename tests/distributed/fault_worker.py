@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 
-from recipes.cli import fail
+from experiments.command_line import fail
 from tests.distributed.problem import losses, make_trainer
 from trainer import GFlowNetTrainer
-from trainer.watch import Interrupted
+from trainer.watchdog import Interrupted
 
 out, fault = Path(sys.argv[1]), sys.argv[2]
 

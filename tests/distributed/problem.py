@@ -11,9 +11,9 @@ from transformers import AutoConfig, PreTrainedModel
 
 from catalog import Catalog, word_tokenizer
 from policy import auto_class
-from samplers.weights import policy_weights
+from policy.loading import zero3_init_disabled
+from samplers.rollouts.weights import policy_weights
 from trainer import METHODS, TrajectoryTrainer
-from trainer.launch import in_full
 
 CATALOG = Catalog.from_codes([f"item{i}" for i in range(48)], np.random.default_rng(0).integers(0, [4, 5, 6], (48, 3)))
 TOKENIZER = word_tokenizer(CATALOG.trie.sizes)
@@ -41,7 +41,7 @@ def make_rows() -> Dataset:
 def make_model(kind: str = "qwen3", **overrides: Any) -> PreTrainedModel:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, vocab_size=len(TOKENIZER), **SIZES[kind] | overrides)
-    with in_full():
+    with zero3_init_disabled():
         return auto_class(config).from_config(config)
 
 

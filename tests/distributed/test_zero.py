@@ -76,7 +76,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(alone, zero):
         assert len(set(results["resume"]["losses"])) == 6
 
 
-def test_another_number_of_processes_goes_on_with_the_same_optimiser(zero):
+def test_another_number_of_processes_goes_on_with_the_same_optimizer(zero):
     stage, results, folder = zero
     one = launch(command(f"cpu-zero{stage}", WORKER, options=("--num_processes", "1"))[:-1], folder, "dealt anew")
     assert one["dealt anew"]["processes"] == 1

@@ -21,7 +21,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from samplers.weights import buckets, policy_weights
+from samplers.rollouts.weights import buckets, policy_weights
 
 # otherwise the first launch compiles it for minutes
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -46,7 +46,7 @@ def train(name: str, export: bool = False, **kwargs: Any) -> dict[str, Any]:
     trainer.train()
     if export:
         trainer.save_model(str(out / name / "export"))
-    return {"losses": losses(trainer), "log_pf": log_pf(trainer), "got": trainer.got}
+    return {"losses": losses(trainer), "log_pf": log_pf(trainer), "got": trainer.runtime_info}
 
 
 def half() -> dict[str, Any]:
@@ -72,7 +72,7 @@ def dealt_anew() -> dict[str, Any]:
     """The second half of "adamw", from a checkpoint that another number of processes wrote."""
     trainer = make_trainer(out / "adamw", **TWENTY)
     trainer.train(resume_from_checkpoint=str(out / "adamw" / "checkpoint-10"))
-    return {"losses": losses(trainer), "processes": trainer.got["processes"]}
+    return {"losses": losses(trainer), "processes": trainer.runtime_info["processes"]}
 
 
 def lora() -> dict[str, Any]:
@@ -88,7 +88,7 @@ def lora() -> dict[str, Any]:
 
 def sharded() -> dict[str, Any]:
     """DPO from a model that ZeRO-3 shards as it is made, so that its reference is copied shard by shard."""
-    with patch("tests.distributed.problem.in_full", nullcontext):
+    with patch("tests.distributed.problem.zero3_init_disabled", nullcontext):
         trainer = make_trainer(out / "sharded", method="dpo", **PAIRS)
     trainer.train()
     margins = [record["rewards/margins"] for record in trainer.state.log_history if "rewards/margins" in record]

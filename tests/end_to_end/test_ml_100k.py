@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         sys.executable,
         "recipes/recommenders.py",
         "--config",
-        "recipes/ml-100k/collaborative.yaml",
+        "recipes/ml-100k/recommenders.yaml",
         "--data",
         folder / "data",
         "--output_dir",
@@ -104,7 +104,7 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         "--logging_steps",
         1,
         "--rewards",
-        '{"behaviour": 1.0, "collaborative": 1.0, "my_rewards:Short": 0.5}',
+        '{"behavior": 1.0, "collaborative": 1.0, "my_rewards:Short": 0.5}',
         PYTHONPATH=tmp_path,
     )
     records = [json.loads(line) for line in (folder / "gflownet" / "metrics.jsonl").read_text().splitlines()]
@@ -186,7 +186,7 @@ def test_the_gflownet_recipe_works_alone(tmp_path):
         (("--rewards", '{"nothing:here": 1}'), "no module named 'nothing'"),
         (("--recommender", "nowhere"), "nowhere"),
         (("--trajectories", "9"), "sum to 5"),
-        (("--rewards", '{"behaviour": {"values": {"like": 1}}}'), "no column 'history_behaviour'"),
+        (("--rewards", '{"behavior": {"values": {"like": 1}}}'), "no column 'history_behavior'"),
     ],
 )
 def test_bad_input_ends_with_one_sentence_before_training(change, message, folder):

@@ -99,7 +99,7 @@ def test_best_values_are_bold_whichever_way_is_better_and_ties_as_printed(page: 
 def test_figures_name_the_panels_and_leave_other_logs_out(page: Page):
     text = " ".join(page.texts)
     assert page.seen.count("svg") == 3
-    for part in ("Training loss", "Validation Recall@10", "flow/residual_rms", "optimiser step", "Pearson r = 1.00"):
+    for part in ("Training loss", "Validation Recall@10", "flow/residual_rms", "optimizer step", "Pearson r = 1.00"):
         assert part in text
     assert "sampler/time" not in text
 

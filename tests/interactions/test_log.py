@@ -22,7 +22,7 @@ ROWS = st.lists(st.tuples(IDS, IDS, NUMBERS, IDS, NUMBERS), min_size=1, max_size
 HEADER = "user,item,timestamp\n"
 
 
-def make_log(rows, names=("user", "item", "timestamp", "behaviour", "rating")):
+def make_log(rows, names=("user", "item", "timestamp", "behavior", "rating")):
     return pd.DataFrame([row[: len(names)] for row in rows], columns=list(names))
 
 
@@ -48,7 +48,7 @@ def test_csv_round_trip(folder, rows):
 @given(ROWS)
 @settings(deadline=None)
 def test_atomic_round_trip_takes_quotes_as_they_are(folder, rows):
-    header = "user_id:token\titem_id:token\ttimestamp:float\tbehaviour:token\trating:float\n"
+    header = "user_id:token\titem_id:token\ttimestamp:float\tbehavior:token\trating:float\n"
     path = written(folder, "log.inter", header + "".join("\t".join(map(str, row)) + "\n" for row in rows))
     pd.testing.assert_frame_equal(read_log(path), make_log(rows))
 
@@ -81,8 +81,8 @@ def test_any_text_is_read_or_refused_by_name(folder, text):
 
 def test_columns_are_mapped_and_others_left_out(tmp_path):
     path = written(tmp_path, "log.csv", "uid,item,time,act,city\n1,007,5,buy,Rome\n")
-    log = read_log(path, {"user": "uid", "timestamp": "time", "behaviour": "act"})
-    assert log.to_dict("records") == [{"user": "1", "item": "007", "timestamp": 5.0, "behaviour": "buy"}]
+    log = read_log(path, {"user": "uid", "timestamp": "time", "behavior": "act"})
+    assert log.to_dict("records") == [{"user": "1", "item": "007", "timestamp": 5.0, "behavior": "buy"}]
 
 
 def test_blank_lines_are_skipped_and_na_is_an_id(tmp_path):
@@ -93,8 +93,8 @@ def test_blank_lines_are_skipped_and_na_is_an_id(tmp_path):
 def test_exact_duplicates_are_dropped_and_counted(tmp_path, caplog):
     rows = "u,a,1,view,3\nu,a,1,view,4\nu,a,1,buy,3\nu,a,2,view,3\n"
     with caplog.at_level(logging.INFO, logger="interactions.log"):
-        log = read_log(written(tmp_path, "log.csv", "user,item,timestamp,behaviour,rating\n" + rows))
-    assert log["behaviour"].tolist() == ["view", "buy", "view"]
+        log = read_log(written(tmp_path, "log.csv", "user,item,timestamp,behavior,rating\n" + rows))
+    assert log["behavior"].tolist() == ["view", "buy", "view"]
     assert "dropped 1 exact duplicates of 4" in caplog.text
 
 
@@ -215,7 +215,7 @@ def test_the_columns_argument_is_checked(tmp_path):
         read_log(tmp_path / "log.inter.json", {"user": "uid"})
     path = written(tmp_path, "log.csv", HEADER + "u,a,1\n")
     with pytest.raises(ValueError, match="no column 'act'"):
-        read_log(path, {"behaviour": "act"})
+        read_log(path, {"behavior": "act"})
 
 
 def test_csv_quoting_follows_the_standard(tmp_path):

@@ -119,10 +119,10 @@ def test_a_template_stands_around_the_codes_and_these_at_fixed_places_from_the_e
         assert batch.history[row].tolist()[-len(items) :] == items
         named = ", ".join(TITLED.titles[item] for item in items) if titles else ""
         whole = [BYTES.bos_token_id, *ids(before + named + between), *codes, *ids(after)]
-        real = batch.attention_mask[row].bool()
-        assert batch.input_ids[row, real].tolist() == whole and len(whole) <= build.longest
-        assert real.tolist() == sorted(real.tolist())  # all padding is on the left
-        assert (batch.input_ids[row, ~real] == BYTES.pad_token_id).all()
+        mask = batch.attention_mask[row].bool()
+        assert batch.input_ids[row, mask].tolist() == whole and len(whole) <= build.longest
+        assert mask.tolist() == sorted(mask.tolist())  # all padding is on the left
+        assert (batch.input_ids[row, ~mask] == BYTES.pad_token_id).all()
     assert torch.equal(batch.rows(0, 1).input_ids, batch.input_ids[:1])
     assert batch.rows(0, 1).to(torch.device("cpu")).after == batch.after == len(ids(after))
 

@@ -10,7 +10,7 @@ ROW = {
     "target": 7,
     "history_rating": [1.0, 2.0, 3.0],
     "rating": 4.0,
-    "behaviour": "like",
+    "behavior": "like",
     "title_of_target": "Seven",
 }
 
@@ -20,7 +20,7 @@ def test_a_row_ends_earlier_and_what_is_known_of_an_item_follows_it():
         "user": "u7",
         "history": [4],
         "target": 5,
-        "later": [6, 7],
+        "future_items": [6, 7],
         "history_rating": [1.0],
         "rating": 2.0,
     }
@@ -31,11 +31,11 @@ def test_a_row_cut_at_its_end_keeps_its_target():
     assert {name: short[name] for name in ("history", "target", "history_rating", "rating")} == {
         name: ROW[name] for name in ("history", "target", "history_rating", "rating")
     }
-    assert short["later"] == []
+    assert short["future_items"] == []
 
 
 def test_a_row_of_no_user_has_none_afterwards():
-    assert cut({"history": [1, 2], "target": 3}, 1) == {"history": [1], "target": 2, "later": [3]}
+    assert cut({"history": [1, 2], "target": 3}, 1) == {"history": [1], "target": 2, "future_items": [3]}
 
 
 EVENT = st.tuples(st.integers(0, 9), st.integers(1, 5), st.sampled_from("abc"))
@@ -44,17 +44,17 @@ EVENT = st.tuples(st.integers(0, 9), st.integers(1, 5), st.sampled_from("abc"))
 @given(st.lists(EVENT, min_size=2, max_size=9), st.data())
 @settings(max_examples=50)
 def test_no_event_is_lost_or_moved(events, data):
-    items, ratings, behaviours = map(list, zip(*events, strict=True))
+    items, ratings, behaviors = map(list, zip(*events, strict=True))
     row = {
-        **{"history": items[:-1], "history_rating": ratings[:-1], "history_behaviour": behaviours[:-1]},
-        **{"target": items[-1], "rating": ratings[-1], "behaviour": behaviours[-1]},
+        **{"history": items[:-1], "history_rating": ratings[:-1], "history_behavior": behaviors[:-1]},
+        **{"target": items[-1], "rating": ratings[-1], "behavior": behaviors[-1]},
     }
     end = data.draw(st.integers(1, len(items) - 1))
     short = cut(row, end)
     assert len(short["history"]) == end
-    assert [*short["history"], short["target"], *short["later"]] == items
+    assert [*short["history"], short["target"], *short["future_items"]] == items
     assert [*short["history_rating"], short["rating"]] == ratings[: end + 1]
-    assert [*short["history_behaviour"], short["behaviour"]] == behaviours[: end + 1]
+    assert [*short["history_behavior"], short["behavior"]] == behaviors[: end + 1]
 
 
 @given(st.lists(st.lists(st.integers(1, 30), max_size=6), max_size=5))
@@ -71,7 +71,7 @@ def test_batches_by_length_keep_their_sizes_and_their_rows(lengths):
 
 
 def test_prefixes_are_the_row_at_each_item_but_the_first():
-    whole = ROW | {"own": [4, 5, 6, 7]}
-    assert prefixes(whole) == [cut(ROW, end) | {"own": [4, 5, 6, 7]} for end in (1, 2)]
+    whole = ROW | {"user_items": [4, 5, 6, 7]}
+    assert prefixes(whole) == [cut(ROW, end) | {"user_items": [4, 5, 6, 7]} for end in (1, 2)]
     assert [row["target"] for row in prefixes(ROW)] == [5, 6]
     assert prefixes({"history": [1], "target": 2}) == []

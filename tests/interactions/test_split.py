@@ -66,35 +66,35 @@ def test_training_counts_take_each_training_interaction_once(sequences, max_hist
     assert matrix.has_canonical_format and matrix.dtype == np.float32
 
 
-def test_the_schema_is_one_and_carries_behaviours_and_ratings():
-    log = make_log([range(5)], behaviour=list("abcde"), rating=[1.0, 2.0, 3.0, 4.0, 5.0])
+def test_the_schema_is_one_and_carries_behaviors_and_ratings():
+    log = make_log([range(5)], behavior=list("abcde"), rating=[1.0, 2.0, 3.0, 4.0, 5.0])
     splits = leave_one_out(log, ITEM_IDS, max_history=2)
     schema = {
         "user": Value("string"),
         "history": List(Value("int32")),
         "target": Value("int32"),
-        "history_behaviour": List(Value("string")),
-        "behaviour": Value("string"),
+        "history_behavior": List(Value("string")),
+        "behavior": Value("string"),
         "history_rating": List(Value("float32")),
         "rating": Value("float32"),
     }
     for split, past in ((splits.train, "ab"), (splits.validation, "abc"), (splits.test, "abcd")):
         assert split.features == Features(schema)
-        assert (split[0]["history_behaviour"], split[0]["behaviour"]) == (list(past), chr(ord(past[-1]) + 1))
+        assert (split[0]["history_behavior"], split[0]["behavior"]) == (list(past), chr(ord(past[-1]) + 1))
         assert (split[0]["history_rating"], split[0]["rating"]) == ([*range(1, len(past) + 1)], len(past) + 1)
 
 
 @given(SEQUENCES, st.integers(1, 6))
 @settings(deadline=None, max_examples=20)
 def test_what_was_done_with_an_item_stands_where_the_item_stands(sequences, max_history):
-    """Each event's rating and behaviour tell its user, place and item, so that any shift shows."""
+    """Each event's rating and behavior tell its user, place and item, so that any shift shows."""
     log = make_log(sequences)
-    log["behaviour"] = log["user"] + "/" + log["item"]
+    log["behavior"] = log["user"] + "/" + log["item"]
     log["rating"] = 100 * log["timestamp"] + log["item"].str[1:].astype(int)
     splits = leave_one_out(log, ITEM_IDS, max_history)
     for row in (row for split in (splits.train, splits.validation, splits.test) for row in split):
         items, ratings = [*row["history"], row["target"]], [*row["history_rating"], row["rating"]]
-        assert [*row["history_behaviour"], row["behaviour"]] == [f"{row['user']}/i{item}" for item in items]
+        assert [*row["history_behavior"], row["behavior"]] == [f"{row['user']}/i{item}" for item in items]
         place = int(ratings[0] // 100)
         assert ratings == [100 * (place + n) + item for n, item in enumerate(items)]
 

@@ -30,8 +30,8 @@ def test_a_policy_draws_and_ranks_for_rows_without_a_target(policy, catalog, tok
     asked = [{"history": row["history"]} for row in rows]
     for sampler, count in ((PolicySampler(policy), 3), (PolicySampler(policy, beams=True), 50)):
         drawn, known = (sampler.sample(builder(some), count, seed=1) for some in (asked, rows))
-        real = drawn.source >= 0
-        assert torch.equal(drawn.items[real], known.items[real]) and torch.equal(drawn.source, known.source)
+        mask = drawn.source >= 0
+        assert torch.equal(drawn.items[mask], known.items[mask]) and torch.equal(drawn.source, known.source)
     ranked = [
         rank_by_beam(policy, Dataset.from_list(some), builder, width=5, exclude_history=True) for some in (asked, rows)
     ]

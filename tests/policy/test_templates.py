@@ -56,8 +56,8 @@ def test_each_item_of_the_history_is_predicted_from_the_text_and_the_items_befor
     items = torch.randint(48, (4, 3), generator=torch.Generator().manual_seed(2))
     with torch.no_grad():
         output = policy.log_probs(prompts, items, history=True)
-        for row, real in enumerate(prompts.attention_mask.bool()):
-            whole = prompts.input_ids[row, real].tolist()
+        for row, mask in enumerate(prompts.attention_mask.bool()):
+            whole = prompts.input_ids[row, mask].tolist()
             for column, item in enumerate(items[row].tolist()):
                 torch.testing.assert_close(
                     output.log_pf[row, column], item_log_probs(policy, whole, item), atol=1e-5, rtol=1e-5

@@ -10,12 +10,12 @@ import pytest
 
 from catalog.errors import InputError
 from catalog.files import seal, write_json
+from experiments import comparison
+from experiments.comparison import examples
+from experiments.evaluate import list_metrics
+from experiments.evaluations import data_provenance, write_evaluation, writing
 from interactions import Splits, leave_one_out, save_prepared
-from recipes import comparison
 from recipes.compare import main
-from recipes.comparison import examples
-from recipes.evaluations import data_provenance, write_evaluation, writing
-from recipes.measure import list_metrics
 from tests.raising import raises
 
 HOW = {"split": "test", "exclude_history": True, "users": 20, "unrankable": 0, "hit": "item", "beam_width": 100}

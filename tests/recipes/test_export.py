@@ -11,9 +11,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from catalog import Trajectories, extend_tokenizer, word_tokenizer
-from collaborative import fit_recommender
 from interactions import PromptBuilder, Splits, leave_one_out, save_prepared
 from recipes.export import main
+from recommenders import fit_recommender
 from rewards import RewardParts, as_reward
 
 TEMPLATE = "Bought: {history} Next:"
@@ -186,7 +186,7 @@ def test_a_reward_function_is_given_the_same_by_trl_and_here(export, data, catal
     rows = [places[key] for key in zip(theirs["user"][::2], theirs["target"][::2], strict=True)]  # K = 2 of each
     batch = PromptBuilder(catalog, tokenizer, 6)(rows)
     items = torch.stack([batch.target, batch.target], 1)
-    drawn = Trajectories.of_items(items, catalog.trie.codes(items), "random")
+    drawn = Trajectories.from_items(items, catalog.trie.codes(items), "random")
     as_reward("mine", mine, RewardParts(catalog, tokenizer=tokenizer))(batch, drawn)
     ours = calls[1]
     assert theirs.keys() - ours.keys() == {"trainer_state", "log_extra", "log_metric"} and ours.keys() <= theirs.keys()
@@ -202,7 +202,7 @@ def test_a_reward_function_is_given_the_same_by_trl_and_here(export, data, catal
     [
         (["--negatives", "0"], "negatives=0: it must be at least 1"),
         (["--prompt_template", "{history}."], "prompt_template: without a model the tokenizer has no words"),
-        (["--kind", "preference", "--sampler", "curriculum"], "curriculum asks a collaborative model. Set recommender"),
+        (["--kind", "preference", "--sampler", "curriculum"], "curriculum asks a recommender. Set recommender"),
         (["--kind", "preference", "--negatives", "48"], "48 random trajectories are asked for, but only"),
         (["--max_history", "0"], "max_history=0: it must be at least 1."),
         (["--kind", "pairs"], "invalid choice: 'pairs'"),
@@ -216,7 +216,7 @@ def test_a_slip_ends_in_one_sentence_and_leaves_nothing(argv, message, export, t
 
 
 def test_a_tokenizer_that_reads_codes_otherwise_is_refused(export, pretrained, monkeypatch):
-    monkeypatch.setattr("recipes.trl_rows.item_texts", lambda items, trie: ["<a_0> <b_0>"] * len(items))
+    monkeypatch.setattr("experiments.trl_rows.item_texts", lambda items, trie: ["<a_0> <b_0>"] * len(items))
     with pytest.raises(SystemExit, match=r"error: The tokenizer of model=.*user 'u0'.*'<a_0> <b_0>'.* other tokens"):
         export("--model", pretrained)
 

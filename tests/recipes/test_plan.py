@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from recipes.memory import RECIPES, SHAPES, Job, activations, cache, memory, operations, sync, traffic
+from experiments.memory import RECIPES, SHAPES, Job, activations, cache, memory, operations, sync, traffic
 from recipes.plan import main
 
 JOB = Job(batch=32, trajectories=8, max_history=20, levels=4, gpus=8)
@@ -69,7 +69,7 @@ def test_lora_trains_the_adapters_alone():
     assert shape.adapters(16) == adapters
     kept = memory("zero1", shape, job)
     assert kept.parameters == 2 * shape.parameters
-    assert (kept.gradients, kept.optimiser) == (2 * adapters, 12 * adapters / 8)
+    assert (kept.gradients, kept.optimizer) == (2 * adapters, 12 * adapters / 8)
     assert operations(shape, job, checkpointing=False)[0] == 4 / 6 * operations(shape, JOB, checkpointing=False)[0]
 
 

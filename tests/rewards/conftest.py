@@ -34,6 +34,6 @@ def draw() -> Callable[[Catalog, list[list[int]]], Trajectories]:
     """Trajectories to given items [B, K]."""
 
     def draw(catalog: Catalog, items: list[list[int]]) -> Trajectories:
-        return Trajectories.of_items(torch.tensor(items), catalog.trie.codes(torch.tensor(items)), "random")
+        return Trajectories.from_items(torch.tensor(items), catalog.trie.codes(torch.tensor(items)), "random")
 
     return draw

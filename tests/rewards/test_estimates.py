@@ -1,4 +1,4 @@
-"""The two estimates of what a user may like: a collaborative model's, and the policy's own."""
+"""The two estimates of what a user may like: a recommender's, and the policy's own."""
 
 import pytest
 import torch
@@ -10,20 +10,20 @@ from rewards import Collaborative, Likelihood
 SCORE = torch.tensor([[0.1, 0.4, 0.2, 0.05, 0.2, 0.05], [0.3, 0.1, 0.1, 0.2, 0.2, 0.1]])
 
 
-def teacher(batch):
+def recommender(batch):
     return SCORE[: len(batch)]
 
 
 def test_the_best_item_that_is_new_has_1_and_the_history_nothing(shared, make_batch, draw):
     batch = make_batch([5, 1], [[1, 3], [4]])  # item 4 takes item 0, of the same leaf, along
-    reward = Collaborative(shared, teacher)
+    reward = Collaborative(shared, recommender)
     expected = torch.tensor([[0.2, 0, 0.2, 0, 0.2, 0.05], [0, 0.1, 0.1, 0.2, 0, 0.1]]) * 5
     torch.testing.assert_close(reward.catalog(batch), expected)
     torch.testing.assert_close(reward(batch, draw(shared, [[5, 2], [3, 0]])), torch.tensor([[0.25, 1], [1, 0]]))
 
 
 def test_with_history_every_item_counts(shared, make_batch):
-    value = Collaborative(shared, teacher, history=True).catalog(make_batch([5, 1], [[1, 3], [4]]))
+    value = Collaborative(shared, recommender, history=True).catalog(make_batch([5, 1], [[1, 3], [4]]))
     expected = torch.tensor([[0.2, 0.4, 0.2, 0.05, 0.2, 0.05], [0.3, 0.1, 0.1, 0.2, 0.3, 0.1]])
     torch.testing.assert_close(value, expected / torch.tensor([[0.4], [0.3]]))
 

@@ -37,14 +37,14 @@ class Bonus(Rank):
 
 
 class Taught(Rank):
-    def __init__(self, items, teacher, **anything):
-        self.value, self.anything = teacher(None)[0], anything
+    def __init__(self, items, recommender, **anything):
+        self.value, self.anything = recommender(None)[0], anything
 '''
 
 
 @pytest.fixture
 def parts(shared) -> RewardParts:
-    return RewardParts(shared, teacher=lambda batch: torch.arange(6.0).unsqueeze(0))
+    return RewardParts(shared, recommender=lambda batch: torch.arange(6.0).unsqueeze(0))
 
 
 @pytest.fixture
@@ -90,10 +90,10 @@ def test_a_class_gets_its_settings(parts, make_batch):
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_class_that_asks_the_collaborative_model_gets_it(shared, parts, make_batch):
-    reward = load_reward("my_reward:Taught", parts, colour="red")
-    assert reward.catalog(make_batch([0])).tolist() == [[0, 1, 2, 3, 4, 5]] and reward.anything == {"colour": "red"}
-    with pytest.raises(ValueError, match="Reward my_reward:Taught asks a collaborative model. Set recommender to the"):
+def test_a_class_that_asks_the_recommender_gets_it(shared, parts, make_batch):
+    reward = load_reward("my_reward:Taught", parts, color="red")
+    assert reward.catalog(make_batch([0])).tolist() == [[0, 1, 2, 3, 4, 5]] and reward.anything == {"color": "red"}
+    with pytest.raises(ValueError, match="Reward my_reward:Taught asks a recommender. Set recommender to the"):
         load_reward("my_reward:Taught", RewardParts(shared))
 
 
@@ -101,17 +101,17 @@ def test_stock_rewards_have_names_and_settings(parts):
     assert isinstance(load_reward("hit", parts), Hit)
     assert isinstance(load_reward("similarity", parts), MatchedCodes)
     assert isinstance(load_reward("prefix", parts), SharedPrefix)
-    assert load_reward("behaviour", parts, values={"like": 4}).largest == 4
-    assert load_reward("behaviour", parts).largest == 5
+    assert load_reward("behavior", parts, values={"like": 4}).largest == 4
+    assert load_reward("behavior", parts).largest == 5
     collaborative = load_reward("collaborative", parts, history=True)
     assert isinstance(collaborative, Collaborative) and collaborative.history
-    assert list(REWARDS) == ["hit", "behaviour", "collaborative", "likelihood", "similarity", "prefix", "rank"]
+    assert list(REWARDS) == ["hit", "behavior", "collaborative", "likelihood", "similarity", "prefix", "rank"]
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("collaborative", "collaborative asks a collaborative model. Set recommender to the folder of a fitted"),
+        ("collaborative", "collaborative asks a recommender. Set recommender to the folder of a fitted one"),
         ("likelihood", r"likelihood asks the policy. .*RewardParts\(policy=...\)"),
     ],
 )
@@ -124,12 +124,12 @@ def test_a_reward_whose_part_is_missing_says_so(name, message, shared):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("hit", {"bonus": 2}, r"'bonus' .* It has \['weight'\]"),
-        ("behaviour", {"vales": {}}, r"'vales' .* Did you mean values"),
-        ("behaviour", {"values": {"like": "much"}}, "values="),
-        ("behaviour", {"weight": 0}, "all have the weight 0"),
+        ("hit", {"bonus": 2}, r"'bonus' .* It has weight"),
+        ("behavior", {"vales": {}}, r"'vales' .* Did you mean values"),
+        ("behavior", {"values": {"like": "much"}}, "values="),
+        ("behavior", {"weight": 0}, "all have the weight 0"),
         ("collaborative", {"weigth": 2}, r"'weigth' .* Did you mean weight"),
-        ("collaborative", {"teacher": 2}, r"It has \['weight', 'history'\]"),
+        ("collaborative", {"recommender": 2}, r"It has weight, history"),
         ("collaborative", {"history": "yes"}, "history='yes'"),
         ("my_reward:Bonus", {"bonus": 1, "powder": 2}, r"'powder'\. Its settings are \['weight', 'bonus', 'power'\]"),
         ("my_reward:Bonus", {}, r"Reward my_reward:Bonus: missing a required argument: 'bonus'\. Its settings are"),

@@ -10,15 +10,15 @@ from policy import CausalPolicy
 from rewards import REWARDS, Hit, MatchedCodes, RewardParts, SharedPrefix, build_rewards
 
 STOCK = [name for name in REWARDS if name != "rank"]  # which compares trajectories with one another: test_rank.py
-SETTINGS = {name: {"values": {"like": 3, "click": 1}} if name == "behaviour" else {} for name in STOCK}
+SETTINGS = {name: {"values": {"like": 3, "click": 1}} if name == "behavior" else {} for name in STOCK}
 
 
 def observed(row: dict) -> dict:
-    """The row with behaviours: clicks and likes in turn, the target liked."""
-    return row | {"behaviour": "like", "history_behaviour": ["click", "like"] * len(row["history"])}
+    """The row with behaviors: clicks and likes in turn, the target liked."""
+    return row | {"behavior": "like", "history_behavior": ["click", "like"] * len(row["history"])}
 
 
-def teacher(batch: PromptBatch) -> torch.Tensor:
+def recommender(batch: PromptBatch) -> torch.Tensor:
     """Some probability of 48 items, which depends on the target."""
     return (batch.target.unsqueeze(1) * torch.arange(48.0)).cos().softmax(-1)
 
@@ -33,7 +33,7 @@ def given(request, catalog, make_model, rows) -> tuple[RewardParts, PromptBatch]
     tokenizer = word_tokenizer(catalog.trie.sizes)
     policy = CausalPolicy(make_model(), catalog.trie, node_tokens(tokenizer, catalog.trie))
     prompts = PromptBuilder(catalog, tokenizer, max_history=5)([observed(row) for row in rows])
-    return RewardParts(catalog, teacher, policy), prompts
+    return RewardParts(catalog, recommender, policy), prompts
 
 
 def test_a_hit_is_the_target_and_whatever_shares_its_leaf(shared, make_batch, draw):
@@ -81,7 +81,7 @@ def test_the_catalogue_at_once_equals_a_trajectory_to_every_item(name, given):
     wanted = SETTINGS if name == "sum" else {name: SETTINGS[name]}
     reward = build_rewards({kind: {"weight": 0.5} | settings for kind, settings in wanted.items()}, parts)
     items = torch.arange(48).expand(len(prompts), -1)
-    one_by_one = reward(prompts, Trajectories.of_items(items, parts.catalog.trie.codes(items), "random"))
+    one_by_one = reward(prompts, Trajectories.from_items(items, parts.catalog.trie.codes(items), "random"))
     assert reward.scores_catalog and one_by_one.shape == (4, 48)
     assert torch.equal(reward.catalog(prompts), one_by_one)
 

@@ -22,15 +22,15 @@ def parts(catalog, tokenizer):
 
 @pytest.fixture
 def batch(catalog, tokenizer, rows):
-    """Four prompts of up to two items, with the column `colour`."""
-    return PromptBuilder(catalog, tokenizer, 2)([row | {"colour": f"c{i}"} for i, row in enumerate(rows)])
+    """Four prompts of up to two items, with the column `color`."""
+    return PromptBuilder(catalog, tokenizer, 2)([row | {"color": f"c{i}"} for i, row in enumerate(rows)])
 
 
 @pytest.fixture
 def drawn(catalog, batch):
     """The target and two other items of each prompt."""
     items = torch.stack([batch.target, (batch.target + 1) % 48, (batch.target + 2) % 48], 1)
-    return Trajectories.of_items(items, catalog.trie.codes(items), "random")
+    return Trajectories.from_items(items, catalog.trie.codes(items), "random")
 
 
 @pytest.fixture
@@ -53,14 +53,14 @@ def test_it_is_given_flat_lists_with_each_column_repeated(parts, batch, drawn, r
 
     assert as_reward("mine", mine, parts)(batch, drawn).tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8], [9, 10, 11]]
     assert sorted(seen) == sorted(
-        ["prompts", "completions", "completion_ids", "history", "target", "target_text", "user", "colour"]
+        ["prompts", "completions", "completion_ids", "history", "target", "target_text", "user", "color"]
     )
     thrice = [row for row in rows for _ in range(3)]
     assert seen["completions"] == [text_of(item) for item in drawn.items.flatten().tolist()]
     assert seen["completion_ids"] == tokenizer(seen["completions"])["input_ids"]
     assert seen["prompts"] == ["<s>" + "".join(text_of(item) for item in row["history"][-2:]) for row in thrice]
     assert seen["user"] == [row["user"] for row in thrice]
-    assert seen["colour"] == [f"c{i}" for i in range(4) for _ in range(3)]
+    assert seen["color"] == [f"c{i}" for i in range(4) for _ in range(3)]
     assert seen["target"] == [row["target"] for row in thrice]
     assert seen["target_text"] == [text_of(row["target"]) for row in thrice]
     assert seen["history"] == [row["history"][-2:] for row in thrice]
@@ -116,7 +116,7 @@ def test_a_slip_is_named(catalog, parts, batch, drawn):
         RuntimeError, match=r"mine failed.*it returned 2 values for 12 completions. Return one for each"
     ):
         total(lambda completions: [1.0, 2.0])
-    with pytest.raises(RuntimeError, match=r"mine failed.*it asks for 'era', but there are only \['colour', 'completi"):
+    with pytest.raises(RuntimeError, match=r"mine failed.*it asks for 'era', but there are only \['color', 'completi"):
         total(lambda completions, era, **columns: [1.0] * 12)
     with pytest.raises(RuntimeError, match="it asks for 'trainer_state'"):
         total(lambda completions, trainer_state: [1.0] * 12)

@@ -1,4 +1,4 @@
-"""A teacher whose scores are known, and a catalogue in which items share semantic IDs."""
+"""A recommender whose scores are known, and a catalogue in which items share semantic IDs."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from interactions.prompts import PromptBatch, PromptBuilder
 
 
 @pytest.fixture
-def teacher() -> Callable[[PromptBatch], torch.Tensor]:
+def recommender() -> Callable[[PromptBatch], torch.Tensor]:
     """Each prompt's own order of the items: probabilities [B, items], another permutation for another target."""
 
     def score(batch: PromptBatch) -> torch.Tensor:

@@ -7,8 +7,8 @@ from tests.raising import raises
 
 
 @pytest.fixture
-def parts(policy, teacher):
-    return SamplerParts(policy.trie, policy, teacher, lambda: 0.5, "catalogue")
+def parts(policy, recommender):
+    return SamplerParts(policy.trie, policy, recommender, lambda: 0.5, "catalogue")
 
 
 def test_every_source_has_a_sampler_of_its_name(parts):
@@ -40,11 +40,11 @@ def test_samplers_of_ones_own_replace_and_add(parts, policy):
     assert mixture.samplers["random"] is own["random"] and mixture.samplers["mine"] is own["mine"]
 
 
-def test_without_a_collaborative_model_the_others_work(policy):
+def test_without_a_recommender_the_others_work(policy):
     parts = SamplerParts(policy.trie, policy, None, lambda: 0.5, "catalogue")
     assert build_mixture({"target": 1, "random": 2, "curriculum": 0}, parts, {}).count == 3
     for name in ("curriculum", "confidence"):
-        with pytest.raises(ValueError, match=f"{name} asks a .* Set recommender to the folder of a fitted collab"):
+        with pytest.raises(ValueError, match=f"{name} asks a .* Set recommender to the folder of a fitted one"):
             build_mixture({"target": 1, name: 1}, parts, {})
 
 
@@ -54,7 +54,7 @@ def test_without_a_collaborative_model_the_others_work(policy):
         ({"polcy": 1}, "polcy"),
         ({"policy": {"beam": True, "count": 1}}, "beam"),
         ({"policy": {"beams": "yes", "count": 1}}, "yes"),
-        ({"curriculum": {"count": 1, "teacher": "knn"}}, "teacher"),
+        ({"curriculum": {"count": 1, "recommender": "knn"}}, "recommender"),
         ({"replay": {"count": 1, "prioritise": "rewards"}}, "rewards"),
         ({"mine": {"count": 1, "pool": 3}}, "pool"),
         ({"policy": {"beams": True}}, None),

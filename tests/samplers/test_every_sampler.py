@@ -18,28 +18,28 @@ NAMES = ("target", "random", "interactions", "curriculum", "confidence", "policy
 UNKNOWN_ONLY = ("random", "curriculum", "confidence")
 
 
-def make(name, policy, teacher, prompts):
+def make(name, policy, recommender, prompts):
     trie = policy.trie
     if name == "replay":
         replay = ReplaySampler(trie, "c")
         items = torch.arange(40).expand(len(prompts), -1)
-        drawn = Trajectories.of_items(items, trie.codes(items), "random")
+        drawn = Trajectories.from_items(items, trie.codes(items), "random")
         replay.update(prompts, drawn, torch.rand(items.shape), torch.zeros(items.shape))
         return replay
     return {
         "target": TargetSampler(trie),
         "random": RandomSampler(trie),
         "interactions": InteractionsSampler(trie),
-        "curriculum": CurriculumSampler(trie, teacher, lambda: 0.3, pool=40),
-        "confidence": ConfidenceSampler(trie, teacher, policy),
+        "curriculum": CurriculumSampler(trie, recommender, lambda: 0.3, pool=40),
+        "confidence": ConfidenceSampler(trie, recommender, policy),
         "policy": PolicySampler(policy),
         "beams": PolicySampler(policy, beams=True),
     }[name]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_draw_is_valid_named_and_the_same_for_the_same_seed(name, policy, teacher, prompts):
-    sampler = make(name, policy, teacher, prompts)
+def test_a_draw_is_valid_named_and_the_same_for_the_same_seed(name, policy, recommender, prompts):
+    sampler = make(name, policy, recommender, prompts)
     drawn = sampler.sample(prompts, 4, seed=3)
     torch.manual_seed(99)
     again = sampler.sample(prompts, 4, seed=3)
@@ -55,15 +55,15 @@ def test_a_draw_is_valid_named_and_the_same_for_the_same_seed(name, policy, teac
 
 
 @pytest.mark.parametrize("name", ["random", "interactions", "curriculum", "policy", "replay"])
-def test_another_seed_draws_something_else(name, policy, teacher, prompts):
-    sampler = make(name, policy, teacher, prompts)
+def test_another_seed_draws_something_else(name, policy, recommender, prompts):
+    sampler = make(name, policy, recommender, prompts)
     first = sampler.sample(prompts, 4, seed=3).items
     assert any(not torch.equal(sampler.sample(prompts, 4, seed).items, first) for seed in range(4, 8))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("target", "policy")])
-def test_what_is_drawn_for_a_prompt_is_distinct(name, policy, teacher, prompts):
-    sampler = make(name, policy, teacher, prompts)
+def test_what_is_drawn_for_a_prompt_is_distinct(name, policy, recommender, prompts):
+    sampler = make(name, policy, recommender, prompts)
     for seed in range(20):
         drawn = sampler.sample(prompts, 6, seed)
         for items, source in zip(drawn.items.tolist(), drawn.source.tolist(), strict=True):
@@ -84,13 +84,13 @@ def test_neither_the_history_nor_the_target_nor_their_twins_are_drawn(name, shar
         def log_probs(self, batch, items):
             return type("Output", (), {"log_pf": torch.zeros(*items.shape, trie.levels)})
 
-    def teacher(batch):
+    def recommender(batch):
         return torch.full((len(batch), trie.items), 1 / trie.items)
 
     sampler = {
         "random": RandomSampler(trie),
-        "curriculum": CurriculumSampler(trie, teacher, lambda: 0.5, pool=24, window=1.0),
-        "confidence": ConfidenceSampler(trie, teacher, Uniform(), pool=24),
+        "curriculum": CurriculumSampler(trie, recommender, lambda: 0.5, pool=24, window=1.0),
+        "confidence": ConfidenceSampler(trie, recommender, Uniform(), pool=24),
     }[name]
     drawn = sampler.sample(shared_prompts, 16, seed=0).items
     known = [{0, 1, 4, 5, 6, 7}, {2, 3, 8, 9}]

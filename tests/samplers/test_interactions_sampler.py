@@ -16,24 +16,24 @@ def others(prompts, later=((), (), (), ())):
 
 
 def drawn_rows(drawn):
-    real = drawn.source != PADDING
-    return [set(items[mask].tolist()) for items, mask in zip(drawn.items, real, strict=True)]
+    mask = drawn.source != PADDING
+    return [set(items[mask].tolist()) for items, mask in zip(drawn.items, mask, strict=True)]
 
 
 def test_a_large_count_gives_each_other_item_of_the_row_once_and_pads(catalog, prompts):
-    batch = replace(prompts, columns={**prompts.columns, "later": LATER})
+    batch = replace(prompts, columns={**prompts.columns, "future_items": LATER})
     for given, expected in ((batch, others(prompts, LATER)), (prompts, others(prompts))):
         drawn = InteractionsSampler(catalog.trie).sample(given, 12, seed=0)
         assert drawn_rows(drawn) == expected
-        real = drawn.source == SOURCES.index("interactions")
-        assert real.sum(1).tolist() == list(map(len, expected))
-        assert (drawn.source[~real] == PADDING).all() and drawn.log_pf.isnan().all()
-        assert torch.equal(drawn.items[~real], prompts.target.unsqueeze(1).expand(-1, 12)[~real])
+        mask = drawn.source == SOURCES.index("interactions")
+        assert mask.sum(1).tolist() == list(map(len, expected))
+        assert (drawn.source[~mask] == PADDING).all() and drawn.log_pf.isnan().all()
+        assert torch.equal(drawn.items[~mask], prompts.target.unsqueeze(1).expand(-1, 12)[~mask])
         assert torch.equal(drawn.codes, catalog.trie.codes(drawn.items))
 
 
 def test_draws_are_uniform_over_the_distinct_others(catalog, prompts):
-    batch = replace(prompts, columns={"later": LATER})
+    batch = replace(prompts, columns={"future_items": LATER})
     seen = [Counter() for _ in range(4)]
     sampler = InteractionsSampler(catalog.trie)
     for seed in range(2000):
@@ -47,6 +47,6 @@ def test_draws_are_uniform_over_the_distinct_others(catalog, prompts):
 
 def test_the_twin_of_the_target_is_no_other_trajectory(shared_ids, shared_prompts):
     """5 is taken next and 4 has its semantic ID; of the twins 0 and 1 only one is drawn, whichever the row holds."""
-    batch = replace(shared_prompts, columns={"later": [[1, 10], [2, 3, 8]]})
+    batch = replace(shared_prompts, columns={"future_items": [[1, 10], [2, 3, 8]]})
     rows = drawn_rows(InteractionsSampler(shared_ids.trie).sample(batch, 6, seed=0))
     assert rows[0] in ({0, 7, 10}, {1, 7, 10}) and rows[1] in ({8}, {9})

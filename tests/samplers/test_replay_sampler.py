@@ -24,7 +24,7 @@ def batch_of(users, target=28):
 
 def seen(items, source="random"):
     items = torch.as_tensor(items)
-    return Trajectories.of_items(items, TRIE.codes(items), source)
+    return Trajectories.from_items(items, TRIE.codes(items), source)
 
 
 def filled(rewards, users=("a",), **arguments):
@@ -68,14 +68,14 @@ def test_the_priority_is_the_reward_or_the_size_of_the_error(prioritise, expecte
 
 def test_what_is_replayed_or_met_again_gets_its_new_priority_and_no_second_place():
     replay = filled([1.0, 2.0])
-    again = Trajectories.join([seen([[0]], "replay"), seen([[3]], "policy")])  # 3 is the twin of 2
+    again = Trajectories.concat([seen([[0]], "replay"), seen([[3]], "policy")])  # 3 is the twin of 2
     replay.update(batch_of("a"), again, torch.tensor([[7.0, 4.0]]), torch.zeros(1, 2))
     assert replay.users["a"] == {0: pytest.approx(7 + LEAST), 2: pytest.approx(4 + LEAST)}
 
 
 def test_the_target_and_padding_are_not_remembered():
     replay = ReplaySampler(TRIE, "catalogue")
-    drawn = Trajectories.join([seen([[0]], "target"), seen([[2]]), seen([[4]], "policy")])
+    drawn = Trajectories.concat([seen([[0]], "target"), seen([[2]]), seen([[4]], "policy")])
     drawn = replace(drawn, source=drawn.source.where(drawn.items != 2, PADDING))
     replay.update(batch_of("a"), drawn, torch.ones(1, 3), torch.ones(1, 3))
     assert list(replay.users["a"]) == [4]

@@ -115,7 +115,7 @@ def test_the_best_checkpoint_is_known_by_its_own_name(make_trainer):
         ({"optim": "sgd"}, "settings.optim"),
         ({"seed": 8}, "settings.seed"),
         ({"max_history": 3}, "settings.max_history"),
-        ({"normalisation": "vocabulary"}, "settings.normalisation"),
+        ({"normalization": "vocabulary"}, "settings.normalization"),
         ({"per_device_train_batch_size": 2}, "settings.prompts_per_step"),
         ({"model": {"attention_dropout": 0.1}}, "settings.backbone.attention_dropout"),
     ],

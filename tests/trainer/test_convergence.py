@@ -19,5 +19,5 @@ def test_a_flow_objective_comes_to_sample_in_proportion_to_the_reward(policy, dr
 
 @pytest.mark.parametrize(("method", "drawn"), [("sft", "random"), ("grpo", "policy")])
 @pytest.mark.parametrize("policy", MATCHED)
-def test_what_imitates_or_maximises_does_not(policy, method, drawn):
+def test_what_imitates_or_maximizes_does_not(policy, method, drawn):
     assert train(policy, method, drawn)[-1][1] > 0.5

@@ -13,14 +13,14 @@ from torch.distributed import TCPStore
 
 from catalog.errors import InputError, RunError
 from catalog.files import MARKER, sealed
+from policy.checkpoints import check_finished, finished
 from rewards import Hit
 from tests.raising import raises
 from trainer import GFlowNetTrainer, SFTTrainer
 from trainer.checkpoints import newest
-from trainer.export import check_finished, finished
 from trainer.provenance import IN_MEMORY, import_path
 from trainer.run_folder import environment, read_log
-from trainer.watch import Interrupted, Watch
+from trainer.watchdog import Interrupted, Watchdog
 
 KEPT = dict(save_strategy="steps", save_steps=2, max_steps=4)
 STOPPING = dict(
@@ -210,7 +210,7 @@ def test_the_watch_ends_at_once_where_another_process_has_left_without_a_word(mo
     for name, value in (told | {"MASTER_PORT": str(store.port)}).items():
         monkeypatch.setenv(name, value)
     started = time.monotonic()
-    with Watch(timeout=100):
+    with Watchdog(timeout=100):
         while not store.check(["gflowgr/watch/0"]):
             time.sleep(0.01)
     assert time.monotonic() - started < 5

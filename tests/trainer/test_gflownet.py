@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from catalog import SOURCES
-from collaborative import ItemKNN
+from recommenders import ItemKNN
 from trainer import GFlowNetConfig
 from trainer.objectives import OBJECTIVES, tb
 
@@ -197,10 +197,10 @@ def test_every_source_of_a_recipe_is_drawn_from(make_trainer, train_rows, tmp_pa
     assert any("replay" in row for row in names) and any("interactions" in row for row in names)
 
 
-def test_a_collaborative_model_does_not_see_the_users_own_sequence_on_training_rows(make_trainer, train_rows):
+def test_a_recommender_does_not_see_the_users_own_sequence_on_training_rows(make_trainer, train_rows):
     trainer = make_trainer(recommender_model=recommender(train_rows), rewards={"collaborative": 1.0})
     step, _ = micro_batch(trainer)
-    for row, own in zip(train_rows.to_list(), step.prompts.columns["own"], strict=False):
+    for row, own in zip(train_rows.to_list(), step.prompts.columns["user_items"], strict=False):
         assert set(own) == {*row["history"], row["target"]}
     held_out = trainer.prompts(train_rows.to_list()[:4])
     assert not torch.allclose(trainer.target.reward.catalog(step.prompts), trainer.target.reward.catalog(held_out))

@@ -5,9 +5,9 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
-from collaborative import ItemKNN
+from recommenders import ItemKNN
 from samplers import TargetSampler
-from trainer.step import Step
+from trainer.step import MicroBatch
 
 EXACT = ["exact_tb", "exact_db", "flow_kl"]
 
@@ -45,7 +45,7 @@ def of_one_prompt(trainer, row):
     """The objective of a single row, at the end of its prompt."""
     batch = trainer.prompts([row])
     trajectories = TargetSampler(trainer.trie).sample(batch, 1, 0)
-    step = Step(batch, trajectories, trainer.target.score(batch, trajectories)[0], 1, 1)
+    step = MicroBatch(batch, trajectories, trainer.target.score(batch, trajectories)[0], 1, 1)
     output = trainer.policy.log_probs(batch, trajectories.items, children=trainer.reads_children)
     return trainer._loss(trainer.inputs(step, output)).loss.item()
 
@@ -61,12 +61,14 @@ def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(obje
     for row in rows:
         items = row["history"][-4:]
         for end in range(1, len(items)):
-            total += of_one_prompt(trainer, {"history": items[:end], "target": items[end], "own": row["own"]})
-    assert step.scores.history.real.sum() == sum(min(len(row["history"]), 4) - 1 for row in rows)
+            total += of_one_prompt(
+                trainer, {"history": items[:end], "target": items[end], "user_items": row["user_items"]}
+            )
+    assert step.scores.history.mask.sum() == sum(min(len(row["history"]), 4) - 1 for row in rows)
     assert trainer._history_loss(step.scores.history, output).item() == pytest.approx(total, rel=1e-4)
     both = trainer.method_loss(trainer.model, step, output).item()
     ends = np.mean([of_one_prompt(trainer, row | {"history": row["history"][-4:]}) for row in rows])
-    assert both == pytest.approx(ends + total / step.targets, rel=1e-4)
+    assert both == pytest.approx(ends + total / step.num_targets, rel=1e-4)
 
 
 def test_a_run_matches_flows_along_the_history_whatever_sft_does(dense, train_rows):
@@ -113,8 +115,8 @@ def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows
         batch = kept.prompts([row])
         first, second, expected = (trainer.history_target(batch) for trainer in (kept, other, anew))
         assert torch.equal(first.child_log_flow, second.child_log_flow) and torch.equal(first.log_flow, second.log_flow)
-        torch.testing.assert_close(first.child_log_flow[first.real], expected.child_log_flow[expected.real])
-        torch.testing.assert_close(first.log_flow[first.real], expected.log_flow[expected.real])
+        torch.testing.assert_close(first.child_log_flow[first.mask], expected.child_log_flow[expected.mask])
+        torch.testing.assert_close(first.log_flow[first.mask], expected.log_flow[expected.mask])
         of_target, again = (trainer.kept_target.score(batch)[0] for trainer in (kept, other))
         assert torch.equal(of_target.flows.child_log_flow, again.flows.child_log_flow)
         assert torch.equal(of_target.reward, again.reward)

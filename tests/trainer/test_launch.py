@@ -20,7 +20,7 @@ RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "accelerate").glob("*.
 
 @given(share=st.integers(1, 60), most=st.integers(1, 70), processes=st.integers(1, 16))
 def test_a_step_takes_the_same_prompts_on_any_number_of_processes(share, most, processes):
-    at_once, times = launch.share_out(share * processes, most, processes)
+    at_once, times = launch.resolve_batch_size(share * processes, most, processes)
     assert at_once * times * processes == share * processes and 1 <= at_once <= most
     assert all(share % size for size in range(at_once + 1, min(most, share) + 1))
 
@@ -28,7 +28,7 @@ def test_a_step_takes_the_same_prompts_on_any_number_of_processes(share, most, p
 @pytest.mark.parametrize(("prompts", "processes"), [(10, 3), (2, 4), (0, 1)])
 def test_prompts_that_cannot_be_shared_are_refused(prompts, processes):
     with raises(InputError, field="global_batch_size", value=prompts):
-        launch.share_out(prompts, 8, processes)
+        launch.resolve_batch_size(prompts, 8, processes)
 
 
 def test_the_config_shares_out_the_global_batch(tmp_path, monkeypatch):
@@ -39,7 +39,7 @@ def test_the_config_shares_out_the_global_batch(tmp_path, monkeypatch):
 def test_the_trainer_tells_what_it_got(make_trainer):
     trainer = make_trainer(SFTTrainer)
     weights = sum(p.numel() for p in trainer.model.parameters())
-    assert trainer.got == {
+    assert trainer.runtime_info == {
         "strategy": "single",
         "processes": 1,
         "device": "cpu",
@@ -49,7 +49,7 @@ def test_the_trainer_tells_what_it_got(make_trainer):
     }
     trainer.train()
     kept = json.loads((Path(trainer.args.output_dir) / "environment.json").read_text())
-    assert trainer.got.items() <= kept.items()
+    assert trainer.runtime_info.items() <= kept.items()
 
 
 def accelerator(kind=DistributedType.NO, processes=1, stage=None, precision="no"):

@@ -107,7 +107,7 @@ def test_a_precomputed_reference_is_the_copy_without_the_copy(kind, make_trainer
 
 
 def test_over_the_vocabulary_log_probabilities_are_lower_by_the_mass_outside_the_trie(make_trainer):
-    trainer = make_trainer(DPOTrainer, samplers=PAIRS, normalisation="vocabulary")
+    trainer = make_trainer(DPOTrainer, samplers=PAIRS, normalization="vocabulary")
     step = first_step(trainer, count=2)
     items = step.trajectories.items
     wide = trainer.loss_policy(trainer.model).log_probs(step.prompts, items).log_pf
@@ -174,12 +174,12 @@ def test_grpo_reads_the_log_probabilities_of_the_weights_that_drew(make_trainer)
     trainer = make_trainer(GRPOTrainer, samplers={"policy": 3, "random": 1})
     step = first_step(trainer)
     log_pf = trainer.policy.log_probs(step.prompts, step.trajectories.items)
-    assert trainer.inputs(step, log_pf).log_pf_behaviour.isnan().all()  # drawn by the current weights, or by none
+    assert trainer.inputs(step, log_pf).log_pf_behavior.isnan().all()  # drawn by the current weights, or by none
     drawn = step.trajectories.source == SOURCES.index("policy")
     old = replace(step, trajectories=replace(step.trajectories, age=drawn.long()))
-    behaviour = trainer.inputs(old, log_pf).log_pf_behaviour
-    assert (behaviour.isnan().all(-1) == ~drawn).all() and drawn.any() and PADDING not in step.trajectories.source
-    torch.testing.assert_close(behaviour[drawn], step.trajectories.log_pf[drawn])
+    behavior = trainer.inputs(old, log_pf).log_pf_behavior
+    assert (behavior.isnan().all(-1) == ~drawn).all() and drawn.any() and PADDING not in step.trajectories.source
+    torch.testing.assert_close(behavior[drawn], step.trajectories.log_pf[drawn])
 
 
 def test_softmax_preference_by_hand():

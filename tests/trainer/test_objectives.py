@@ -1,4 +1,4 @@
-"""Objectives by hand, and each reduced to its neighbour."""
+"""Objectives by hand, and each reduced to its neighbor."""
 
 from dataclasses import replace
 

@@ -21,20 +21,18 @@ def inputs(log_pf, reward, **fields):
 
 def test_advantages_leave_empty_slots_out():
     reward = torch.tensor([[1.0, 3.0, 99.0], [2.0, 99.0, 99.0]])
-    real = torch.tensor([[True, True, False], [True, False, False]])
-    scaled, spread = advantages(reward, real, "group")
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    scaled, spread = advantages(reward, mask, "group")
     root = 2**0.5
     torch.testing.assert_close(spread, torch.tensor([root, 0.0]))
     torch.testing.assert_close(
         scaled, torch.tensor([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]) / torch.tensor([[root + 1e-4], [1e-4]])
     )
-    torch.testing.assert_close(advantages(reward, real, "none")[0], torch.tensor([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
+    torch.testing.assert_close(advantages(reward, mask, "none")[0], torch.tensor([[-1.0, 1.0, 0.0], [0.0, 0.0, 0.0]]))
 
 
 def test_what_nobody_drew_earlier_has_ratio_one():
-    found = inputs(
-        [-1.0, -2.0], [0.0, 4.0], log_pf_behaviour=[float("nan"), -2.0 - torch.log(torch.tensor(1.1)).item()]
-    )
+    found = inputs([-1.0, -2.0], [0.0, 4.0], log_pf_behavior=[float("nan"), -2.0 - torch.log(torch.tensor(1.1)).item()])
     out = grpo(found, scale_rewards="none")
     # A = (-2, 2); ratios 1 and 1.1
     assert out.loss.item() == pytest.approx((2 * 1 - 2 * 1.1) / 2)
@@ -44,7 +42,7 @@ def test_what_nobody_drew_earlier_has_ratio_one():
 
 def test_the_clip_stops_the_gradient_and_counts():
     # both twice as likely as when drawn: the better one is clipped, the worse one is not
-    found = inputs([-1.0, -1.0], [4.0, 0.0], log_pf_behaviour=[-1.0 - 0.6931471805599453] * 2)
+    found = inputs([-1.0, -1.0], [4.0, 0.0], log_pf_behavior=[-1.0 - 0.6931471805599453] * 2)
     out = grpo(found, scale_rewards="none", epsilon=0.2, epsilon_high=0.3)
     assert out.loss.item() == pytest.approx((-2 * 1.3 + 2 * 2) / 2)
     (gradient,) = torch.autograd.grad(out.loss.sum(), found.log_pf)
@@ -54,7 +52,7 @@ def test_the_clip_stops_the_gradient_and_counts():
 
 def test_the_early_clip_bounds_the_ratio_of_what_is_worse():
     # ECPO: pi_old' = max(pi_old, sg(pi) / (1 + epsilon + delta)) where A < 0, so a ratio of 2 becomes 1.2 + 0.1
-    found = inputs([-1.0, -1.0], [4.0, 0.0], log_pf_behaviour=[-1.0, -1.0 - 0.6931471805599453])
+    found = inputs([-1.0, -1.0], [4.0, 0.0], log_pf_behavior=[-1.0, -1.0 - 0.6931471805599453])
     out = grpo(found, scale_rewards="none", early_clip=0.1)
     assert out.loss.item() == pytest.approx((-2 * 1 + 2 * 1.3) / 2)
     (gradient,) = torch.autograd.grad(out.loss.sum(), found.log_pf)

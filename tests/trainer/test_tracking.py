@@ -163,7 +163,7 @@ def test_the_table_is_what_the_first_micro_batch_of_the_step_sampled(make_traine
     rows, step = rows_of(trainer, 2), drawn[1][0]
     there = (step.trajectories.source >= 0).tolist()
     assert len(rows) == sum(map(sum, there)) and set(rows[0]) == set(COLUMNS)
-    slots = [(b, k) for b, own in enumerate(there) for k, real in enumerate(own) if real]
+    slots = [(b, k) for b, own in enumerate(there) for k, mask in enumerate(own) if mask]
     for row, (b, k) in zip(rows, slots, strict=True):
         item = catalog.item_ids.index(row["item"])
         assert item == step.trajectories.items[b, k] and row["reward"] == step.scores.reward[b, k]

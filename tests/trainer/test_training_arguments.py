@@ -99,7 +99,7 @@ def test_the_defaults_and_what_a_config_made_of_itself_pass_again(config):
         {"train_sampling_strategy": "sorted"},
         {"report_to": "tensorbord"},
         {"ddp_backend": "glo"},
-        {"normalisation": "vocabulry"},
+        {"normalization": "vocabulry"},
         {"sft_positions": "Target"},
         {"max_history": 0},
         {"beam_width": 10},

@@ -1,4 +1,4 @@
-"""With `normalisation: vocabulary`, losses and gradients are those of TRL's own trainers on the same model and rows."""
+"""With `normalization: vocabulary`, losses and gradients are those of TRL's own trainers on the same model and rows."""
 
 import copy
 from dataclasses import replace
@@ -52,7 +52,7 @@ def shifted(model, seed=5):
 
 @pytest.mark.parametrize("positions", ["target", "all"])
 def test_sft(positions, make_trainer, tokenizer, tmp_path):
-    trainer = make_trainer(SFTTrainer, normalisation="vocabulary", sft_positions=positions)
+    trainer = make_trainer(SFTTrainer, normalization="vocabulary", sft_positions=positions)
     step, levels = micro_batch(trainer), trainer.trie.levels
     prompts, codes = token_ids(trainer, step)
     rows = []
@@ -72,7 +72,7 @@ def test_sft(positions, make_trainer, tokenizer, tmp_path):
 @pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
 def test_dpo(loss_type, make_trainer, tokenizer, tmp_path):
     samplers = {"target": 1, "random": 1}
-    trainer = make_trainer(DPOTrainer, normalisation="vocabulary", samplers=samplers, loss_type=loss_type, beta=0.3)
+    trainer = make_trainer(DPOTrainer, normalization="vocabulary", samplers=samplers, loss_type=loss_type, beta=0.3)
     shifted(trainer.model)
     step = micro_batch(trainer)
     prompts, codes = token_ids(trainer, step)
@@ -103,7 +103,7 @@ def test_grpo(beta, scale_rewards, corrected, old, make_trainer, tokenizer, tmp_
         GRPOTrainer,
         rewards={"similarity": 1.0},
         samplers={"policy": count},
-        normalisation="vocabulary",
+        normalization="vocabulary",
         beta=beta,
         scale_rewards=scale_rewards,
         use_bias_correction_kl=corrected,
@@ -111,10 +111,10 @@ def test_grpo(beta, scale_rewards, corrected, old, make_trainer, tokenizer, tmp_
     step = micro_batch(trainer)
     shifted(trainer.model)
     prompts, codes = token_ids(trainer, step)
-    behaviour = trainer.loss_policy(trainer.model).log_probs(step.prompts, step.trajectories.items).log_pf.detach()
-    behaviour = behaviour + 0.3 * torch.randn(behaviour.shape, generator=torch.Generator().manual_seed(0))
+    behavior = trainer.loss_policy(trainer.model).log_probs(step.prompts, step.trajectories.items).log_pf.detach()
+    behavior = behavior + 0.3 * torch.randn(behavior.shape, generator=torch.Generator().manual_seed(0))
     if old:
-        older = replace(step.trajectories, log_pf=behaviour, age=torch.ones_like(step.trajectories.age))
+        older = replace(step.trajectories, log_pf=behavior, age=torch.ones_like(step.trajectories.age))
         step = replace(step, trajectories=older)
     reward = step.scores.reward.flatten().tolist()
     rows = [{"prompt": f"<a_0> {row}"} for row in range(ROWS)]
@@ -153,6 +153,6 @@ def test_grpo(beta, scale_rewards, corrected, old, make_trainer, tokenizer, tmp_
     theirs.current_gradient_accumulation_steps = 1
     inputs = theirs._generate_and_score_completions([row for row in rows for _ in range(count)])
     if old:
-        inputs["old_per_token_logps"] = behaviour.flatten(0, 1)
+        inputs["old_per_token_logps"] = behavior.flatten(0, 1)
     ours = trainer.compute_loss(trainer.model, step)
     assert_equal(ours, trainer, theirs.compute_loss(twin, inputs), twin)

@@ -16,8 +16,8 @@ from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, inference
 from samplers import PolicySampler, RolloutSampler
-from samplers.vllm import VLLMEngine, save_skeleton
-from samplers.weights import policy_weights
+from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.weights import policy_weights
 
 QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 """vLLM's attention on a CPU has heads of 32 and 64, not of 8."""
@@ -116,7 +116,7 @@ def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):
 
 def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, prompts, catalog, tokenizer):
     engine, policy = make_engine(**QWEN3)
-    ids = [row[real.bool()].tolist() for row, real in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
+    ids = [row[mask.bool()].tolist() for row, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
     begun = ids[0] + policy.tokens[catalog.trie.path(torch.tensor(7))[1:3]].tolist()
     asked = [(ids[0], None), (ids[1], 0), (begun, 2), (ids[1], None)] * 8  # the longer ones leave no room to go on
     params = [

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from samplers.vllm_client import ServerEngine
+from samplers.rollouts.client import ServerEngine
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key of more than 16 characters"
@@ -87,7 +87,7 @@ class Servers:
         """An engine whose servers have the model's weights."""
         engine = self.engine(urls, **settings)
         engine.load(self.model.named_parameters(), version)
-        engine.join()
+        engine.confirm_weights()
         return engine
 
 

@@ -17,7 +17,7 @@ END = 2  # of word_tokenizer
 
 
 def constraint(codes):
-    from samplers.vllm_constraint import TrieConstraint
+    from samplers.rollouts.constraint import TrieConstraint
 
     codes = np.unique(np.array(codes), axis=0)
     trie = Catalog.from_codes([str(i) for i in range(len(codes))], codes, sizes=SIZES).trie
@@ -49,7 +49,7 @@ def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path):
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
-    from samplers.vllm_constraint import TrieLogitsProcessor, TrieLogitsProcessorV2
+    from samplers.rollouts.constraint import TrieLogitsProcessor, TrieLogitsProcessorV2
 
     catalog.save(tmp_path)
     tokenizer.save_pretrained(tmp_path)

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save
 
 from catalog.errors import InputError, RunError
-from samplers.vllm_client import MOST_PROMPTS, ServerEngine
+from samplers.rollouts.client import MOST_PROMPTS, ServerEngine
 from tests.raising import raises
 
 pytestmark = pytest.mark.vllm  # which brings uvicorn and fastapi
@@ -50,8 +50,8 @@ def served(engine, catalog):
     """The url of the real app around it, in a thread."""
     import uvicorn
 
-    from samplers.http_limits import server_config
-    from samplers.vllm_server import make_app
+    from samplers.rollouts.http_limits import server_config
+    from samplers.rollouts.server import make_app
 
     app = make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST, part_bytes=10_000)
     server = uvicorn.Server(server_config(app))
@@ -112,7 +112,7 @@ def client(catalog):
         known = dict(catalog_fingerprint=catalog.fingerprint, levels=LEVELS, vocabulary=VOCABULARY, longest=LONGEST)
         engine = ServerEngine(urls, **(known | dict(key=KEY, run="run", timeout=1.5) | settings))
         engine.load([("right", torch.ones(2))], 0)
-        engine.join()
+        engine.confirm_weights()
         return engine
 
     return make
@@ -182,13 +182,13 @@ def test_weights_that_are_not_the_model_s_are_told_and_others_taken(good, client
     engine = client(url)
     engine.load([("wrong", torch.ones(2))], 1)
     with raises(RunError):
-        engine.join()
+        engine.confirm_weights()
     assert client(url).sample([[1]], 1, [0])[0].shape == (1, 1, LEVELS)
 
 
 def test_a_body_is_bounded_in_size_however_it_is_sent_and_in_time(good, monkeypatch):
     engine, url = good
-    monkeypatch.setattr("samplers.http_limits.BODY_SECONDS", 0.5)
+    monkeypatch.setattr("samplers.rollouts.http_limits.BODY_SECONDS", 0.5)
     path = url + "/weights?version=x&part=0&last=false"
     assert requests.put(path, data=bytes(20_000), headers=HEADER, timeout=5).status_code == 413
     assert requests.put(path, data=iter([bytes(5000)] * 4), headers=HEADER, timeout=5).status_code == 413
@@ -204,7 +204,7 @@ def test_a_body_is_bounded_in_size_however_it_is_sent_and_in_time(good, monkeypa
 
 
 def test_half_sent_heads_are_closed_and_shut_nobody_out(good, monkeypatch):
-    monkeypatch.setattr("samplers.http_limits.HEAD_SECONDS", 2)
+    monkeypatch.setattr("samplers.rollouts.http_limits.HEAD_SECONDS", 2)
     url = good[1]
     port = int(url.rsplit(":")[-1])
     half = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(300)]
@@ -244,7 +244,7 @@ def test_a_server_whose_draws_cannot_be_is_left_out(name, good, client, catalog,
         engine = client(bad, good[1])
         tokens, log_pf = engine.sample([[1], [2], [3]], 2, [0, 1, 2])
         assert tokens.shape == log_pf.shape == (3, 2, LEVELS) and (tokens == 1).all() and (log_pf == -1).all()
-        (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.vllm_client"]
+        (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
         assert bad in warning and good[1] not in warning
         with raises(RunError):
             client(bad).sample([[1]], 2, [0])

@@ -16,7 +16,7 @@ from catalog import node_tokens
 from catalog.errors import InputError, RunError
 from interactions import PromptBuilder
 from policy import CausalPolicy
-from samplers.rollout import RolloutSampler
+from samplers.rollouts.sampler import RolloutSampler
 from tests.raising import raises
 from tests.vllm.servers import KEY, LONGEST, free_ports
 
@@ -29,7 +29,7 @@ DRAWS = 200
 def tokens(prompts):
     """The prompts as the engine gets them."""
     pairs = zip(prompts.input_ids, prompts.attention_mask.bool(), strict=True)
-    return [ids[real].tolist() for ids, real in pairs]
+    return [ids[mask].tolist() for ids, mask in pairs]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def many(catalog, tokenizer):
     rows = [{"history": rng.integers(0, 48, n % 20 + 1).tolist(), "target": 0} for n in range(64)]
     batch = PromptBuilder(catalog, tokenizer, 20)(rows)
     pairs = zip(batch.input_ids, batch.attention_mask.bool(), strict=True)
-    return [ids[real].tolist() for ids, real in pairs]
+    return [ids[mask].tolist() for ids, mask in pairs]
 
 
 def test_servers_draw_from_the_policy_whose_weights_they_were_sent(servers, catalog, tokenizer, prompts):
@@ -50,7 +50,7 @@ def test_servers_draw_from_the_policy_whose_weights_they_were_sent(servers, cata
     draws, beams = RolloutSampler(engine, policy), RolloutSampler(engine, policy, beams=True)
     for version in range(3):
         engine.load(model.named_parameters(), version)
-        engine.join()
+        engine.confirm_weights()
         found = draws.sample(prompts, 16, seed=5)
         torch.testing.assert_close(policy.log_probs(prompts, found.items).log_pf, found.log_pf, atol=1e-4, rtol=1e-4)
         best, score = policy.beam(prompts, 10)
@@ -80,7 +80,7 @@ def test_a_process_that_does_not_send_draws_with_what_another_sent(servers, toke
     other.load(taken, 7)
     assert next(taken, None) is None  # gathering weights is collective
     sender.load(servers.model.named_parameters(), 7)
-    other.join()
+    other.confirm_weights()
     assert torch.equal(other.sample(tokens, 4, range(4))[0], other.sample(tokens, 4, range(4))[0])
 
 
@@ -122,9 +122,9 @@ def test_weights_of_another_model_are_told_and_the_right_ones_taken(servers, tok
     for wrong in ([("no.such.weight", weight)], [(name, weight[:, :3])]):
         engine.load(wrong, 1)
         with raises(RunError):
-            engine.join()
+            engine.confirm_weights()
     engine.load(servers.model.named_parameters(), 2)
-    engine.join()
+    engine.confirm_weights()
     assert torch.equal(engine.sample(tokens, 2, range(4))[0], expected)
 
 
@@ -171,7 +171,7 @@ def test_another_run_that_takes_the_servers_stops_this_one(servers, tokens, capl
         first.sample(tokens, 2, range(4))
     assert all(url in caplog.text for url in servers.urls)
     first.load(servers.model.named_parameters(), 1)
-    first.join()
+    first.confirm_weights()
     assert first.sample(tokens, 2, range(4))[0].shape == (4, 2, 4)
 
 
@@ -184,15 +184,15 @@ def test_a_server_that_hangs_is_left_out_after_the_time_limit(servers, tokens, c
     waited = time.monotonic() - started
     servers.processes[0].send_signal(signal.SIGCONT)  # it now finishes what nobody waits for
     assert torch.equal(drawn, expected) and waited < 10
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.vllm_client"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
     assert f"{servers.urls[0]} does not answer" in warning and "timed out" in warning
     engine.load(servers.model.named_parameters(), 1)
-    engine.join()
+    engine.confirm_weights()
     assert torch.equal(engine.sample(tokens, 4, range(4))[0], expected) and not engine._down
 
 
 def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
-    caplog.set_level(logging.INFO, logger="samplers.vllm_client")
+    caplog.set_level(logging.INFO, logger="samplers.rollouts.client")
     engine, seeds = servers.loaded(), range(0, 64_000, 1000)
     whole = servers.loaded([servers.urls[0]]).sample(many, DRAWS, seeds)
     with ThreadPoolExecutor(1) as threads:
@@ -201,7 +201,7 @@ def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
         assert not drawing.done()
         servers.kill(1)
         drawn = drawing.result(60)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.vllm_client"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
     assert servers.urls[1] in warning and servers.urls[0] not in warning
     assert drawn[0].shape == (64, DRAWS, 4)
     # rounding differs between batches of other sizes and may tip a draw in some ten thousand
@@ -212,9 +212,9 @@ def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
     def next_version():
         caplog.clear()
         engine.load(servers.model.named_parameters(), engine.version + 1)
-        engine.join()
+        engine.confirm_weights()
         assert torch.equal(engine.sample(many[:4], 4, range(4))[0], expected)
-        return [record.getMessage() for record in caplog.records if record.name == "samplers.vllm_client"]
+        return [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
 
     expected = engine.sample(many[:4], 4, range(4))[0]
     assert next_version() == []  # the one that is dead is no news
@@ -239,4 +239,4 @@ def test_without_any_server_a_run_ends(servers, many):
     engine.load(taken, 1)
     assert next(taken, None) is None
     with raises(RunError):
-        engine.join()
+        engine.confirm_weights()

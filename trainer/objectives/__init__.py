@@ -1,4 +1,4 @@
-"""What a step minimises: one pure function a file, FlowInputs -> LossOutput, no model and no I/O.
+"""What a step minimizes: one pure function a file, FlowInputs -> LossOutput, no model and no I/O.
 
 `sft` raises the likelihood of what users took, `dpo` and `sdpo` prefer it to other items, `grpo` raises what has more
 reward than its group. The flow objectives match the policy's flow to the reward. They differ in where log F(s) comes

@@ -19,7 +19,7 @@ class FlowInputs:
     among those of its prompt, all alike without it; child_log_pf and child_log_flow [B, K, L, C], of all children of
     each node that a step leaves, -inf behind the last child; reward [B, K] before floor and temperature; hit [B, K],
     whether a trajectory ends at the target's leaf; log_pf_reference [B, K, L] under the policy that training starts
-    from; log_pf_behaviour [B, K, L] under an older policy that drew them, NaN where none did.
+    from; log_pf_behavior [B, K, L] under an older policy that drew them, NaN where none did.
 
     Raises InputError where the shapes disagree.
     """
@@ -34,13 +34,13 @@ class FlowInputs:
     reward: Tensor | None = None
     hit: Tensor | None = None
     log_pf_reference: Tensor | None = None
-    log_pf_behaviour: Tensor | None = None
+    log_pf_behavior: Tensor | None = None
 
     def __post_init__(self) -> None:
         batch, count, levels = self.log_pf.shape
         pair, children = (batch, count), (batch, count, levels)
         wanted: dict[str, tuple[int, ...]] = dict.fromkeys(("log_reward", "source", "weight", "reward", "hit"), pair)
-        wanted |= dict.fromkeys(("child_log_pf", "child_log_flow", "log_pf_reference", "log_pf_behaviour"), children)
+        wanted |= dict.fromkeys(("child_log_pf", "child_log_flow", "log_pf_reference", "log_pf_behavior"), children)
         for name, shape in (wanted | {"log_flow": (batch, count, levels + 1)}).items():
             value = getattr(self, name)
             if value is not None and value.shape[:3] != shape:

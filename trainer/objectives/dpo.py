@@ -1,4 +1,4 @@
-"""Direct preference optimisation: the target against each negative, pair by pair."""
+"""Direct preference optimization: the target against each negative, pair by pair."""
 
 from dataclasses import replace
 from typing import Literal

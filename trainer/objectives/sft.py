@@ -9,7 +9,7 @@ TARGET = SOURCES.index("target")
 
 
 def sft(inputs: FlowInputs) -> LossOutput:
-    """L_GR of GFlowGR (arXiv 2506.16114) with the policy renormalised over the trie.
+    """L_GR of GFlowGR (arXiv 2506.16114) with the policy renormalized over the trie.
 
     loss[b] = mean over the targets k of -sum_l log_pf[b,k,l]
 

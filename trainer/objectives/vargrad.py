@@ -11,7 +11,7 @@ def vargrad(inputs: FlowInputs, *, clip: float | None = None) -> LossOutput:
     loss[b]  = mean_k (log_z[b] + sum_l log_pf[b,k,l] - log_reward[b,k])^2
 
     The gradient is that of the variance over k, so only differences between trajectories of one prompt teach anything;
-    it needs K >= 2. Equal to `tb` at the log Z that minimises it. clip: see `penalty`.
+    it needs K >= 2. Equal to `tb` at the log Z that minimizes it. clip: see `penalty`.
     """
     if inputs.log_reward.shape[1] < 2:
         raise InputError(

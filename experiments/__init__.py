@@ -1,0 +1,41 @@
+"""What the programs in recipes/ do: their settings, and sweeps, stages, comparisons and pages of results.
+
+- `arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and how a program ends
+- `train`: the trainer that a recipe describes; `serve`: a rollout server
+- `evaluate`, `match`, `evaluations`: rank a run, compare it with a reward, keep what came out
+- `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
+- `comparison`, `results`: the pages
+- `plan`, `memory`: what a run needs on GPUs
+- `trl_rows`: rows in TRL's form
+"""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = (
+    *("catalog", "interactions", "policy", "recommenders", "semantic_ids", "rewards", "samplers", "evaluation"),
+    *("trainer", "experiments", "recipes"),
+)
+
+
+def hide_programs() -> None:
+    """Take recipes/ off the path, where Python puts the folder of a program: recommenders.py would hide the package."""
+    sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != ROOT / "recipes"]
+
+
+def check_packages() -> None:
+    """End the program, by name, where another file hides one of our packages: a rewards.py on PYTHONPATH, say."""
+    for name in PACKAGES:
+        spec = importlib.util.find_spec(name)
+        if spec is None or spec.origin is None or Path(spec.origin).resolve() != ROOT / name / "__init__.py":
+            found = "nothing" if spec is None else spec.origin or [*(spec.submodule_search_locations or ())][0]
+            raise SystemExit(
+                f"error: Python finds {found} under the name {name}, which is a package of GFlowGR. Give that file or "
+                "folder another name, or take its folder off PYTHONPATH."
+            )
+
+
+hide_programs()
+check_packages()

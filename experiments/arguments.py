@@ -1,0 +1,305 @@
+"""What each program can be told; `experiments.command_line.parse` fills these from a recipe and the command line."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from catalog.errors import InputError
+from catalog.settings import Arguments, as_table, at_least, check_known, check_name
+
+
+@dataclass
+class ExportArguments(Arguments):
+    """What `export.py` can be told."""
+
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    output_dir: str = field(metadata={"help": "Folder for the datasets, with the tokenizer in it."})
+    kind: Literal["completion", "preference"] = field(
+        default="completion",
+        metadata={"help": "Columns beside the rows' own: prompt and completion; or prompt, chosen and rejected."},
+    )
+    max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
+    prompt_template: str | None = field(
+        default=None,
+        metadata={"help": "Text around the codes of the history, as in training; needs `model` for its words."},
+    )
+    model: str | None = field(
+        default=None,
+        metadata={
+            "help": "Whose tokenizer writes the text: a run's folder, a local path or a hub name; codes it lacks are "
+            "added. By default a tokenizer of nothing but the codes."
+        },
+    )
+    negatives: int = field(default=1, metadata={"help": "Of kind preference: rows with a rejected item per row."})
+    sampler: Literal["random", "interactions", "curriculum"] = field(
+        default="random",
+        metadata={"help": "Where rejected items come from; curriculum draws as at the end of training, the hard ones."},
+    )
+    recommender: str | None = field(
+        default=None, metadata={"help": "Folder of the fitted recommender that curriculum asks."}
+    )
+    seed: int = field(default=0, metadata={"help": "Of the rejected items."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "negatives", "max_history")
+        at_least(self, 0, "seed")
+        if self.prompt_template and not self.model:
+            raise InputError(
+                "prompt_template: without a model the tokenizer has no words but the codes.",
+                remedy="Name a pretrained one as model, or leave the text out.",
+                field="prompt_template",
+            )
+
+
+@dataclass
+class RecommenderArguments(Arguments):
+    """What `recommenders.py` can be told."""
+
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    output_dir: str = field(metadata={"help": "Folder of folders: each model's is called like the model."})
+    models: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Name -> settings, in the order of fitting. The name is the kind of model too, unless the settings "
+            "have a `kind`; a mixture's `weights` name models before it."
+        },
+    )
+    data_recipe: str | None = field(
+        default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
+    )
+    only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
+    exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, settings in self.table.items():
+            check_name("models", name)
+            if not isinstance(settings, dict | None):
+                raise InputError(
+                    f"models: {name}: {settings!r} is not a table of settings.", field="models", value=settings
+                )
+        for name in self.only or ():
+            problem = f"only: {name!r} is not one of the models {list(self.table)}."
+            check_known(name, self.table, problem, field="only")
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """`models`, which a recipe gives as a table and the command line as JSON."""
+        return as_table("models", self.models)
+
+    def needed(self, name: str) -> list[str]:
+        """The models to fit for `name`: the parts of a mixture before it."""
+        return [*dict(self.table.get(name) or {}).get("weights", {}), name]
+
+
+@dataclass
+class RunArguments(Arguments):
+    """What `train.py` can be told beside the method's own config."""
+
+    method: str = field(metadata={"help": "sft or gflownet."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    data_recipe: str | None = field(
+        default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
+    )
+    recommender_recipe: str | None = field(
+        default=None,
+        metadata={
+            "help": "Recipe to fit the folder of `recommender`, and those beside it, where it does not exist yet."
+        },
+    )
+    model: str | None = field(
+        default=None, metadata={"help": "Checkpoint to start from: a run's folder, a local path or a hub name."}
+    )
+    backbone: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={"help": "Without `model`: a new backbone, for instance {model_type: gpt2, n_embd: 64, n_layer: 4}."},
+    )
+    lora: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Train low-rank adapters and the codes' embeddings only: arguments of peft.LoraConfig, for "
+            "instance {r: 16, lora_alpha: 32, target_modules: all-linear}."
+        },
+    )
+    dry_run: bool = field(default=False, metadata={"help": "Check everything, print a summary and stop."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        from policy.config import backbone_config, load_lora  # transformers takes its time
+
+        if self.backbone:
+            backbone_config(self.backbone)
+        load_lora(self.lora)
+
+
+@dataclass
+class EvaluateArguments(Arguments):
+    """What `evaluate.py` can be told."""
+
+    run: str = field(metadata={"help": "Folder of a finished run."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    split: Literal["validation", "test"] = field(default="test", metadata={"help": "Which held-out items to rank."})
+    beam_width: int = field(default=100, metadata={"help": "Width of the trie-constrained beam."})
+    exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
+    exact_users: int = field(
+        default=0,
+        metadata={
+            "help": "Compare the beam's top 10 with the exact ranking of the catalogue on this many users, -1 all."
+        },
+    )
+    batch_size: int = field(default=64, metadata={"help": "Users per forward."})
+    reward_of: str | None = field(
+        default=None,
+        metadata={
+            "help": "Run whose reward the policy's distribution is compared with, so that several runs share one; "
+            "by default this run's own."
+        },
+    )
+    guide: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a fitted recommender for guided decoding: each step of the beam also counts "
+            "guide_weight * log of the share of the model's probability that lies below the node."
+        },
+    )
+    guide_weight: float = field(default=1.0, metadata={"help": "Weight of the guide against the policy, > 0."})
+    guide_floor: float = field(
+        default=1e-5, metadata={"help": "Smallest probability of an item that the guide gives, > 0."}
+    )
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
+        at_least(self, 1, "beam_width", "batch_size")
+        at_least(self, -1, "exact_users")
+
+
+@dataclass
+class ServeArguments(Arguments):
+    """What `serve.py` can be told."""
+
+    model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    host: str = field(
+        default="127.0.0.1",
+        metadata={"help": "Address to listen at; others than this machine's own are not encrypted."},
+    )
+    port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
+    max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
+    longest: int | None = field(
+        default=None,
+        metadata={
+            "help": "Tokens of the longest prompt, by default what max_history items need; with a prompt_template "
+            "training says it."
+        },
+    )
+    dtype: Literal["float32", "bfloat16"] = field(
+        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
+    )
+    engine: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(self, 1, "port", "max_history", "longest")
+        if self.port > 65535:
+            raise InputError(f"port={self.port}: it must be at most 65535.", field="port", value=self.port)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """`engine`, which a recipe gives as a table and the command line as JSON."""
+        return as_table("engine", self.engine)
+
+
+@dataclass
+class CompareArguments(Arguments):
+    """What `compare.py` can be told: folders of runs, or a sweep whose runs it trains where they are missing."""
+
+    output_dir: str = field(
+        metadata={"help": "Folder for the folder `comparison` with metrics.json, table.md and report.html."}
+    )
+    runs: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Folders of evaluated runs. A method is called like its folder; folders called seed_N are seeds of "
+            "the method that the folder above is called like."
+        },
+    )
+    references: list[str] = field(
+        default_factory=list,
+        metadata={"help": "Folders that recommenders.py wrote: rows for reference."},
+    )
+    title: str = field(default="Comparison", metadata={"help": "Title of the report."})
+    baseline: str | None = field(
+        default=None, metadata={"help": "Method that the others are tested against, user by user; by default none is."}
+    )
+    data: str | None = field(
+        default=None,
+        metadata={"help": "Folder that prepare.py wrote; by default the one that the first run was trained on."},
+    )
+    sweep: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Instead of runs: method -> {config: recipe of train.py, model: method or checkpoint to start "
+            "from}, or {evaluate: method to evaluate in another way}. Further keys are settings of train.py or "
+            "evaluate.py."
+        },
+    )
+    runs_dir: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: folder for the runs, which sweeps can share; by default output_dir."},
+    )
+    seeds: list[int] = field(default_factory=lambda: [42], metadata={"help": "Of a sweep: seeds of each method."})
+    jobs: int = field(default=1, metadata={"help": "Of a sweep: stages side by side, which share the cores."})
+    reward_of: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: method whose reward, of the same seed, all policies are compared with."},
+    )
+    evaluation: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Settings of evaluate.py for all methods of a sweep, for instance {beam_width: 50}. Its split, "
+            "test by default, is the one that is compared, of runs too."
+        },
+    )
+    data_recipe: str | None = field(
+        default=None, metadata={"help": "Of a sweep: recipe to prepare `data` with where it does not exist yet."}
+    )
+    recommender_recipe: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: recipe to fit the recommenders with that do not exist yet."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.table:
+            check_name("sweep", name)
+        if bool(self.runs) == bool(self.table):
+            raise InputError("Give either runs, the folders to compare, or sweep, the methods to train.")
+        if self.table and not self.data:
+            raise InputError("data is missing: a sweep needs the folder that prepare.py wrote, or where it is to go.")
+        at_least(self, 1, "jobs")
+        if min(self.seeds, default=0) < 0:
+            raise InputError(f"seeds={self.seeds}: they must be at least 0.", field="seeds", value=self.seeds)
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError(f"seeds={self.seeds}: give at least one, and each once.", field="seeds", value=self.seeds)
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """`sweep`, which a recipe gives as a table and the command line as JSON."""
+        return as_table("sweep", self.sweep)
+
+    @property
+    def how(self) -> dict[str, Any]:
+        """`evaluation`, likewise."""
+        return as_table("evaluation", self.evaluation)
+
+    @property
+    def split(self) -> str:
+        """The held-out items that are compared."""
+        return self.how.get("split", "test")

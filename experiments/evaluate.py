@@ -1,0 +1,224 @@
+"""What `evaluate.py` and `recommenders.py` measure: a policy's ranking and calibration, and the classical baselines."""
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors import SafetensorError
+from torch import Tensor
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoTokenizer
+
+from catalog import Catalog
+from catalog.errors import InputError
+from evaluation import diversity_metrics, mean_metrics, ranking_metrics
+from evaluation.ranker import guidance, rank_by_beam, rank_exactly
+from experiments.arguments import EvaluateArguments, RecommenderArguments
+from experiments.evaluations import (
+    HELD_OUT,
+    check_data,
+    check_evaluation,
+    check_recommender,
+    data_provenance,
+    has_weights,
+    run_settings,
+    weights_digest,
+    write_evaluation,
+    writing,
+)
+from experiments.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
+from interactions import PromptBatch, PromptBuilder, Splits, load_prepared, training_counts
+from interactions.provenance import Provenance
+from interactions.rows import unrankable
+from policy import TriePolicy, auto_class, policy_of
+from policy.checkpoints import check_finished
+from recommenders import BatchRecommender, Recommender, fit_recommender, load_recommender, made_of, rank
+from trainer.launch import one_device
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
+    """Metrics of one run on one split; see `write_evaluation` for what stays.
+
+    Raises InputError where the run has no model, was trained on other data, or what it is compared with was.
+    """
+    run, (catalog, splits) = Path(args.run), load_prepared(args.data)
+    of = planned(args, catalog, data_provenance(catalog, splits))
+    rows = getattr(splits, args.split)
+    output = Path(args.output_dir or (f"{run}_guided" if args.guide else run))
+    if has_weights(output) and weights_digest(output) != of.settings["run"]:
+        raise InputError(
+            f"output_dir={output} is another run's folder.",
+            remedy="Choose one of no run.",
+            field="output_dir",
+            value=args.output_dir,
+        )
+    with writing(output, of) as folder:
+        policy, prompts = load_policy(run, catalog)
+        ranked = rank_by_beam(
+            policy,
+            rows,
+            prompts,
+            width=args.beam_width,
+            exclude_history=args.exclude_history,
+            batch_size=args.batch_size,
+            guide=_guide(args, catalog, splits) if args.guide else None,
+        )
+        metrics = list_metrics(ranked, rows, catalog, splits)
+        how = protocol(rows, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
+        record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
+        if args.exact_users:
+            record["beam_equals_exact_top10"] = _exactness(args, ranked, policy, rows, prompts, catalog)
+        match = None
+        if args.guide:
+            record["guide"] = {"model": args.guide, "weight": args.guide_weight, "floor": args.guide_floor}
+        else:
+            source = Path(args.reward_of or run)
+            match = match_reward(source, args.reward_of is None, policy, rows, prompts, catalog, splits)
+        if match:
+            users = min(len(rows), MATCH_USERS)
+            against = {"reward_of": str(source), "reward": of.settings["reward"], "users": users}
+            record |= {"match": match.metrics, "match_protocol": against}
+        write_evaluation(folder, record, ranked, np.array(rows["target"]), match and match.points)
+    return metrics
+
+
+def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Provenance:
+    """What the evaluation that is asked for is made of: an old one that is made of the same need not be repeated.
+
+    Raises InputError where it cannot be made.
+    """
+    check_evaluation(args)
+    run = Path(args.run)
+    check_data(run, args.data, data)
+    settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
+    settings["run"] = weights_digest(run)
+    if args.guide:
+        fitted = check_recommender(args.guide, data).as_dict()
+        settings["guide"] = {"weight": args.guide_weight, "floor": args.guide_floor, "fitted": fitted}
+    else:
+        source = Path(args.reward_of or run)
+        settings["reward"] = reward_record(source, data) if comparable(catalog) else None
+        if args.reward_of and not reward_settings(run_settings(source)):
+            raise InputError(
+                f"reward_of={source}: that run was trained without a reward.",
+                remedy="Name one that has a reward.",
+                field="reward_of",
+                value=args.reward_of,
+            )
+        if args.reward_of:
+            check_data(source, args.data, data)
+    return Provenance(data.catalog, data.splits, settings)
+
+
+def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:
+    """What two evaluations must share to stand in one table, beside the data.
+
+    unrankable: how many held-out items their user already has, which with `exclude_history` nothing can rank.
+    """
+    lost = int(unrankable(rows).sum()) if exclude_history else 0
+    if lost:
+        logger.warning("%d of %d users already have their %s item, which is not ranked", lost, len(rows), split)
+    return {
+        "split": split,
+        "exclude_history": exclude_history,
+        "users": len(rows),
+        "unrankable": lost,
+        "hit": "item" if catalog.leaf_is_item else "semantic ID",
+    }
+
+
+def _exactness(
+    args: EvaluateArguments,
+    ranked: np.ndarray,
+    policy: TriePolicy,
+    rows: Dataset,
+    prompts: PromptBuilder,
+    catalog: Catalog,
+) -> float:
+    """Share of the first users for whom the beam's top 10 are the leaves of the exact ranking, in its order."""
+    some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
+    exact = rank_exactly(policy, some, prompts, k=10, exclude_history=args.exclude_history)
+    return float((same_leaf(exact, catalog) == same_leaf(ranked[: len(some), :10], catalog)).all(1).mean())
+
+
+def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]:
+    """The policy that a run left, and what builds its prompts. Raises InputError where its files cannot be read."""
+    settings = run_settings(run)
+    check_finished(run)
+    device = one_device()
+    try:
+        model = (
+            auto_class(AutoConfig.from_pretrained(run, trust_remote_code=False))
+            .from_pretrained(run, dtype=torch.float32, trust_remote_code=False)
+            .to(device)
+        )
+        tokenizer = AutoTokenizer.from_pretrained(run, trust_remote_code=False)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise InputError(
+            f"The model in {run} cannot be read ({error}).", remedy="Train it to its end first.", file=run
+        ) from error
+    catalog.check_trained(model.config)
+    template = settings.get("prompt_template")  # runs of before there were templates do not say
+    prompts = PromptBuilder(catalog, tokenizer, settings["max_history"], template)
+    return policy_of(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
+
+
+def _guide(args: EvaluateArguments, catalog: Catalog, splits: Splits) -> Callable[[PromptBatch], Tensor]:
+    """What the recommender adds to each step; it reads histories alone, so it cannot know the target."""
+    assert args.guide is not None
+    recommender, trie = BatchRecommender(load_recommender(args.guide, catalog, vars(splits))), catalog.trie
+    floor, weight = args.guide_floor, args.guide_weight
+    return lambda batch: guidance(recommender(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
+
+
+def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:
+    """Accuracy and variety of ranked items [users, k]."""
+    per_user = user_metrics(ranked, np.array(rows["target"]), catalog)
+    first_codes = catalog.trie.codes(torch.arange(len(catalog)))[:, 0].numpy()
+    popularity = training_counts(splits, len(catalog))
+    return mean_metrics(per_user) | diversity_metrics(ranked, popularity, first_codes)
+
+
+def user_metrics(ranked: np.ndarray, target: np.ndarray, catalog: Catalog) -> dict[str, np.ndarray]:
+    """Accuracy of ranked items [users, k] for each user, [users]; of items that share a semantic ID any is a hit."""
+    return ranking_metrics(same_leaf(ranked, catalog), same_leaf(target, catalog))
+
+
+def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
+    """One item in place of all that share a semantic ID with it; -1 stays."""
+    first = catalog.trie.representative(torch.arange(len(catalog))).numpy()  # [items]
+    return np.where(items >= 0, first[items], -1)
+
+
+def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool) -> np.ndarray:
+    """The 50 best items of a recommender for each row, with or without those of its history: [users, 50]."""
+    histories = rows["history"][:]
+    some = [histories[start : start + 1024] for start in range(0, len(histories), 1024)]
+    return np.concatenate([rank(model.score(h), h if exclude_history else [[]] * len(h), 50) for h in some])
+
+
+def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
+    """Fit and measure recommenders: writes each one's evaluations and returns the metrics of the test."""
+    catalog, splits = load_prepared(args.data)
+    data, measured = data_provenance(catalog, splits), {}
+    for name in tqdm(args.only or list(args.table), desc="models", unit="model"):
+        folder, settings = Path(args.output_dir) / name, dict(args.table[name] or {})
+        model = fit_recommender(settings.pop("kind", name), settings, splits, catalog, folder)
+        fitted = dict(made_of(folder).settings)
+        for split in HELD_OUT:
+            rows = getattr(splits, split)
+            ranked = rank_recommender(model, rows, args.exclude_history)
+            metrics = list_metrics(ranked, rows, catalog, splits)
+            how = protocol(rows, catalog, split, args.exclude_history)
+            settings = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
+            with writing(folder, Provenance(data.catalog, data.splits, settings)) as temporary:
+                record = {"metrics": metrics, "protocol": how, "data": args.data}
+                write_evaluation(temporary, record, ranked, np.array(rows["target"]))
+        measured[name] = metrics
+    return measured

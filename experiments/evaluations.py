@@ -1,0 +1,183 @@
+"""The folder that an evaluation leaves, `<folder>/evaluation/<split>`: whole or absent, and what it was made of.
+
+`metrics.json` (`metrics` and how they were measured), `ranked.npz` and, where the policy was compared with a reward,
+`calibration.json`. The run's own files are not touched.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+from zipfile import BadZipFile
+
+import numpy as np
+import yaml
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.files import MARKER, complete, file_digest, read_json, sealed, sealing, write_json
+from evaluation.ranking import RECALL_CUTOFFS
+from experiments.arguments import EvaluateArguments
+from interactions import Splits
+from interactions.provenance import Provenance
+from recommenders import made_of
+
+HELD_OUT = ("validation", "test")
+METRICS, RANKED, CALIBRATION = "metrics.json", "ranked.npz", "calibration.json"
+
+
+class Evaluation(NamedTuple):
+    """A complete evaluation. record: metrics.json, see `write_evaluation`."""
+
+    folder: Path
+    made_of: Provenance
+    record: dict[str, Any]
+
+    @property
+    def calibration(self) -> dict[str, Any] | None:
+        """log (R / Z) and log P_F of some pairs, None where the policy was compared with no reward."""
+        path = self.folder / CALIBRATION
+        return read_json(path, "The calibration") if path.is_file() else None
+
+    def ranked(self, splits: Splits, items: int) -> np.ndarray:
+        """The items [users, k] that were ranked for the split's rows. Raises InputError where they do not fit them."""
+        path, rows = self.folder / RANKED, getattr(splits, self.folder.name)
+        try:
+            with np.load(path) as file:
+                ranked, target = file["ranked"], file["target"]
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+            raise InputError(f"{path} cannot be read ({error}).", remedy="Evaluate anew.", file=path) from error
+        fits = ranked.ndim == 2 and len(ranked) == len(rows) and np.issubdtype(ranked.dtype, np.integer)
+        if not (fits and np.array_equal(target, rows["target"][:]) and -1 <= ranked.min() and ranked.max() < items):
+            raise InputError(
+                f"{path} ranks other users or items than those of the data.", remedy="Evaluate anew.", file=path
+            )
+        return ranked
+
+
+def evaluation_folder(folder: str | Path, split: str) -> Path:
+    """Where the evaluation of a run or recommender lies. Raises InputError for a split that is not held out."""
+    if split not in HELD_OUT:
+        raise InputError(
+            f"split={split}: only held-out items can be ranked.",
+            remedy=f"Choose one of {list(HELD_OUT)}.",
+            field="split",
+            value=split,
+        )
+    return Path(folder) / "evaluation" / split
+
+
+def check_evaluation(args: EvaluateArguments) -> None:
+    """Raise InputError for settings that no run can be evaluated with."""
+    evaluation_folder(args.run, args.split)
+    for name, least in {"beam_width": max(RECALL_CUTOFFS), "batch_size": 1, "exact_users": -1}.items():
+        if (value := getattr(args, name)) < least:
+            why = f" for recall@{least}" if name == "beam_width" else ""
+            raise InputError(f"{name}={value}: it must be at least {least}{why}.", field=name, value=value)
+
+
+def read_evaluation(folder: str | Path, split: str) -> Evaluation:
+    """The evaluation of a run or recommender. Raises InputError where there is none or it is not whole."""
+    found = evaluation_folder(folder, split)
+    if not found.is_dir():
+        raise InputError(
+            f"{folder} is not evaluated on the {split} items.",
+            remedy="Run python recipes/evaluate.py --run ... first; recommenders.py for a recommender.",
+            file=folder,
+        )
+    of = Provenance.from_dict(sealed(found, "The evaluation"))
+    return Evaluation(found, of, read_json(found / METRICS, "The evaluation's metrics"))
+
+
+@contextmanager
+def writing(folder: str | Path, of: Provenance) -> Iterator[Path]:
+    """A new folder for `write_evaluation`, in the place of the old evaluation once it is complete.
+
+    Raises SetupError at once where another process evaluates the same, InputError where something else lies there.
+    """
+    target = evaluation_folder(folder, of.settings["split"])
+    with sealing(target, of.as_dict()) as temporary:
+        yield temporary
+
+
+def write_evaluation(
+    folder: Path,
+    record: Mapping[str, Any],
+    ranked: np.ndarray,
+    target: np.ndarray,
+    calibration: Mapping[str, list[float]] | None = None,
+) -> None:
+    """Fill a folder of `writing`.
+
+    record: `metrics`, name -> value; `protocol`, what evaluations must share to be compared; `data`, the folder of
+    prepare.py; where there is one `match` with `match_protocol`, and `guide`.
+    ranked: items [users, k]; target: [users].
+    """
+    write_json(folder / METRICS, dict(record))
+    with complete(folder / RANKED) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, ranked=ranked, target=target)
+    if calibration is not None:
+        write_json(folder / CALIBRATION, dict(calibration))
+
+
+def data_provenance(catalog: Catalog, splits: Splits) -> Provenance:
+    """What prepared data are: the catalogue and the rows of every split."""
+    return Provenance.from_rows(catalog.fingerprint, vars(splits))
+
+
+def run_settings(run: Path) -> dict[str, Any]:
+    """What resolved.yaml says of a run. Raises InputError where there is none or it cannot be read."""
+    path = run / "resolved.yaml"
+    if not path.is_file():
+        raise InputError(f"{run} is not the folder of a run: it has no resolved.yaml.", remedy="Train first.", file=run)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}).", remedy="Train anew.", file=path) from error
+    if not isinstance(settings, dict):
+        raise InputError(f"{path} is not a table of settings.", remedy="Train anew.", file=path)
+    return settings
+
+
+def check_data(run: Path, folder: str | Path, data: Provenance) -> None:
+    """Raise InputError where a run was trained on other data than those of the prepared folder."""
+    what, remedy = f"The data in {folder}, beside those that {run} was trained on,", f"Train it on {folder}."
+    if (run / MARKER).is_file():
+        known = read_json(run / MARKER, "The marker")["of"].get("provenance")
+    else:
+        known = None
+    kept = Path(run_settings(run).get("data") or folder)
+    if known:
+        of = Provenance.from_dict(known)
+        # validation rows hold the whole training sequences; those of train are told apart only where there are none
+        splits = {name: of.splits[name] for name in ("validation", "train") if name in of.splits}
+        Provenance(of.catalog, dict([*splits.items()][:1])).check(replace(data, settings={}), what, remedy, run)
+    elif kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():
+        own = data_provenance(Catalog.load(kept), Splits.load(kept / "splits"))
+        own.check(replace(data, settings={}), what, f"Give {kept} as data, or train it on {folder}.", run)
+
+
+def check_recommender(folder: str | Path, data: Provenance) -> Provenance:
+    """What a recommender is made of. Raises InputError where it is not whole or was fitted on other data."""
+    of = made_of(folder)
+    what, remedy = f"The recommender in {folder}", "Fit it on these data: python recipes/recommenders.py."
+    replace(data, settings=of.settings).check(of, what, remedy, folder)
+    return of
+
+
+def has_weights(run: Path) -> bool:
+    """Whether a folder holds the final weights of a run."""
+    return any(run.glob("model*.safetensors"))
+
+
+def weights_digest(run: Path) -> str:
+    """What tells the final weights of a run from others. Raises InputError where it has none yet."""
+    files = sorted(path.name for path in run.glob("model*.safetensors"))
+    if not files:
+        raise InputError(f"{run} holds no trained model.", remedy="Train it to its end first.", file=run)
+    known = read_json(run / MARKER, "The marker").get("sha256", {}) if (run / MARKER).is_file() else {}
+    digests = {name: known.get(name) or file_digest(run / name) for name in files}
+    return hashlib.sha256(json.dumps(digests).encode()).hexdigest()[:16]

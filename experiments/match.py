@@ -1,0 +1,168 @@
+"""How far a run's policy is from a reward: its own, or that of another run."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from catalog import Catalog
+from catalog.errors import InputError
+from evaluation.match import MATCH_ITEMS, match_metrics
+from evaluation.metric_help import MATCH, METRIC_HELP
+from experiments.evaluations import check_recommender, run_settings
+from interactions import PromptBatch, PromptBuilder, Splits
+from interactions.provenance import Provenance
+from policy import TriePolicy
+from recommenders import BatchRecommender, load_recommender
+from rewards import RewardParts, build_rewards
+from rewards.load import settings_of
+from trainer import GFlowNetConfig
+from trainer.target import Target
+
+logger = logging.getLogger(__name__)
+
+MATCH_USERS = 200
+"""Of so many users the policy's exact distribution is compared with the reward."""
+
+SHAPE = ("reward_floor", "reward_floor_end", "reward_temperature", "reward_temperature_end")
+PYTHON = "python_parts"
+"""In resolved.yaml: what the run was given as an object, by its import path where it has one."""
+
+
+class Match(NamedTuple):
+    """Metrics of `match_metrics`, and log (R / Z) and log P_F of some pairs."""
+
+    metrics: dict[str, float]
+    points: dict[str, list[float]]
+
+
+def comparable(catalog: Catalog) -> bool:
+    """Whether a policy over the catalogue is compared with rewards, item by item."""
+    return catalog.leaf_is_item and len(catalog) <= MATCH_ITEMS
+
+
+def reward_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides the reward of a run with these settings, {} for a run without one.
+
+    A reward that the run was given in Python is named by its import path, or as what it is where it has none.
+    """
+    given = settings.get(PYTHON) or {}
+    rewards = {given["rewards"]: 1.0} if given.get("rewards") else settings.get("rewards")
+    if not rewards:
+        return {}
+    recommender = given.get("recommender") or settings.get("recommender")
+    return {"rewards": rewards, "recommender": recommender} | {n: settings[n] for n in SHAPE if n in settings}
+
+
+def reward_record(source: Path, data: Provenance) -> dict[str, Any] | None:
+    """What an evaluation against the reward of the run `source` is made of, None where the run has no reward.
+
+    Raises InputError where the recommender that the reward asks was fitted on other data.
+    """
+    if not (found := reward_settings(settings := run_settings(source))):
+        return None
+    named = settings.get("recommender") if not (settings.get(PYTHON) or {}).get("recommender") else None
+    return found | {"fitted": check_recommender(named, data).as_dict() if named else None}
+
+
+def match_reward(
+    source: Path,
+    own: bool,
+    policy: TriePolicy,
+    rows: Dataset,
+    prompts: PromptBuilder,
+    catalog: Catalog,
+    splits: Splits,
+) -> Match | None:
+    """How far the policy is from the reward of the run `source`; None where that is not compared item by item.
+
+    own: whether it is the policy's own run. Its reward may be one that cannot be made again, which a warning says; that
+    of a run that was named is then refused with an InputError.
+    """
+    if not (comparable(catalog) and reward_settings(run_settings(source))):
+        return None
+    try:
+        target = load_target(source, policy, catalog, splits)
+    except Unrecorded as error:
+        if not own:
+            raise
+        logger.warning("%s", error)
+        return None
+    if not target.reward.scores_catalog:
+        return None
+    return calibration(policy, rows, prompts, target.catalog)
+
+
+class Unrecorded(InputError):
+    """A reward that a run was given in Python and that its folder cannot bring back."""
+
+
+def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits) -> Target:
+    """What a run's policy should be proportional to at the end of its training.
+
+    A reference policy is left out: the run does not keep it. Raises InputError for a run without a reward, where its
+    recommender was fitted on other rows than `splits`, and where the reward cannot be made again.
+    """
+    resolved = run_settings(run)
+    found, given = reward_settings(resolved), resolved.get(PYTHON) or {}
+    if not found:
+        raise InputError(f"{run} was trained without a reward.", remedy="Name another run.", file=run, field="rewards")
+    settings = {name: value for name, value in found.items() if value is not None}
+    if "recommender" in given:
+        del settings["recommender"]
+    config = GFlowNetConfig(output_dir=".", use_cpu=True, **settings)
+    recommender = None
+    if config.recommender:
+        recommender = BatchRecommender(load_recommender(config.recommender, catalog, vars(splits)))
+    parts = RewardParts(catalog, recommender, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
+    assert isinstance(config.rewards, dict)
+    try:
+        if "rewards" in given and settings_of(given["rewards"]):  # of an object it is not known how it was made
+            raise _unrecorded(run, "rewards", given["rewards"])
+        reward = build_rewards(config.rewards, parts, signed=True)  # of any method's run; what is below 0 is the floor
+    except InputError as error:
+        if lost := [name for name in ("rewards", "recommender") if name in given]:
+            raise _unrecorded(run, lost[0], given[lost[0]]) from error
+        raise
+    return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
+
+
+def _unrecorded(run: Path, name: str, value: Any) -> Unrecorded:
+    return Unrecorded(
+        f"{run} was given its {name} in Python ({value}), so its reward cannot be made again.",
+        remedy="Name the reward by its import path in the settings, or compare with a run that does: --reward_of.",
+        file=run,
+        field=name,
+        value=value,
+    )
+
+
+def calibration(
+    policy: TriePolicy, rows: Dataset, prompts: PromptBuilder, log_target: Callable[[PromptBatch], Tensor]
+) -> Match:
+    """log(R / Z) and log P_F of 20,000 (user, item) pairs of the first rows, and the mean distance of the two.
+
+    log_target: a batch -> log R of every item [B, items]. Three of four items are drawn evenly; the rest have the
+    highest rewards, since elsewhere most rewards are the floor. Both are exact distributions over the catalogue.
+    """
+    rng, table = np.random.default_rng(0), rows.to_list()[:MATCH_USERS]
+    pairs: list[np.ndarray] = []
+    distances: list[dict[str, Tensor]] = []
+    for start in range(0, len(table), 20):
+        batch = prompts(table[start : start + 20]).to(policy.tokens.device)
+        scores, log_prob = log_target(batch).log_softmax(-1), policy.distribution(batch)  # [B, items]
+        distances.append(match_metrics(log_prob, scores, policy.trie))
+        both = torch.stack([scores, log_prob], -1).cpu().numpy()  # [B, items, 2]
+        best = scores.topk(min(25, policy.trie.items)).indices.cpu().numpy()
+        items = np.concatenate([rng.choice(policy.trie.items, (len(batch), 75)), best], 1)
+        pairs.append(both[np.arange(len(batch))[:, None], items].reshape(-1, 2))
+    points = np.concatenate(pairs).round(4)
+    match = {name: torch.cat([d[name] for d in distances]).mean().item() for name in distances[0]}
+    shown = {name: value for name, value in match.items() if name in METRIC_HELP and METRIC_HELP[name].group == MATCH}
+    return Match(shown, {"log_reward": points[:, 0].tolist(), "log_prob": points[:, 1].tolist()})

@@ -1,0 +1,147 @@
+"""What `reproduce.py` writes into the pages: the table of a data set beside what others published."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from catalog.errors import InputError
+from catalog.files import complete, read_json, write_json
+from catalog.settings import check_name
+from evaluation.figures import method_styles, standalone, tradeoff_figure
+from evaluation.significance import PairedTest
+from evaluation.tables import markdown, metric_table, significance_table
+from experiments.arguments import CompareArguments
+from experiments.command_line import as_table, parse, read_recipe, setting
+from experiments.comparison import TESTED, comparison_folder
+from experiments.stages import TIMES
+from semantic_ids.settings import DataArguments
+
+SHOWN = ("recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10", "coverage@10", "gini@10", "seconds")
+USERS = 60
+"""Of so many users a rehearsal is."""
+
+
+@dataclass(kw_only=True)
+class ReproduceArguments(CompareArguments):
+    """What `reproduce.py` can be told: a sweep of `compare.py`, the files it begins with, and where its table goes."""
+
+    source: str = field(metadata={"help": "Folder of the data set's files, under the names that data_recipe has."})
+    name: str = field(metadata={"help": "What the data set is called in results.json and results.md."})
+    published: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Rows of other people's papers: name -> metric -> value."}
+    )
+    docs: str = field(default="docs", metadata={"help": "Folder of results.json and results.md."})
+    smoke: str | None = field(
+        default=None,
+        metadata={"help": f"Rehearse in this folder: one seed, two steps a method, the first {USERS} users."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name("name", self.name)
+        if not (self.table and self.data_recipe):
+            raise InputError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")
+
+
+def preparation(args: ReproduceArguments) -> DataArguments:
+    """How to prepare the data set from the files in `source`. Raises InputError for one that is missing."""
+    recipe = read_recipe(["--config", str(args.data_recipe)])
+    files = {name: Path(args.source) / Path(recipe[name]).name for name in ("log", "index", "items") if name in recipe}
+    if missing := [str(path) for path in files.values() if not path.is_file()]:
+        raise InputError(
+            f"{missing[0]} does not exist.",
+            remedy=f"Give the folder with {', '.join(f.name for f in files.values())} as source.",
+        )
+    flags = [text for name, path in files.items() for text in (f"--{name}", str(path))]
+    (settings,) = parse(["--config", str(args.data_recipe), "--output_dir", str(args.data), *flags], DataArguments)
+    return replace(settings, users=USERS) if args.smoke else settings
+
+
+def rehearsal(args: ReproduceArguments) -> ReproduceArguments:
+    """The same at the size of a test, all in the folder `smoke`; what would lie beside `data` lies there instead."""
+    usual, folder = str(Path(str(args.data)).parent), str(args.smoke)
+
+    def moved(value: Any) -> Any:
+        return value.replace(usual, folder, 1) if isinstance(value, str) and value.startswith(usual) else value
+
+    sweep = {}
+    for method, settings in args.table.items():
+        sweep[method] = {name: moved(value) for name, value in settings.items()}
+        if "config" in settings:
+            sweep[method] |= {"max_steps": 2, "save_strategy": "no", "warmup_steps": 0, "load_best_model_at_end": False}
+            if asked := moved(setting(["--config", settings["config"]], "recommender")):
+                sweep[method].setdefault("recommender", asked)
+    paths = {name: moved(getattr(args, name)) for name in ("data", "output_dir", "runs_dir")}
+    references = [moved(reference) for reference in args.references]
+    return replace(args, **paths, references=references, sweep=sweep, seeds=args.seeds[:1], docs=folder)
+
+
+def write_results(args: ReproduceArguments) -> None:
+    """The data set's entry of results.json, its part of results.md and its figure, from the comparison in `output_dir`.
+
+    Its part stands between `<!-- name -->` and `<!-- end of name -->`, at the end of the page where it is new.
+    """
+    record = read_json(comparison_folder(args) / "metrics.json", "The comparison")
+    docs = Path(args.docs)
+    results = read_json(docs / "results.json", "The results") if (docs / "results.json").is_file() else {}
+    methods = {
+        m: {n: {k: v for k, v in value.items() if k != "seeds"} for n, value in row.items()}
+        for m, row in record["methods"].items()
+    }
+    write_json(docs / "results.json", results | {args.name: methods})
+    if figure := tradeoff_figure(_seeds(record), method_styles(record["methods"])):
+        (docs / "images").mkdir(parents=True, exist_ok=True)
+        with complete(docs / _figure(args)) as temporary:
+            temporary.write_text(standalone(figure))
+    page = (docs / "results.md").read_text() if (docs / "results.md").is_file() else "# Results\n"
+    start, end = f"<!-- {args.name} -->", f"<!-- end of {args.name} -->"
+    part = f"{start}\n{_part(args, record)}\n{end}"
+    old = re.compile(f"{re.escape(start)}.*{re.escape(end)}", re.DOTALL)
+    page = old.sub(lambda _: part, page) if old.search(page) else f"{page.rstrip()}\n\n{part}\n"
+    with complete(docs / "results.md") as temporary:
+        temporary.write_text(page)
+
+
+def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
+    published: dict[str, Any] = as_table("published", args.published)
+    values = _seeds(record) | {name: {n: [value] for n, value in row.items()} for name, row in published.items()}
+    guided = [m for m, settings in args.table.items() if "guide" in settings]
+    references = [Path(reference).name for reference in args.references]
+    sections = {
+        "Guided decoding: the beam also follows a recommender": guided,
+        "For reference: recommenders": references,
+        "As others published it": list(published),
+    }
+    tests = {n: {m: PairedTest(**t) for m, t in record["tests"][n].items()} for n in TESTED if n in record["tests"]}
+    how = record["protocol"]["ranking"]
+    seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
+    lines = [
+        f"{how['users']:,} users; a hit is a {how['hit']}; beam of {how['beam_width']}; items of the history are "
+        f"{'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
+        markdown(metric_table(values, {heading: names for heading, names in sections.items() if names}, SHOWN)),
+        f"![Accuracy against variety on {args.title}]({_figure(args)})",
+    ]
+    if tests:
+        lines += [
+            f"Against `{args.baseline}`, users resampled in pairs, seeds averaged:",
+            markdown(significance_table(tests, str(args.baseline))),
+        ]
+    return "\n\n".join(lines)
+
+
+def _seeds(record: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Method -> metric -> its value for each seed, of the metrics that are shown."""
+    return {m: {n: row[n]["seeds"] for n in SHOWN if n in row} for m, row in record["methods"].items()}
+
+
+def _figure(args: ReproduceArguments) -> str:
+    return f"images/{args.name}.svg"
+
+
+def _hours(args: ReproduceArguments) -> str:
+    lines = (Path(args.runs_dir or args.output_dir) / TIMES).read_text().splitlines()
+    hours = sum(json.loads(line)["seconds"] for line in lines) / 3600
+    return f"All stages together took {hours:.1f} hours, {args.jobs} side by side."

@@ -1,0 +1,37 @@
+"""Whether a folder holds a whole policy: that of a finished run, or of a checkpoint."""
+
+from pathlib import Path
+
+from catalog.errors import InputError
+from catalog.files import MARKER, broken
+
+
+def finished(folder: str | Path) -> bool:
+    """Whether a folder holds the whole policy of a run that came to its end."""
+    return broken(Path(folder)) is None
+
+
+def check_finished(folder: str | Path) -> None:
+    """Raise InputError where a folder on this machine is to give a policy and has only a part of one.
+
+    That is a run that has not come to its end, a damaged checkpoint, or a checkpoint without a tokenizer, for which
+    transformers would make up an empty one. Names of a hub, and what others wrote, pass.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        return
+    ours = any((folder / name).is_file() for name in (MARKER, "resolved.yaml"))
+    if ours and (reason := broken(folder, contents=True)):
+        raise InputError(
+            f"{folder} is not a finished run: {reason}",
+            remedy="Start it again with --resume_from_checkpoint true, or name one of its checkpoints.",
+            file=folder,
+        )
+    if (folder / "config.json").is_file() and not any(
+        path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)
+    ):
+        raise InputError(
+            f"{folder} has no tokenizer, so the tokens of its codes are not known.",
+            remedy="Put the tokenizer's files beside the weights.",
+            file=folder,
+        )

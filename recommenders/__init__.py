@@ -1,0 +1,40 @@
+"""Recommenders: baselines to print beside the policy, and what the reward and the samplers ask.
+
+- `base`: the `Recommender` protocol (histories -> `[B, items]` scores or probabilities) and `rank`, scores -> items
+- `popularity`: training counts, the same for everybody
+- `item_knn`: item-to-item cosine, with older events counting less
+- `factors`: `ALS` and `BPR`, matrix factorizations that a history is folded into
+- `sasrec`: self-attention over the history
+- `mixture`: several of them as one
+- `store`: a recommender by its kind and settings, fitted once and kept in a folder
+- `batch`: a recommender as the reward and the samplers ask for it, by batch of prompts
+
+All are fitted on the training part; the validation items say when to stop and how sharp a distribution is. A new
+recommender is one file with the methods of `Recommender`; with those that `RECOMMENDERS` names, and a line there, it is
+stored and mixed like the others.
+"""
+
+from recommenders.base import Recommender, rank
+from recommenders.batch import BatchRecommender
+from recommenders.factors import ALS, BPR
+from recommenders.item_knn import ItemKNN
+from recommenders.mixture import Mixture
+from recommenders.popularity import Popularity
+from recommenders.sasrec import SASRec
+from recommenders.store import RECOMMENDERS, fit_recommender, load_recommender, made_of
+
+__all__ = [
+    "ALS",
+    "BPR",
+    "RECOMMENDERS",
+    "ItemKNN",
+    "Mixture",
+    "Popularity",
+    "Recommender",
+    "SASRec",
+    "BatchRecommender",
+    "fit_recommender",
+    "load_recommender",
+    "made_of",
+    "rank",
+]

@@ -1,0 +1,30 @@
+"""A recommender as the reward and the samplers ask for it: by batch of prompts."""
+
+from torch import Tensor
+
+from interactions import PromptBatch
+from recommenders.base import Recommender
+
+
+class BatchRecommender:
+    """What a recommender expects of each prompt.
+
+    The last batch's answer is kept, since a reward and several samplers ask for the same batch.
+    """
+
+    def __init__(self, recommender: Recommender) -> None:
+        self.recommender = recommender
+        self._batch: PromptBatch | None = None
+        self._answer: Tensor
+
+    def __call__(self, batch: PromptBatch) -> Tensor:
+        """Probability that an item is the next one, `[B, items]` float32 on the batch's device; rows sum to 1.
+
+        The batch's column `user_items`, on training rows, holds the whole training sequence of the row's user, which
+        the recommender leaves out of its counts; without the column it leaves nothing out.
+        """
+        if batch is not self._batch:
+            histories = [[item for item in row if item >= 0] for row in batch.history.tolist()]
+            answer = self.recommender.probabilities(histories, batch.columns.get("user_items"))
+            self._batch, self._answer = batch, answer.to(batch.history.device)
+        return self._answer

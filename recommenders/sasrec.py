@@ -1,0 +1,237 @@
+"""What comes next, by self-attention over the history: SASRec, arXiv 1808.09781."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from scipy.sparse import csr_matrix
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from tqdm.auto import tqdm
+
+from catalog.errors import InputError
+from interactions import Splits, training_matrix
+from recommenders.base import Histories, fit_temperature, flatten
+
+
+@dataclass(frozen=True)
+class SASRecSettings:
+    """How the network looks and how it is trained.
+
+    loss: "softmax" = cross-entropy over the catalogue; "bce" = as published, against one item the user never took.
+    patience: it stops after so many epochs without a better NDCG@10 on the validation items; the best weights are kept.
+    """
+
+    loss: Literal["softmax", "bce"] = "softmax"
+    max_length: int = 50
+    dimensions: int = 64
+    layers: int = 2
+    heads: int = 2
+    dropout: float = 0.3
+    learning_rate: float = 5e-3
+    weight_decay: float = 0.1
+    batch_size: int = 64
+    epochs: int = 60
+    patience: int = 5
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.loss not in ("softmax", "bce"):
+            raise InputError(
+                f"loss={self.loss!r} is not a loss of SASRec.",
+                remedy="Set softmax or bce.",
+                field="loss",
+                value=self.loss,
+            )
+
+
+class Network(nn.Module):
+    """Causal pre-norm transformer over embeddings of the items `0 .. items - 1` and of their positions.
+
+    Histories are padded at the end, so that no item has padding before it and none needs a mask.
+    """
+
+    def __init__(self, items: int, settings: SASRecSettings) -> None:
+        super().__init__()
+        width, self.padding = settings.dimensions, items
+        self.item = nn.Embedding(items + 1, width, padding_idx=self.padding)
+        self.position = nn.Embedding(settings.max_length, width)
+        self.dropout = nn.Dropout(settings.dropout)
+        block = nn.TransformerEncoderLayer(
+            width, settings.heads, width, settings.dropout, "gelu", batch_first=True, norm_first=True
+        )
+        self.blocks = nn.TransformerEncoder(block, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        nn.init.normal_(self.item.weight.detach()[: self.padding], std=width**-0.5)
+        nn.init.normal_(self.position.weight, std=width**-0.5)
+
+    def forward(self, history: Tensor) -> Tensor:
+        """State after each item, `[B, N] -> [B, N, dimensions]`, which later items do not change."""
+        length = history.shape[1]
+        embedded = self.dropout(self.item(history) + self.position.weight[:length])
+        causal = nn.Transformer.generate_square_subsequent_mask(length, device=history.device)
+        return self.blocks(embedded, mask=causal, is_causal=True)
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Inner products with every item, `[..., dimensions] -> [..., items]`."""
+        return states @ self.item.weight[: self.padding].T
+
+    def pad(self, histories: Histories) -> Tensor:
+        """The newest items of each history, `[B, N]`, padded at the end; nothing but padding for an empty history."""
+        newest = [list(history[-len(self.position.weight) :]) or [self.padding] for history in histories]
+        padded = pad_sequence([torch.tensor(items) for items in newest], batch_first=True, padding_value=self.padding)
+        return padded.to(self.item.weight.device)
+
+
+@dataclass(frozen=True)
+class SASRec:
+    """Scores an item by its inner product with the state after the newest item.
+
+    No count is kept from which a user could be taken out again, so `without` is ignored; early stopping keeps the
+    network from knowing its sequences by heart. An empty history says nothing: it scores 0 for every item.
+    """
+
+    network: Network
+    settings: SASRecSettings
+    temperature: float = 1.0
+
+    Settings: ClassVar = SASRecSettings
+
+    @classmethod
+    def from_splits(cls, splits: Splits, items: int, settings: SASRecSettings) -> "SASRec":
+        """Trained on the training sequences; the validation items say when to stop, and the temperature."""
+        model = cls(_train(splits, items, settings), settings)
+        return replace(model, temperature=fit_temperature(model, splits.validation))
+
+    @torch.no_grad()
+    def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
+        """Inner products, `[B, items]` float32, on the network's device."""
+        self.network.eval()
+        rows = [self._newest(histories[start : start + 512]) for start in range(0, len(histories), 512)]
+        return self.network.logits(torch.cat(rows))
+
+    def _newest(self, histories: Histories) -> Tensor:
+        """State after the newest item, `[B, dimensions]`; 0 for an empty history."""
+        history = self.network.pad(histories)  # [B, N]
+        length = (history != self.network.padding).sum(1)  # [B]
+        states = self.network(history)  # [B, N, dimensions]
+        return states[torch.arange(len(history)), length.clamp(min=1) - 1] * (length > 0).unsqueeze(-1)
+
+    def probabilities(self, histories: Histories, without: Histories | None = None) -> Tensor:
+        """Softmax of the scores at the fitted temperature."""
+        return (self.score(histories) / self.temperature).softmax(-1)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        tensors = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+        return tensors, {"settings": asdict(self.settings), "temperature": self.temperature}
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "SASRec":
+        settings = SASRecSettings(**numbers["settings"])
+        network = Network(len(tensors["item.weight"]) - 1, settings)
+        network.load_state_dict(tensors)
+        return cls(network.to(_device()), settings, numbers["temperature"])
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _train(splits: Splits, items: int, settings: SASRecSettings) -> Network:
+    """The network of the epoch with the best validation NDCG@10; leaves the random state of the caller as it was."""
+    windows = list(_windows(splits.validation["history"][:], settings.max_length))
+    taken = training_matrix(splits, items)  # [users, items]
+    if settings.loss == "bce" and taken.getnnz(1).max() == items:
+        raise InputError(
+            "loss=bce draws an item that a user never took, and one user took all.", remedy="Use loss=softmax."
+        )
+    device = _device()
+    used = [torch.cuda.current_device()] if device.type == "cuda" else []  # by default fork_rng starts every GPU
+    with (
+        torch.random.fork_rng(used),
+        tqdm(range(settings.epochs), f"sasrec {settings.loss}", unit="epoch") as progress,
+    ):
+        torch.manual_seed(settings.seed)
+        network = Network(items, settings).to(device)
+        optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+        best, best_ndcg, waited = network.state_dict(), -1.0, 0
+        for _ in progress:
+            loss = _epoch(network, optimizer, windows, taken, settings)
+            recall, ndcg = _validate(SASRec(network, settings), splits.validation)
+            progress.set_postfix({"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
+            waited += 1
+            if ndcg > best_ndcg:
+                best, best_ndcg, waited = copy.deepcopy(network.state_dict()), ndcg, 0
+            if waited == settings.patience:
+                break
+    network.load_state_dict(best)
+    return network.eval()
+
+
+def _epoch(
+    network: Network,
+    optimizer: torch.optim.Optimizer,
+    windows: Sequence[tuple[int, list[int]]],
+    taken: csr_matrix,
+    settings: SASRecSettings,
+) -> float:
+    """One pass over the windows in random order; returns the mean loss of its steps."""
+    network.train()
+    losses = []
+    for rows in torch.randperm(len(windows)).split(settings.batch_size):
+        users, sequences = zip(*(windows[row] for row in rows), strict=True)
+        seen = torch.from_numpy(taken[list(users)].toarray() > 0) if settings.loss == "bce" else None
+        loss = _loss(network, sequences, seen)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    return float(np.mean(losses))
+
+
+def _windows(sequences: Histories, max_length: int) -> Iterator[tuple[int, list[int]]]:
+    """(user, up to max_length + 1 items): each item of a sequence but its first is a target in exactly one window."""
+    for user, sequence in enumerate(sequences):
+        for end in range(len(sequence), 1, -max_length):
+            yield user, list(sequence[max(0, end - max_length - 1) : end])
+
+
+def _loss(network: Network, windows: Histories, seen: Tensor | None) -> Tensor:
+    """Mean over the positions of B windows of the loss of the item that follows.
+
+    seen: `[B, items]`, the items that may not be drawn as a negative; None for cross-entropy over the catalogue.
+    """
+    history, target = (network.pad(part) for part in ([w[:-1] for w in windows], [w[1:] for w in windows]))  # [B, N]
+    mask = target != network.padding
+    states = network(history)[mask]  # [positions, dimensions]
+    if seen is None:
+        return F.cross_entropy(network.logits(states), target[mask])
+    negative = _unseen(seen, target.shape[1]).to(target.device)[mask]  # [positions]
+    positive, negative = ((states * network.item(item)).sum(-1) for item in (target[mask], negative))
+    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+
+
+def _unseen(seen: Tensor, count: int) -> Tensor:
+    """`count` items for each row of `seen [B, items]` that it does not mark, uniformly: `[B, count]`."""
+    rows, items = seen.shape
+    drawn = torch.randint(items, (rows, count))
+    while (again := seen.gather(1, drawn)).any():  # rare: a user took few of the items
+        drawn = torch.where(again, torch.randint(items, (rows, count)), drawn)
+    return drawn
+
+
+def _validate(model: SASRec, rows: Dataset) -> tuple[float, float]:
+    """Recall@10 and NDCG@10 of the targets among the items that are not in the history; ties count as half."""
+    places = []
+    for batch in rows.select_columns(["history", "target"]).iter(1024):
+        scores = model.score(batch["history"]).to("cpu", copy=True)  # [b, items]
+        seen, lengths = flatten(batch["history"])
+        scores[np.repeat(np.arange(len(scores)), lengths), seen] = -torch.inf
+        own = scores.gather(1, torch.tensor(batch["target"]).unsqueeze(1))  # [b, 1]
+        places.append((scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2)
+    place = torch.cat(places).numpy()  # [rows], from 0
+    return float((place < 10).mean()), float(np.where(place < 10, 1 / np.log2(place + 2), 0).mean())

@@ -1,0 +1,131 @@
+"""Fitted recommenders in folders: fitted once, and loaded where nothing has changed since."""
+
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from datasets import Dataset
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.files import broken, read_json, sealed, sealing, write_json
+from catalog.settings import check_known, check_table
+from interactions import Splits
+from interactions.provenance import Provenance
+from recommenders.base import Recommender
+from recommenders.factors import ALS, BPR
+from recommenders.item_knn import ItemKNN
+from recommenders.mixture import Mixture
+from recommenders.popularity import Popularity
+from recommenders.sasrec import SASRec
+
+RECOMMENDERS: dict[str, Any] = {"popularity": Popularity, "item_knn": ItemKNN, "sasrec": SASRec, "als": ALS, "bpr": BPR}
+"""Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.
+
+`state()` gives named tensors and numbers that JSON can hold. The one further kind, "mixture", has no state of its own.
+"""
+RECORD, TENSORS = "recommender.json", "model.safetensors"
+
+
+def fit_recommender(
+    kind: str, settings: Mapping[str, Any], splits: Splits, catalog: Catalog, folder: str | Path
+) -> Recommender:
+    """The recommender in `folder`; fitted and written there unless one of the same kind, settings and data is.
+
+    A mixture is made of folders beside `folder`, which its `weights` name, and keeps copies of them.
+
+    Raises:
+        InputError: the kind or a setting is unknown, a part of a mixture is missing or was fitted on other data, or
+            `folder` holds something else.
+    """
+    folder, rows = Path(folder), vars(splits)
+    chosen = _settings(kind, settings)
+    of = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **asdict(chosen)})
+    if kind == "mixture":
+        return _mix(of, catalog, rows, folder)
+    if (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(of):
+        return load_recommender(folder, catalog)
+    started = time.perf_counter()
+    model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
+    seconds = time.perf_counter() - started
+    tensors, numbers = model.state()
+    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+        save_file(tensors, temporary / TENSORS)
+        write_json(
+            temporary / RECORD, {"kind": kind, "settings": asdict(chosen), "numbers": numbers, "seconds": seconds}
+        )
+    return model
+
+
+def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Dataset] | None = None) -> Recommender:
+    """The recommender that `fit_recommender` wrote to `folder`.
+
+    rows: the rows of each split that it is used with, `vars(splits)`, or some of the splits. They must be those that it
+    was fitted on: a model of a longer log has seen what is held out here. Without them it is loaded as it is.
+
+    Raises:
+        InputError: there is none, it is not whole, or it was fitted on the items of another catalogue or on other rows.
+    """
+    folder, kept = Path(folder), made_of(folder)
+    Provenance.from_rows(catalog.fingerprint, rows or {}, kept.settings).check(
+        kept,
+        f"The recommender in {folder}",
+        "Fit it on the data of this run: python recipes/recommenders.py. To use it on other rows knowingly, in Python, "
+        "pass recommender=load_recommender(folder, catalog).",
+        file=folder,
+    )
+    record = read_json(folder / RECORD, "The recommender's record")
+    if record["kind"] == "mixture":
+        weights = Mixture.Settings(**record["settings"]).weights  # checked, since they name folders
+        return Mixture({name: load_recommender(folder / name, catalog, rows) for name in weights}, weights)
+    try:
+        tensors = load_file(folder / TENSORS)
+    except SafetensorError as error:
+        raise InputError(
+            f"{folder / TENSORS} cannot be read ({error}).", remedy="Fit it again.", file=folder / TENSORS
+        ) from error
+    return RECOMMENDERS[record["kind"]].from_state(tensors, record["numbers"])
+
+
+def made_of(folder: str | Path) -> Provenance:
+    """What the recommender in `folder` was fitted on, and how. Raises InputError where there is none that is whole."""
+    folder = Path(folder)
+    if not (folder / RECORD).is_file():
+        raise InputError(
+            f"{folder} holds no fitted recommender.",
+            remedy="Fit it first: python recipes/recommenders.py.",
+            file=folder,
+        )
+    if reason := broken(folder):
+        raise InputError(
+            f"The recommender in {folder} is not whole: {reason}",
+            remedy="Fit it again: python recipes/recommenders.py.",
+            file=folder,
+        )
+    return Provenance.from_dict(sealed(folder, "The recommender"))
+
+
+def _mix(of: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: Path) -> Mixture:
+    """The mixture of the folders beside `folder`, copied into it."""
+    weights = of.settings["weights"]
+    mixture = Mixture({name: load_recommender(folder.parent / name, catalog, rows) for name in weights}, weights)
+    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+        for name in weights:
+            shutil.copytree(folder.parent / name, temporary / name)
+        seconds = sum(read_json(temporary / name / RECORD, "The recommender's record")["seconds"] for name in weights)
+        write_json(temporary / RECORD, {"kind": "mixture", "settings": {"weights": weights}, "seconds": seconds})
+    return mixture
+
+
+def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
+    """The `Settings` of a kind, with the defaults of those that are not given."""
+    kinds = RECOMMENDERS | {"mixture": Mixture}
+    problem = f"{kind!r} is not a kind of recommender."
+    check_known(kind, kinds, problem, field="kind", remedy=f"Choose one of {sorted(kinds)}.")
+    check_table("models", settings, get_type_hints(kinds[kind].Settings), kind)
+    return kinds[kind].Settings(**settings)

@@ -1,0 +1,45 @@
+"""What draws from a copy of the policy's weights: the protocol of rollout engines."""
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+Weights = Iterable[tuple[str, Tensor]]
+
+
+class RolloutEngine(Protocol):
+    """Draws codes after prompts. `version` is the optimizer step whose weights it holds, -1 before the first `load`.
+
+    `load` gives it weights under the names of a transformers checkpoint; every process calls it, with all weights, at
+    a time when nothing is drawn.
+    """
+
+    version: int
+    exact: bool
+    """Whether it computes in float32."""
+
+    def load(self, weights: Weights, version: int) -> None: ...
+
+    def confirm_weights(self) -> None:
+        """Every process has come back from `load`: find out what may draw now."""
+        ...
+
+    def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """`count` draws from P_F after each prompt: tokens [B, count, L], log_pf [B, count, L] float32, on the CPU."""
+        ...
+
+    def extend(self, prompts: Sequence[list[int]], prefix: int, width: int) -> tuple[Tensor, Tensor]:
+        """The likeliest next codes where each prompt ends with `prefix` codes of an item: tokens and log_pf [B, width].
+
+        -inf where a node has fewer children.
+        """
+        ...
+
+    def sleep(self) -> None:
+        """Nothing is drawn until the next `load`: free what it can."""
+        ...
+
+    def close(self) -> None:
+        """Nothing will be drawn any more; before the group of the processes is left, of which an engine may be part."""
+        ...

@@ -1,0 +1,226 @@
+"""A rollout engine behind HTTP: it draws for training processes elsewhere, with the weights that one of them sends.
+
+Tensors travel as safetensors, in both directions; `samplers.rollouts.client` is the other side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from threading import Lock
+from typing import Annotated, Any, NoReturn
+
+from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse
+from pydantic import BaseModel, ConfigDict, Field
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from catalog import Catalog, Trie
+from catalog.errors import GFlowGRError, InputError
+from samplers.rollouts.client import KEY, MOST_DRAWS, MOST_PROMPTS
+from samplers.rollouts.engine import RolloutEngine
+from samplers.rollouts.http_limits import Door
+
+Seed = Annotated[int, Field(ge=0, lt=2**62)]  # draw k of a prompt has its seed + k, which must stay below 2^63
+Prompts = Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]
+Version = Annotated[str, Field(max_length=200)]
+
+
+class Asked(BaseModel):
+    """A request whose numbers are numbers and that has nothing else."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class SampleRequest(Asked):
+    """B prompts, and as many seeds."""
+
+    version: Version
+    prompts: Prompts
+    count: int = Field(ge=1, le=2**14)  # of vLLM
+    seeds: list[Seed]
+
+
+class ExtendRequest(Asked):
+    """B prompts, each ending with `prefix` codes of an item."""
+
+    version: Version
+    prompts: Prompts
+    prefix: int = Field(ge=0)
+    width: int = Field(ge=1)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a request may hold, all that the engine could fail at.
+
+    trie: the catalogue's. vocabulary: tokens of the model. longest: tokens of the longest prompt. part_bytes: of the
+    largest part of the weights.
+    """
+
+    trie: Trie
+    vocabulary: int
+    longest: int
+    part_bytes: int
+
+    def body(self, path: str) -> int:
+        """Bytes of the largest body."""
+        if path == "/weights":
+            return self.part_bytes
+        return MOST_PROMPTS * (12 * (self.longest + self.trie.levels) + 32) + 2**16  # decimals, commas and spaces
+
+    def check(self, asked: SampleRequest | ExtendRequest) -> None:
+        """Raise InputError for what the engine cannot draw."""
+        prefix, each = (0, asked.count) if isinstance(asked, SampleRequest) else (asked.prefix, asked.width)
+        shortest, longest = 1 + prefix, self.longest + prefix
+        if prefix >= self.trie.levels:
+            self._refuse("prefix", prefix, f"items have {self.trie.levels} codes")
+        if isinstance(asked, ExtendRequest) and each > max(self.trie.max_children):
+            self._refuse("width", each, f"no code is followed by more than {max(self.trie.max_children)}")
+        if isinstance(asked, SampleRequest) and len(asked.seeds) != len(asked.prompts):
+            self._refuse("seeds", len(asked.seeds), f"there are {len(asked.prompts)} prompts")
+        if len(asked.prompts) * each > MOST_DRAWS:
+            self._refuse("prompts", len(asked.prompts), f"with {each} of each that is more than {MOST_DRAWS} in all")
+        for prompt in asked.prompts:
+            if not shortest <= len(prompt) <= longest:
+                self._refuse("prompts", len(prompt), f"a prompt has {shortest} to {longest} tokens")
+            if not 0 <= min(prompt) <= max(prompt) < self.vocabulary:
+                self._refuse("prompts", max(prompt, key=abs), f"tokens are 0 to {self.vocabulary - 1}")
+
+    @staticmethod
+    def _refuse(field: str, value: int, reason: str) -> NoReturn:
+        raise InputError(f"{field}: {value} cannot be, {reason}.", field=field, value=value)
+
+
+class Holder:
+    """An engine that does one thing at a time, and the name of the weights it holds.
+
+    version: None as long as it holds its checkpoint's weights, or those of a transfer that is not complete. failure:
+    what to tell once the engine has failed. What it is asked has been checked, so that an exception is a failure.
+    """
+
+    def __init__(self, engine: RolloutEngine) -> None:
+        self.engine = engine
+        self.version: str | None = None
+        self.failure = ""
+        self._lock = Lock()
+        self._taken: tuple[str, int] = ("", -1)  # whose transfer, and its part that came last
+
+    def check(self) -> None:
+        """Answer 503 where the engine has failed."""
+        if self.failure:
+            raise HTTPException(503, self.failure)
+
+    def draw(self, version: str, draw: Callable[[], tuple[Tensor, Tensor]]) -> Response:
+        """The tensors tokens and log_pf that `draw` returns, as safetensors; 409 for other weights than asked for."""
+        with self._lock:
+            self.check()
+            if version != self.version:
+                raise HTTPException(
+                    409, f"The server holds the weights {self.version}, not {version}: send them first."
+                )
+            try:
+                tokens, log_pf = draw()
+            except Exception as error:  # vLLM keeps what it was drawing, and would draw without end next time
+                self.failure = f"The engine failed ({type(error).__name__}: {error}): start recipes/serve.py again."
+                raise
+        return Response(save({"tokens": tokens, "log_pf": log_pf}), media_type="application/octet-stream")
+
+    def take(self, version: str, part: int, last: bool, weights: dict[str, Tensor]) -> None:
+        """Load one part of a transfer; 409 for a part that does not follow, since a server may restart in between.
+
+        Raises InputError for weights that are not the model's. A whole transfer then has to come before anything is
+        drawn.
+        """
+        with self._lock:
+            self.check()
+            name, done = (version, -1) if part == 0 else self._taken
+            if name != version or part not in (done, done + 1):  # a part whose answer was lost comes once more
+                raise HTTPException(
+                    409, f"Part {part} of the weights {version} does not follow part {done} of {name!r}: begin with 0."
+                )
+            self.version = None
+            if weights:
+                try:
+                    self.engine.load(list(weights.items()), self.engine.version + 1)
+                except GFlowGRError:
+                    raise
+                except Exception as error:  # a name or a shape that the model does not have
+                    self._taken = ("", -1)
+                    reason = f"{type(error).__name__}: {error}"
+                    raise InputError(f"These weights are not the model's ({reason}).", remedy="Send others.") from error
+            self._taken = (version, part)
+            if last:
+                self.version = version
+
+
+async def _body(request: Request) -> bytes:
+    return await request.body()
+
+
+def make_app(
+    engine: RolloutEngine, *, key: str, catalog: Catalog, vocabulary: int, longest: int, part_bytes: int
+) -> FastAPI:
+    """The app around `engine`, for requests with the header `Authorization: Bearer KEY`; serve it by `server_config`.
+
+    Its numbers are those of `Bounds`. What is refused is told in one sentence: 401 another key, 408 and 413 a body that
+    is too slow or too large, 409 other weights than the request is for, 400 what the engine could not draw or load, 503
+    once it has failed.
+    """
+    bounds = Bounds(catalog.trie, vocabulary, longest, part_bytes)
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    refusal = f"The key is not the server's: set {KEY} to the same value on both."
+    app.add_middleware(Door, key=key, largest=bounds.body, refusal=refusal)
+    holder = Holder(engine)
+
+    @app.exception_handler(HTTPException)
+    def refuse(_: Request, error: HTTPException) -> Response:
+        return PlainTextResponse(error.detail, error.status_code)
+
+    @app.exception_handler(SafetensorError)
+    @app.exception_handler(InputError)
+    def refuse_content(_: Request, error: Exception) -> Response:
+        return PlainTextResponse(str(error), 400)
+
+    @app.exception_handler(RequestValidationError)
+    def refuse_form(_: Request, error: RequestValidationError) -> Response:  # the stock answer has all that was sent
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))[:100]
+        return PlainTextResponse(f"{where}: {first['msg']}"[:300], 400)
+
+    @app.exception_handler(Exception)
+    def fail(_: Request, error: Exception) -> Response:  # its traceback is in the server's log
+        return PlainTextResponse(f"{type(error).__name__}: {error}", 500)
+
+    @app.get("/health")
+    async def health() -> dict[str, Any]:  # async: it waits neither for the engine nor for a thread
+        holder.check()
+        return {
+            "version": holder.version,
+            "catalog_fingerprint": catalog.fingerprint,
+            "vocabulary": vocabulary,
+            "longest": longest,
+            "exact": engine.exact,
+        }
+
+    @app.post("/sample")
+    def sample(asked: SampleRequest) -> Response:
+        bounds.check(asked)
+        return holder.draw(asked.version, lambda: engine.sample(asked.prompts, asked.count, asked.seeds))
+
+    @app.post("/extend")
+    def extend(asked: ExtendRequest) -> Response:
+        bounds.check(asked)
+        return holder.draw(asked.version, lambda: engine.extend(asked.prompts, asked.prefix, asked.width))
+
+    @app.put("/weights")
+    def weights(
+        version: Version,
+        part: Annotated[int, Query(ge=0, lt=2**31)],
+        last: bool,
+        body: Annotated[bytes, Depends(_body)],
+    ) -> None:
+        holder.take(version, part, last, load(body))
+
+    return app

@@ -1,0 +1,124 @@
+"""Semantic IDs from item vectors: residual k-means, one level after the other, or an RQ-VAE that learns its space."""
+
+import importlib.util
+from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from tqdm.auto import trange
+
+from catalog.errors import InputError
+
+
+class Quantized(NamedTuple):
+    """codes [items, L] int64; residual: the squared distance that they leave over, as a share of the variance."""
+
+    codes: np.ndarray
+    residual: float
+
+
+def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantized:
+    """Level l clusters what the levels before it left over of `vectors` [items, d].
+
+    sizes: the number of clusters of each level. Raises InputError for NaN or infinite vectors, which it names by row,
+    and for more clusters than items.
+    """
+    _check(vectors, sizes)
+    residual = np.ascontiguousarray(vectors, np.float32)
+    codes = np.empty((len(vectors), len(sizes)), np.int64)
+    for level, size in enumerate(sizes):
+        # min_points only silences a warning: small catalogues are wanted here
+        kmeans = faiss.Kmeans(residual.shape[1], size, niter=iterations, seed=seed + level, min_points_per_centroid=1)
+        kmeans.train(residual)
+        assert kmeans.centroids is not None  # since it is trained
+        codes[:, level] = kmeans.index.search(residual, 1)[1][:, 0]
+        residual = residual - kmeans.centroids[codes[:, level]]
+    return Quantized(codes, _share(residual, vectors))
+
+
+def rq_vae(
+    vectors: np.ndarray,
+    sizes: tuple[int, ...],
+    *,
+    epochs: int = 200,
+    batch_size: int = 1024,
+    learning_rate: float = 1e-3,
+    seed: int = 0,
+) -> Quantized:
+    """Residual quantization of what an encoder makes of `vectors` [items, d], trained to be decoded again.
+
+    The RQ-VAE of TIGER, arXiv 2305.05065: an encoder d -> 512 -> 256 -> 128 -> 32, the decoder its mirror image, and
+    codebooks by vector-quantize-pytorch, which begin at k-means and follow as moving averages; codes that fall out of
+    use begin anew. Raises InputError as `residual_kmeans` does, and where the package is missing.
+    """
+    _check(vectors, sizes)
+    if not importlib.util.find_spec("vector_quantize_pytorch"):
+        raise InputError(
+            "quantizer=rq_vae: a package is missing.", remedy="Run pip install 'gflowgr[rq-vae]'.", field="quantizer"
+        )
+    from vector_quantize_pytorch import ResidualVQ
+
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        spread = torch.from_numpy(np.asarray(vectors, np.float32))
+        spread = (spread - spread.mean(0)) / spread.std()  # [items, d]
+        widths = [spread.shape[1], 512, 256, 128, 32]
+        encoder, decoder = _layers(widths), _layers(widths[::-1])
+        quantize = ResidualVQ(
+            dim=widths[-1], codebook_size=sizes, kmeans_init=True, kmeans_iters=25, threshold_ema_dead_code=1
+        )
+        learned = [*encoder.parameters(), *decoder.parameters()]
+        optimizer = torch.optim.AdamW(learned, learning_rate)
+        quantize(encoder(spread).detach())  # the codebooks begin at the k-means of all items, not of one batch
+        for _ in trange(epochs, desc="rq-vae", unit="epoch", disable=None):
+            for rows in torch.randperm(len(spread)).split(batch_size):
+                if len(rows) < 2:
+                    continue
+                quantized, _, commitment = quantize(encoder(spread[rows]))
+                loss = F.mse_loss(decoder(quantized), spread[rows]) + 0.25 * commitment.sum()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+        quantize.eval()
+        with torch.no_grad():
+            quantized, codes, _ = quantize(encoder(spread))
+            left = (spread - decoder(quantized)).numpy()
+    return Quantized(codes.numpy().astype(np.int64), _share(left, spread.numpy()))
+
+
+QUANTIZERS: dict[str, Callable[..., Quantized]] = {"kmeans": residual_kmeans, "rq_vae": rq_vae}
+"""Name -> (vectors [items, d], sizes, seed=...) -> codes."""
+
+
+def _layers(widths: list[int]) -> nn.Sequential:
+    layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def _check(vectors: np.ndarray, sizes: tuple[int, ...]) -> None:
+    if bad := np.flatnonzero(~np.isfinite(vectors).all(1)).tolist():
+        raise InputError(
+            f"The vector of item row {bad[0]} is not finite ({len(bad)} such rows).", remedy="Mend or drop them."
+        )
+    if not sizes or min(sizes) < 1:
+        raise InputError(
+            f"Codebooks of the sizes {tuple(sizes)}.",
+            remedy="Give each level 1 code or more.",
+            field="sizes",
+            value=sizes,
+        )
+    if max(sizes) > len(vectors):
+        raise InputError(
+            f"{max(sizes)} clusters for {len(vectors)} items.", remedy="Choose sizes up to the number of items."
+        )
+    if (vectors == vectors[0]).all():
+        raise InputError("All item vectors are equal: there is nothing to tell items apart by.", remedy="Give others.")
+
+
+def _share(left: np.ndarray, vectors: np.ndarray) -> float:
+    return float((left**2).sum() / ((vectors - vectors.mean(0)) ** 2).sum())

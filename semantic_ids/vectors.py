@@ -1,0 +1,204 @@
+"""Vectors to make semantic IDs from: of training interactions, files or titles, one kind or several fused."""
+
+import logging
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from catalog.errors import InputError
+from catalog.ids import normal_ids, refuse_repeated
+from interactions import Splits
+from semantic_ids.interaction_vectors import INTERACTION_VECTORS
+
+logger = logging.getLogger(__name__)
+PAIRS = 20_000
+"""So many pairs of successive items are compared at most."""
+FAITHFUL = 0.1
+"""Affinity below which vectors or codes hardly belong to the log's items: Amazon Beauty's index has 0.39 on its own
+log, and 0.08 on that of Amazon Instruments, whose items have numbers too."""
+
+
+def item_vectors(
+    sources: Sequence[str], item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
+) -> tuple[np.ndarray, dict[str, float]]:
+    """Vectors [items, d] float32 in the order of `item_ids`; of several sources the unit vectors side by side.
+
+    Beside them the `affinity` of each source; a low one is warned of.
+    sources: names of `INTERACTION_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
+    Raises InputError for a source that is none of these, or does not have every item.
+    """
+    parts = [_of_source(source, item_ids, titles, splits, seed) for source in sources]
+    alike = {source: affinity(part, splits) for source, part in zip(sources, parts, strict=True)}
+    for source, found in alike.items():
+        if found < FAITHFUL:
+            logger.warning(
+                "%s: items that follow each other have vectors hardly more alike than items at random (affinity %.2f). "
+                "Check that every row belongs to its item; a .npz file with ids leaves no doubt.",
+                *(source, found),
+            )
+    if len(parts) == 1:
+        return parts[0], alike
+    # so that what two items have in common counts alike in each, whatever its number of dimensions
+    units = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts]
+    return np.concatenate(units, 1), alike
+
+
+def affinity(vectors: np.ndarray, splits: Splits) -> float:
+    """How much more alike an item and the user's next one are than two at random: cosines, in standard deviations.
+
+    vectors [items, d] in the order of the catalogue; pairs are of training sequences only, and items at random are as
+    popular as the next ones. About 0 where rows belong to other items: all would run, and the IDs would be noise.
+    """
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+    return _more_alike(lambda item, other: (unit[item] * unit[other]).sum(1), splits)[0]
+
+
+def index_affinity(codes: np.ndarray, splits: Splits) -> float:
+    """The same of semantic IDs [items, L]: how many more leading codes successive items share, in standard deviations.
+
+    Warned of where it cannot be told from 0, as that of an index of other items.
+    """
+
+    def shared(item: np.ndarray, other: np.ndarray) -> np.ndarray:
+        return (codes[item] == codes[other]).cumprod(1).sum(1).astype(float)
+
+    found, pairs = _more_alike(shared, splits)
+    if found < FAITHFUL or found * pairs**0.5 < 3:  # standard errors
+        logger.warning(
+            "Items that follow each other hardly share more leading codes than others (affinity %.2f, %d pairs). "
+            "Check that the index is of the log's items: another data set's ids may be called the same.",
+            *(found, pairs),
+        )
+    return found
+
+
+def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: Splits) -> tuple[float, int]:
+    """alike(item, following) against alike(item, the following item of another pair), and of how many pairs."""
+    rng = np.random.default_rng(0)
+    successive = [(a, b) for history in splits.validation["history"] for a, b in pairwise(history) if a != b]
+    if not successive:
+        return 0.0, 0
+    item, following = rng.permutation(successive)[:PAIRS].T
+    more = alike(item, following) - alike(item, rng.permutation(following))
+    return float(more.mean() / max(more.std(), 1e-12)), len(item)
+
+
+def _of_source(
+    source: str, item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
+) -> np.ndarray:
+    if source in INTERACTION_VECTORS:
+        return INTERACTION_VECTORS[source](splits, len(item_ids), seed)
+    path = Path(source)
+    if path.suffix in (".npy", ".npz") and path.is_file():
+        return _of_file(path, item_ids)
+    if (path / "config.json").is_file():
+        return _of_titles(path, item_ids, titles)
+    known = ", ".join(INTERACTION_VECTORS)
+    raise InputError(
+        f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.", field="vectors"
+    )
+
+
+def _of_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
+    """.npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value."""
+    if path.suffix == ".npz":
+        arrays = _arrays(path, "ids", "vectors")
+        named, vectors = normal_ids(arrays["ids"].ravel(), "the id", path, "ids").texts, arrays["vectors"]
+        refuse_repeated(named, "ids", path)
+        ids = named.tolist()
+    else:
+        vectors = _arrays(path)["vectors"]
+        ids = sorted(item_ids, key=int if all(item.isdecimal() for item in item_ids) else str)
+    if vectors.ndim != 2 or len(vectors) != len(ids) or not vectors.size:
+        raise InputError(
+            f"{path} has vectors of shape {list(vectors.shape)} for {len(ids)} items.",
+            remedy="Give one row per item that is left of the log, in the order of the sorted item ids, or a .npz file "
+            "with ids.",
+            file=path,
+            field="vectors",
+            value=vectors.shape,
+        )
+    row = {item: number for number, item in enumerate(ids)}
+    if absent := [item for item in item_ids if item not in row]:
+        raise InputError(
+            f"{path} has no vector of item {absent[0]} ({len(absent)} such items).",
+            remedy="Add them.",
+            file=path,
+            row=absent[0],
+        )
+    return _checked(vectors[[row[item] for item in item_ids]], item_ids, path)
+
+
+def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
+    """The named arrays of a .npz file; of a .npy file the only one, as `vectors`. Nothing is unpickled."""
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if missing := set(names) - set(loaded if names else ()):
+            raise InputError(
+                f"{path} has no array called {min(missing)}.",
+                remedy="Save it with np.savez(ids=..., vectors=...).",
+                file=path,
+                field=min(missing),
+            )
+        return {name: loaded[name] for name in names} if names else {"vectors": loaded}
+    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
+        if isinstance(error, InputError):
+            raise
+        python_objects = "Object arrays" in str(error)
+        raise InputError(
+            f"{path} cannot be read ({error}).",
+            remedy="Save ids as text or integers, "
+            "for instance ids=np.asarray(ids, dtype=str): arrays of Python objects are not read."
+            if python_objects
+            else "Write it again.",
+            file=path,
+        ) from error
+
+
+def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.ndarray:
+    """Vectors as float32. Raises InputError for what is no number, not finite, or alike for all items."""
+    if vectors.dtype.kind not in "fiu":
+        raise InputError(f"{path} has vectors of {vectors.dtype}.", remedy="Save numbers.", file=path, field="vectors")
+    with np.errstate(over="ignore"):
+        vectors = vectors.astype(np.float32)
+    if (bad := ~np.isfinite(vectors).all(1)).any():
+        raise InputError(
+            f"{path}: the vector of item {item_ids[bad.argmax()]} is not finite ({bad.sum()} such items).",
+            remedy="Mend them, or leave these items out of the log.",
+            file=path,
+            row=item_ids[bad.argmax()],
+            field="vectors",
+        )
+    if len(vectors) > 1 and (vectors == vectors[0]).all():
+        raise InputError(
+            f"{path} has the same vector for every item, which tells none apart.",
+            remedy="Give each item a vector of its own.",
+            file=path,
+            field="vectors",
+        )
+    return vectors
+
+
+def _of_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
+    if absent := [item for item in item_ids if not titles.get(item)]:
+        if len(absent) == len(item_ids):
+            raise InputError(
+                f"vectors: {path} reads titles, and there are none.",
+                remedy="Give the item table as items.",
+                field="vectors",
+            )
+        logger.warning(
+            "%s: %d of %d items have no title, so their vectors say nothing", *(path, len(absent), len(item_ids))
+        )
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"vectors: {path} needs a package.", remedy="Run pip install 'gflowgr[text]'.", field="vectors"
+        ) from error
+    model = SentenceTransformer(str(path), local_files_only=True)
+    return model.encode([titles.get(item, "") for item in item_ids], show_progress_bar=True, convert_to_numpy=True)

@@ -24,9 +24,9 @@ from peft import LoraConfig
 from torch import Tensor
 from transformers import TrainerCallback
 
-from collaborative import Popularity
 from policy.causal import CausalPolicy
 from policy.encoder_decoder import EncoderDecoderPolicy
+from recommenders import Popularity
 from tests.distributed.problem import make_trainer
 
 DRAWN = {"target": 1, "policy": 2, "replay": 1}
@@ -54,7 +54,7 @@ FURTHER: dict[str, dict[str, Any]] = {
         "method": "grpo",
         "samplers": {"policy": 4},
         "rewards": {"similarity": 1.0},
-        "normalisation": "vocabulary",
+        "normalization": "vocabulary",
     },
     "flow_kl, all positions": {"objective": "flow_kl", "flow_positions": "all", "keep_flows": True},
     "tb, relative, two micro-batches": {
@@ -123,7 +123,7 @@ def train(folder: Path, name: str, steps: int, engine: str) -> dict[str, list]:
         "items": ["".join(parts) for parts in zip(*gather_object([items]), strict=True)],
     }
     if engine == "vllm":
-        trainer.engine.end()  # it takes the group of the processes along, so several of them have one run
+        trainer.engine.close()  # it takes the group of the processes along, so several of them have one run
     return result
 
 

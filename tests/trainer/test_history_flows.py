@@ -7,7 +7,7 @@ from scipy.sparse import csr_matrix
 
 from recommenders import ItemKNN
 from samplers import TargetSampler
-from trainer.step import MicroBatch
+from trainer.micro_batch import MicroBatch
 
 EXACT = ["exact_tb", "exact_db", "flow_kl"]
 
@@ -52,7 +52,7 @@ def of_one_prompt(trainer, row):
 
 @pytest.mark.parametrize("objective", EXACT)
 def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(objective, dense, train_rows, monkeypatch):
-    monkeypatch.setattr("trainer.history_flows.CHUNK", 3)  # several parts
+    monkeypatch.setattr("trainer.scoring.history_flows.CHUNK", 3)  # several parts
     trainer = dense(objective)
     of_length = {len(row["history"]): row for row in train_rows.to_list()}
     rows = trainer.rows([of_length[length] for length in (2, 4, 8)], 0)
@@ -105,7 +105,7 @@ def test_beside_drawn_trajectories_only_the_history_is_kept(dense, train_rows):
 
 
 def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows, monkeypatch):
-    monkeypatch.setattr("trainer.row_memory.GROUP", 3)
+    monkeypatch.setattr("trainer.scoring.row_cache.GROUP", 3)
     anew, kept, other = (
         dense("flow_kl", keep_flows=keep, name=str(place)) for place, keep in enumerate([False, True, True])
     )

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from torch.nn.functional import softplus
 
 from catalog import PADDING, SOURCES
-from trainer import METHODS, DPOTrainer, GRPOTrainer, ObjectiveTrainer, RolloutConfig, SDPOTrainer, SFTTrainer
+from trainer import METHODS, DPOTrainer, GRPOTrainer, RecommenderTrainer, RolloutConfig, SDPOTrainer, SFTTrainer
 from trainer.objectives import FlowInputs, LossOutput, sdpo
 
 OBJECTIVE_METHODS = [kind for kind, _ in METHODS.values() if kind is not SFTTrainer]
@@ -162,8 +162,8 @@ class HingeConfig(RolloutConfig):
 
 
 def test_a_sixth_method_is_one_function_and_one_config(make_trainer, monkeypatch):
-    monkeypatch.setitem(METHODS, "hinge", (ObjectiveTrainer, HingeConfig))
-    trainer = make_trainer(ObjectiveTrainer, samplers=PAIRS, max_steps=40, learning_rate=5e-3, sft_weight=0.0)
+    monkeypatch.setitem(METHODS, "hinge", (RecommenderTrainer, HingeConfig))
+    trainer = make_trainer(RecommenderTrainer, samplers=PAIRS, max_steps=40, learning_rate=5e-3, sft_weight=0.0)
     trainer.train()
     loss = logged(trainer, "objective/loss")
     assert sum(loss[-5:]) < 0.3 * sum(loss[:5])

@@ -92,7 +92,7 @@ def sharded() -> dict[str, Any]:
         trainer = make_trainer(out / "sharded", method="dpo", **PAIRS)
     trainer.train()
     margins = [record["rewards/margins"] for record in trainer.state.log_history if "rewards/margins" in record]
-    reference = trainer.reference.policy.model.parameters()
+    reference = trainer.method.reference.policy.model.parameters()
     return {"margins": margins, "held": sum(parameter.ds_tensor.numel() for parameter in reference)}
 
 

@@ -10,7 +10,7 @@ from interactions.prompts import PromptBatch
 from policy import PathLogProbs
 from trainer.methods.base import MethodLoss, MethodParts, RewardScorer, flow_inputs
 from trainer.micro_batch import MicroBatch, Scores
-from trainer.objectives import Objective
+from trainer.objectives import FlowInputs, Objective
 
 
 class PolicyMethod:
@@ -41,12 +41,16 @@ class PolicyMethod:
     def loss(self, micro_batch: MicroBatch, log_probs: PathLogProbs, heads: nn.ModuleDict | None) -> MethodLoss:
         if self.objective is None:
             return MethodLoss(log_probs.log_pf.new_zeros(()))
-        inputs = flow_inputs(micro_batch, log_probs, self._trie, self._source_weights)
+        inputs = self.inputs(micro_batch, log_probs)
         result = self.objective(inputs)
         assert inputs.reward is not None  # by flow_inputs
         error = inputs.reward - inputs.mean(inputs.reward).unsqueeze(-1)
         loss = (result.loss * result.weight).sum() / micro_batch.num_prompts
         return MethodLoss(loss, {**result.metrics, "objective/loss": result.loss.detach().mean()}, error)
+
+    def inputs(self, micro_batch: MicroBatch, log_probs: PathLogProbs) -> FlowInputs:
+        """What the objective is given."""
+        return flow_inputs(micro_batch, log_probs, self._trie, self._source_weights)
 
     def held_out_metrics(self, rows: Dataset, batch_size: int) -> dict[str, float]:
         return {}

@@ -5,12 +5,12 @@ the methods is data: an objective, a pure function in `trainer/objectives/`; and
 `make_method` says what the loss reads and what trajectories are worth. A new method is these and one line in `METHODS`.
 """
 
-from trainer.config import RolloutConfig, TrainingConfig
 from trainer.methods.dpo import DPOConfig, SDPOConfig
 from trainer.methods.gflownet import GFlowNetConfig
 from trainer.methods.grpo import GRPOConfig
 from trainer.methods.sft import SFTConfig
 from trainer.reporting.metrics import METRICS
+from trainer.rollout_config import RolloutConfig, TrainingConfig
 from trainer.trainer import RecommenderTrainer
 
 

@@ -1,20 +1,18 @@
 """What a run can be told whatever its method; each method's file holds the dataclass with what that method adds."""
 
 import os
-from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, Literal, Self, cast
 
 import torch
 from transformers import TrainingArguments
 
-from catalog import SOURCES
 from catalog.errors import InputError, SetupError
-from catalog.settings import as_table, at_least, check_table, check_values
+from catalog.settings import as_table, at_least, check_values
 from evaluation.metric_help import METRIC_HELP, RANKING
+from trainer import from_trl
 from trainer.methods.base import Method, MethodParts
 from trainer.methods.policy import PolicyMethod
-from trainer.objectives import Objective
 from trainer.reporting.tracking import check_trackers
 from trainer.runtime.best_model import settle_metric
 from trainer.runtime.checkpoints import resumed
@@ -124,6 +122,10 @@ class TrainingConfig(TrainingArguments):
         default=False, metadata={"help": "Must stay off: rows carry columns that rewards read, not the model."}
     )
 
+    def __new__(cls, *args: Any, **settings: Any) -> Self:
+        from_trl.refuse(cls.__name__, set(settings) - {field.name for field in fields(cls)}, from_trl.SETTINGS)
+        return super().__new__(cls)
+
     def __post_init__(self) -> None:
         self.resume_from_checkpoint = resumed(self.resume_from_checkpoint, self.output_dir)  # type: ignore[assignment]
         check_values(self, without=("resume_from_checkpoint", "accelerator_config", "debug"))
@@ -206,191 +208,3 @@ class TrainingConfig(TrainingArguments):
     def make_method(self, parts: MethodParts) -> Method:
         """The method of a run with these settings."""
         return PolicyMethod(None, parts, {})
-
-
-@dataclass
-class RolloutConfig(TrainingConfig, ABC):
-    """Arguments of the methods that draw trajectories: which samplers and rewards, and what draws from the policy.
-
-    A method's own config adds its settings and says with `loss` what they mean. The names with vllm in them are TRL's
-    where TRL has the setting.
-    """
-
-    default_samplers: ClassVar[dict[str, Any]] = {"target": 1, "policy": 3}
-    default_rewards: ClassVar[dict[str, Any]] = {}
-    needs_target: ClassVar[bool] = True
-    """Whether the objective reads the target's own trajectory, whatever sft_weight is."""
-    signed_rewards: ClassVar[bool] = True
-    """Whether rewards may be below 0."""
-
-    sft_weight: float = field(
-        default=1.0,
-        metadata={"help": "Weight of L_SFT beside the method's own objective; 0 leaves the objective alone."},
-    )
-    samplers: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Trajectories per prompt from each sampler, for instance {target: 1, curriculum: 2, policy: 1}; "
-            "with settings of its own {target: 1, policy: {count: 2, beams: true}}. Known are target, interactions, "
-            "random, curriculum, confidence, policy and replay."
-        },
-    )
-    trajectories: int | None = field(
-        default=None, metadata={"help": "K: where given, the counts of the samplers must sum to it."}
-    )
-    source_weights: dict[str, float] | str | None = field(
-        default=None,
-        metadata={"help": "How much a sampler's trajectories count in the objective, 1 if not named: {policy: 0.5}."},
-    )
-    rewards: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Rewards and their weights in the sum, for instance {hit: 1.0, similarity: 0.5}; with settings of "
-            "its own {behavior: {weight: 1.0, values: {like: 10, click: 1}}}. Known are hit, behavior, "
-            "collaborative, likelihood, similarity, prefix and rank; one of yours is named by its import path, "
-            "my_module:my_reward. dpo and sdpo log them and read none."
-        },
-    )
-    recommender: str | None = field(
-        default=None,
-        metadata={"help": "Folder of a fitted recommender: what collaborative, curriculum and confidence ask."},
-    )
-    use_vllm: bool = field(
-        default=False, metadata={"help": "Draw what the sampler `policy` gives with vLLM instead of transformers."}
-    )
-    vllm_mode: Literal["colocate", "server"] = field(
-        default="colocate",
-        metadata={"help": "'colocate': in the trainer's process and on its device; 'server': by recipes/serve.py."},
-    )
-    vllm_server_base_url: list[str] = field(
-        default_factory=lambda: ["http://127.0.0.1:8000"],
-        metadata={"help": "Of each server. Their key is read from the environment variable GFLOWGR_API_KEY."},
-    )
-    vllm_server_timeout: float = field(
-        default=120.0, metadata={"help": "Seconds after which a server that does not answer is left out."}
-    )
-    vllm_enable_sleep_mode: bool = field(
-        default=False,
-        metadata={"help": "Of 'colocate' on a GPU: hand the engine's memory to the trainer between rollouts."},
-    )
-    vllm_engine: dict[str, Any] | str | None = field(
-        default=None,
-        metadata={
-            "help": "Of 'colocate': further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.3, "
-            "tensor_parallel_size: 2, dtype: bfloat16}. The dtype is that of training unless it is given here."
-        },
-    )
-    rollout_staleness: int = field(
-        default=0,
-        metadata={
-            "help": "How many optimizer steps before it is trained on a trajectory of the policy is drawn. 0 is "
-            "on-policy; with 1 the engine draws for the next step while this one is trained."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.samplers = as_table("samplers", self.samplers, self.default_samplers)
-        self.rewards = as_table("rewards", self.rewards, self.default_rewards)
-        self.source_weights = as_table("source_weights", self.source_weights)
-        at_least(self, 0, "sft_weight")
-        at_least(self, 1, "trajectories")
-        check_table("source_weights", self.source_weights, dict.fromkeys(SOURCES, float), "the trajectories' sources")
-        weights = [self.source_weights.get(name, 1.0) for name in self.samplers]
-        if not any(weights) or min(self.source_weights.values(), default=0.0) < 0:
-            raise InputError(
-                f"source_weights={self.source_weights}: a weight is below 0, or no trajectory counts.",
-                remedy="Give each source a number of at least 0, and one that is sampled a number above 0.",
-                field="source_weights",
-                value=self.source_weights,
-            )
-        self._check_samplers()
-        self._check_engine()
-
-    def _check_samplers(self) -> None:
-        if self.needs_target or self.sft_weight or "target" in self.samplers:  # type: ignore[operator]
-            if self.samplers.get("target") != 1:  # type: ignore[union-attr]
-                raise InputError(
-                    f"samplers={self.samplers}: target: 1 is missing, the trajectory that the SFT term or the "
-                    "objective learns.",
-                    field="samplers",
-                    value=self.samplers,
-                )
-            self.samplers = {"target": 1} | self.samplers  # type: ignore[operator]  # in front, in whatever order
-        if self.use_vllm and not self.samplers.get("policy"):  # type: ignore[union-attr]
-            raise InputError(
-                f"use_vllm: none of samplers={self.samplers} is policy, which vLLM draws.",
-                remedy="Leave it out.",
-                field="use_vllm",
-            )
-
-    def _check_engine(self) -> None:
-        self.vllm_engine = as_table("vllm_engine", self.vllm_engine)
-        at_least(self, 0, "rollout_staleness")
-        at_least(self, 0, "vllm_server_timeout", strictly=True)
-        if self.rollout_staleness and not self.use_vllm:
-            raise InputError(
-                "rollout_staleness: only vLLM draws ahead.",
-                remedy="Set use_vllm: true, or leave it out.",
-                field="rollout_staleness",
-            )
-        colocated = self.use_vllm and self.vllm_mode == "colocate"
-        for name in ("vllm_engine", "vllm_enable_sleep_mode"):
-            if getattr(self, name) and not colocated:
-                raise InputError(
-                    f"{name} is of use_vllm: true with vllm_mode: colocate.", remedy="Leave it out.", field=name
-                )
-        if self.rollout_staleness and self.vllm_enable_sleep_mode:
-            raise InputError(
-                "rollout_staleness: an engine that sleeps draws nothing.",
-                remedy="Set one of the two.",
-                field="rollout_staleness",
-            )
-        if self.vllm_enable_sleep_mode and self.use_cpu:
-            raise InputError(
-                "vllm_enable_sleep_mode: vLLM sleeps on GPUs only.",
-                remedy="Leave it out.",
-                field="vllm_enable_sleep_mode",
-            )
-        if not self.vllm_server_base_url:
-            raise InputError(
-                "vllm_server_base_url is empty.",
-                remedy="Give the address of a server, or leave it out.",
-                field="vllm_server_base_url",
-            )
-
-    @abstractmethod
-    def loss(self) -> Objective:
-        """What a step minimizes, with its settings bound: FlowInputs -> LossOutput."""
-
-    def make_method(self, parts: MethodParts) -> Method:
-        return PolicyMethod(self.loss(), parts, self.source_weights)  # type: ignore[arg-type]  # a table by now
-
-
-@dataclass
-class ReferenceConfig(RolloutConfig):
-    """Arguments of the methods whose objective compares with the policy that training starts from."""
-
-    precompute_ref_log_probs: bool = field(
-        default=False,
-        metadata={
-            "help": "Ask the reference policy once, before training, for every item after every training row, and keep "
-            "rows x items x 4 bytes instead of a frozen copy of the model. LoRA has no copy anyway."
-        },
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.precompute_ref_log_probs:
-            if not self.reads_reference:
-                raise InputError(
-                    "precompute_ref_log_probs: with beta 0 there is no reference policy.",
-                    remedy="Leave it out.",
-                    field="precompute_ref_log_probs",
-                )
-            if self.random_cut or self.normalization == "vocabulary":
-                raise InputError(
-                    "precompute_ref_log_probs is of whole rows and of items.",
-                    remedy="Leave out either it, or random_cut and normalization.",
-                    field="precompute_ref_log_probs",
-                )

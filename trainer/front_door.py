@@ -11,19 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from catalog import Catalog
 from catalog.errors import InputError
 from policy.loading import load_backbone
-
-INSTEAD = {
-    "compute_loss_func": "Write a method, see docs/methods.md.",
-    "compute_metrics": "Compute them from trainer.predict(rows).",
-    "data_collator": "Rows become prompts by max_history and prompt_template.",
-    "formatting_func": "Rows become prompts by max_history and prompt_template.",
-    "model_init": "Make the model first and give it as model.",
-    "optimizer_cls_and_kwargs": "Set optim and learning_rate in the config.",
-    "preprocess_logits_for_metrics": "Compute metrics from trainer.predict(rows).",
-    "rewards": "Give them as reward_funcs.",
-    "tokenizer": "Give it as processing_class.",
-}
-"""Arguments of transformers' and TRL's trainers that there are not, and what there is."""
+from trainer import from_trl
 
 
 def make_args(trainer: type, args: Any, model: Any, unknown: Mapping[str, Any]) -> Any:
@@ -31,9 +19,9 @@ def make_args(trainer: type, args: Any, model: Any, unknown: Mapping[str, Any]) 
 
     unknown: further arguments of the caller. Raises InputError for these and for what is no config of the trainer.
     """
-    if unknown:
-        name = min(unknown)
-        raise InputError(f"{trainer.__name__} has no argument {name}.", remedy=INSTEAD.get(name, ""), field=name)
+    from_trl.refuse(
+        trainer.__name__, set(unknown), dict.fromkeys(unknown, "See docs/from_trl.md.") | from_trl.ARGUMENTS
+    )
     config: type = trainer.config_class  # type: ignore[attr-defined]
     if args is None:
         name = Path(str(model)).name if isinstance(model, str | Path) else model.config.model_type

@@ -3,6 +3,7 @@
 import json
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -49,8 +50,8 @@ class ServerEngine:
 
     urls: http://host:port of each. key: GFLOWGR_API_KEY of the servers. run: a name of this training run that no other
     has. catalog_fingerprint, levels, vocabulary, longest: of this run's catalogue, model and longest prompt. timeout:
-    seconds until the whole of an answer must be there. sender: whether this process sends the weights in `load`;
-    exactly one does. bucket_bytes: of the weights in one request.
+    seconds until the whole of an answer must be there. wait: seconds until the servers must be up. sender: whether this
+    process sends the weights in `load`; exactly one does. bucket_bytes: of the weights in one request.
 
     A server that does not answer, or answers what cannot be, is left out with a warning and the others do its work.
     Nothing may be drawn before the first `load` and `confirm_weights`. Raises RunError for a url where no server
@@ -67,6 +68,7 @@ class ServerEngine:
     vocabulary: int
     longest: int
     timeout: float = 120
+    wait: float = 0
     sender: bool = True
     bucket_bytes: int = BUCKET_BYTES
     version: int = field(init=False, default=-1)
@@ -79,18 +81,31 @@ class ServerEngine:
             _check_url(url)
         if not 0 < self.timeout <= 86_400:
             raise InputError(
-                f"vllm_server_timeout={self.timeout}: give seconds, at most a day.",
-                field="vllm_server_timeout",
+                f"rollout_timeout={self.timeout}: give seconds, at most a day.",
+                field="rollout_timeout",
                 value=self.timeout,
             )
         if not (self.key.isascii() and self.key.isprintable()):
             raise InputError(f"{KEY} holds what is no printable ASCII character.", remedy="Give the servers' key.")
         try:
-            self.exact = all([self._health(url)["exact"] for url in self.urls])
+            self.exact = all([self._first_health(url, time.monotonic() + self.wait)["exact"] for url in self.urls])
         except PermissionError as error:
             raise InputError(str(error)) from error
         except ConnectionError as error:
             raise RunError(str(error), remedy="Start recipes/serve.py there, or correct the url.") from error
+
+    def _first_health(self, url: str, until: float) -> dict[str, Any]:
+        """`_health` of a server that may still be starting, at the latest at the monotonic time `until`."""
+        while True:
+            try:
+                return self._health(url)
+            except PermissionError:
+                raise
+            except ConnectionError:
+                if time.monotonic() >= until:
+                    raise
+                logger.info("Waiting for the rollout server %s.", url)
+                time.sleep(min(2.0, max(0.0, until - time.monotonic())))
 
     def load(self, weights: Weights, version: int) -> None:
         """Send the weights to every server that answers; `confirm_weights` then tells which of them have it."""

@@ -136,7 +136,7 @@ def test_a_value_out_of_its_kind_or_range_is_refused_in_python_too(settings, con
         {"match_rows": -1},
         {"vllm_mode": "colocated"},
         {"rollout_staleness": -1},
-        {"vllm_server_timeout": 0.0},
+        {"rollout_timeout": 0.0},
     ],
     ids=str,
 )

@@ -20,7 +20,7 @@ SETTINGS = dict(
     samplers={"target": 1, "policy": 3},
     use_vllm=True,
     vllm_mode="server",
-    vllm_server_timeout=30,
+    rollout_timeout=30,
 )
 
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from catalog.errors import InputError
 from catalog.settings import at_least
-from trainer.config import ReferenceConfig
 from trainer.objectives import Objective, dpo, sdpo
+from trainer.rollout_config import ReferenceConfig
 
 
 @dataclass

@@ -16,10 +16,10 @@ from evaluation.match import MATCH_ITEMS, match_metrics
 from evaluation.metric_help import MATCH, METRIC_HELP
 from interactions.prompts import PromptBatch
 from policy import PathLogProbs, inference
-from trainer.config import RolloutConfig
 from trainer.methods.base import MethodLoss, MethodParts, flow_inputs
 from trainer.micro_batch import MicroBatch, PathFlows, Scores
 from trainer.objectives import OBJECTIVES, FlowInputs, Objective
+from trainer.rollout_config import RolloutConfig
 from trainer.scoring.scorer import TargetScorer
 
 

@@ -15,7 +15,7 @@ from catalog.errors import InputError
 from interactions.prompts import PromptBuilder
 from samplers import RolloutEngine
 from samplers.rollouts.client import KEY, ServerEngine
-from trainer.config import RolloutConfig
+from trainer.rollout_config import RolloutConfig
 
 
 def make_engine(
@@ -98,6 +98,7 @@ def _servers(
         levels=prompts.trie.levels,
         vocabulary=model.config.vocab_size,
         longest=prompts.longest,
-        timeout=args.vllm_server_timeout,
+        timeout=args.rollout_timeout,
+        wait=args.vllm_server_timeout,
         sender=accelerator.is_main_process,
     )

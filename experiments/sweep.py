@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from catalog import Catalog
 from catalog.errors import InputError
+from evaluation.ranking import common_cutoffs
 from experiments import ROOT
 from experiments.arguments import CompareArguments, EvaluateArguments, RecommenderArguments
 from experiments.command_line import parse, setting
@@ -121,6 +122,8 @@ def _preparations(
                 field="exclude_history",
                 value=models.exclude_history,
             )
+        if args.references:
+            common_cutoffs({"The sweep": how.eval_k, str(args.recommender_recipe): models.eval_k})
         needed = {part for name in names for part in models.needed(name)}
         only = [name for name in models.table if name in needed]  # parts before their mixture
         stage = Stage(_command("recommenders", *argv, "--only", *only), logs / "recommenders.log", {"prepare"})
@@ -143,9 +146,11 @@ def _measured(folder: Path, how: EvaluateArguments, prepared: Prepared | None) -
     if not _fitted(folder, prepared):
         return False
     try:
-        of = read_evaluation(folder, how.split).made_of
+        found = read_evaluation(folder, how.split)
+        common_cutoffs({"the sweep": how.eval_k, str(folder): found.eval_k})
     except InputError:
         return False
+    of = found.made_of
     wanted = prepared.of if prepared else of
     return not replace(wanted, settings={**of.settings, "exclude_history": how.exclude_history}).differences(of)
 
@@ -221,14 +226,15 @@ def _evaluation(
         needs.add(f"recommenders {Path(wanted.guide).parent}")
     if prepared and not needs & stages.keys():
         of = planned(wanted, *prepared)
-        if _evaluated(folder, wanted.split, of):
+        if _evaluated(folder, wanted, of):
             return None
     return Stage(_command("evaluate", *argv), folder / "evaluate.log", needs)
 
 
-def _evaluated(folder: Path, split: str, of: Provenance) -> bool:
+def _evaluated(folder: Path, wanted: EvaluateArguments, of: Provenance) -> bool:
     try:
-        return not read_evaluation(folder, split).made_of.differences(of)
+        found = read_evaluation(folder, wanted.split)
+        return found.eval_k == wanted.eval_k and not found.made_of.differences(of)
     except InputError:
         return False
 

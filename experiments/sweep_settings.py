@@ -7,10 +7,10 @@ from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
+from evaluation.ranking import common_cutoffs
 from experiments.arguments import CompareArguments, EvaluateArguments, RunArguments
 from experiments.command_line import parse, setting
 from experiments.comparison import COMPARISON, check_names
-from experiments.evaluations import check_evaluation
 from experiments.match import comparable, reward_settings
 from trainer import METHODS
 
@@ -120,7 +120,7 @@ def check_alike(args: CompareArguments, methods: dict[str, Settings], catalog: C
     """
     wanted = {method: evaluation(args, methods, method, args.seeds[0])[1] for method in methods}
     first, *others = wanted
-    check_evaluation(wanted[first])
+    common_cutoffs({method: how.eval_k for method, how in wanted.items()})
     for method in others:
         for name in ALIKE:
             here, there = getattr(wanted[first], name), getattr(wanted[method], name)

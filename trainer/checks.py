@@ -2,6 +2,7 @@
 
 import logging
 
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 
@@ -45,6 +46,16 @@ def warn_of_long_histories(rows: Dataset, max_history: int) -> None:
             "train_dataset has histories of up to %d items and max_history is %d: older items are not trained.",
             longest,
             max_history,
+        )
+
+
+def warn_of_sample(rows: Dataset | None, eval_users: int | None) -> None:
+    """Evaluations that rank some of the rows say so once, on the main process."""
+    if rows is not None and eval_users is not None and eval_users < len(rows) and PartialState().is_main_process:
+        logger.warning(
+            "Evaluations during training rank the same %d of the %d rows of eval_dataset each time (eval_users).",
+            eval_users,
+            len(rows),
         )
 
 

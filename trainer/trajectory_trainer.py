@@ -26,11 +26,11 @@ from catalog import Catalog, Trajectories
 from catalog.errors import InputError, RunError
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.prompts import PromptBatch, PromptBuilder
-from interactions.rows import by_length, cut
+from interactions.rows import by_length, cut, sample_rows
 from policy import PathLogProbs, TriePolicy, check_backbone, policy_of
 from samplers import Mixture, TargetSampler
 from trainer.adapters import ROWS, adapt
-from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories
+from trainer.checks import check_forward, check_rows, check_vocabulary, warn_of_long_histories, warn_of_sample
 from trainer.config import TrajectoryConfig
 from trainer.export import load_heads, merged_weights, write, write_final
 from trainer.flow_heads import NAME, split_state
@@ -285,6 +285,7 @@ class TrajectoryTrainer(ResumableTrainer):
                 check_rows(name, rows, len(self.catalog), self.accelerator.num_processes)
         if self.train_dataset is not None:
             warn_of_long_histories(self.train_dataset, self.args.max_history)
+        warn_of_sample(self.eval_dataset, self.args.eval_users)
 
     # metrics
 
@@ -323,9 +324,9 @@ class TrajectoryTrainer(ResumableTrainer):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Rank every row's target by beam search: {"eval_recall@10": ..., "eval_ndcg@10": ..., ...}."""
+        """Rank the targets of `eval_users` rows by beam search: {"eval_recall@10": ..., "eval_ndcg@10": ..., ...}."""
         rows = as_rows("eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset)
-        metrics = self.predict(rows, None, metric_key_prefix).metrics
+        metrics = self.predict(sample_rows(rows, self.args.eval_users), None, metric_key_prefix).metrics
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -342,10 +343,9 @@ class TrajectoryTrainer(ResumableTrainer):
         if "target" not in rows.column_names:
             return PredictionOutput(rank(self, rows), None, {})
         check_rows("test_dataset", rows, len(self.catalog), 1)
-        ranked = rank(self, rows)
-        target = np.array(rows["target"])
-        found = ranking_metrics(ranked, self.catalog.trie.representative(torch.from_numpy(target)).numpy())
-        means = mean_metrics(found) | self.held_out_metrics(rows)
+        ranked, target = rank(self, rows), np.array(rows["target"])
+        leaf = self.catalog.trie.representative(torch.from_numpy(target)).numpy()  # [rows]
+        means = mean_metrics(ranking_metrics(ranked, leaf, self.args.eval_k)) | self.held_out_metrics(rows)
         return PredictionOutput(ranked, target, {f"{metric_key_prefix}_{name}": value for name, value in means.items()})
 
     evaluation_loop = unavailable("evaluation_loop", "Call evaluate, or predict for the rankings.")

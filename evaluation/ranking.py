@@ -62,7 +62,7 @@ def common_cutoffs(eval_k: Mapping[str, Sequence[int]]) -> list[int]:
             raise InputError(
                 f"{name} is measured at the cut-offs {sorted(cutoffs)} and {next(iter(eval_k))} at {before}: they have "
                 "none in common.",
-                remedy="Evaluate them with the same eval_k.",
+                remedy="Evaluate them with the same eval_k, or give the comparison one.",
                 field="eval_k",
                 value=sorted(cutoffs),
             )

@@ -253,6 +253,12 @@ class CompareArguments(Arguments):
     baseline: str | None = field(
         default=None, metadata={"help": "Method that the others are tested against, user by user; by default none is."}
     )
+    eval_k: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Cut-offs to compare at, within the ranked lists; by default those that all evaluations have."
+        },
+    )
     data: str | None = field(
         default=None,
         metadata={"help": "Folder that prepare.py wrote; by default the one that the first run was trained on."},
@@ -299,6 +305,8 @@ class CompareArguments(Arguments):
         if self.table and not self.data:
             raise InputError("data is missing: a sweep needs the folder that prepare.py wrote, or where it is to go.")
         at_least(self, 1, "jobs")
+        if self.eval_k is not None:
+            self.eval_k = check_cutoffs(self.eval_k)
         if min(self.seeds, default=0) < 0:
             raise InputError(f"seeds={self.seeds}: they must be at least 0.", field="seeds", value=self.seeds)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -66,9 +66,13 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
         ranked_on, remedy = replace(evaluation.made_of, settings={}), "Evaluate all on the folder that data names."
         data.check(ranked_on, f"What {evaluation.folder} ranked", remedy, evaluation.folder)
     how = shared_protocol(evaluations, references)
-    eval_k = common_cutoffs({str(one.folder): one.eval_k for one in (*evaluations, *references.values())})
+    eval_k = args.eval_k or common_cutoffs(
+        {str(one.folder): one.eval_k for one in (*evaluations, *references.values())}
+    )
     every = methods | {name: [Run(name, None, one.folder, one, {})] for name, one in references.items()}
-    ranked = {m: [run.evaluation.ranked(splits, len(catalog)) for run in seeds] for m, seeds in every.items()}
+    ranked = {
+        m: [run.evaluation.ranked(splits, len(catalog), max(eval_k)) for run in seeds] for m, seeds in every.items()
+    }
     target = np.array(rows["target"])
     accuracy = {m: [user_metrics(one, target, catalog, eval_k) for one in seeds] for m, seeds in ranked.items()}
     groups = user_groups(rows, catalog, splits)

@@ -50,8 +50,11 @@ class Evaluation(NamedTuple):
             f"{self.folder / METRICS} has no recall@k.", remedy="Evaluate anew.", file=self.folder / METRICS
         )
 
-    def ranked(self, splits: Splits, items: int) -> np.ndarray:
-        """The items [users, k] that were ranked for the split's rows. Raises InputError where they do not fit them."""
+    def ranked(self, splits: Splits, items: int, least: int = 0) -> np.ndarray:
+        """The items [users, length] that were ranked for the split's rows.
+
+        Raises InputError where they do not fit the rows, or are fewer than `least` a user.
+        """
         path, rows = self.folder / RANKED, getattr(splits, self.folder.name)
         try:
             with np.load(path) as file:
@@ -62,6 +65,14 @@ class Evaluation(NamedTuple):
         if not (fits and np.array_equal(target, rows["target"][:]) and -1 <= ranked.min() and ranked.max() < items):
             raise InputError(
                 f"{path} ranks other users or items than those of the data.", remedy="Evaluate anew.", file=path
+            )
+        if ranked.shape[1] < least:
+            raise InputError(
+                f"{path} ranks {ranked.shape[1]} items a user, too few for recall@{least}.",
+                remedy="Evaluate with a wider beam, or compare at smaller cut-offs (eval_k).",
+                file=path,
+                field="eval_k",
+                value=least,
             )
         return ranked
 

@@ -13,14 +13,22 @@ from typing import NamedTuple
 
 from catalog import Catalog
 from catalog.errors import InputError
-from evaluation.ranking import common_cutoffs
 from experiments import ROOT
 from experiments.arguments import CompareArguments, EvaluateArguments, RecommenderArguments
 from experiments.command_line import parse, setting
 from experiments.evaluate import planned
 from experiments.evaluations import check_data, check_recommender, data_provenance, read_evaluation, run_settings
 from experiments.stages import TIMES, Stage, run_stages
-from experiments.sweep_settings import Settings, check_alike, check_sweep, evaluation, flags, run_folder, training
+from experiments.sweep_settings import (
+    Settings,
+    check_alike,
+    check_reference,
+    check_sweep,
+    evaluation,
+    flags,
+    run_folder,
+    training,
+)
 from interactions import load_prepared
 from interactions.provenance import Provenance
 from policy.checkpoints import finished
@@ -98,7 +106,7 @@ def _preparations(
     # for reference a model must be measured, to ask it it need only be fitted
     asked = [*map(_recommender, methods.values()), args.how.get("guide")]
     missing = [folder for folder in map(Path, filter(None, asked)) if not _fitted(folder, prepared)]
-    missing += [folder for folder in map(Path, args.references) if not _measured(folder, how, prepared)]
+    missing += [folder for folder in map(Path, args.references) if not _measured(args, folder, how, prepared)]
     if missing and not args.recommender_recipe:
         raise InputError(
             f"{missing[0]} is not fitted and measured as the sweep asks.",
@@ -123,7 +131,7 @@ def _preparations(
                 value=models.exclude_history,
             )
         if args.references:
-            common_cutoffs({"The sweep": how.eval_k, str(args.recommender_recipe): models.eval_k})
+            check_reference(args, how, str(args.recommender_recipe), models.eval_k)
         needed = {part for name in names for part in models.needed(name)}
         only = [name for name in models.table if name in needed]  # parts before their mixture
         stage = Stage(_command("recommenders", *argv, "--only", *only), logs / "recommenders.log", {"prepare"})
@@ -141,13 +149,13 @@ def _fitted(folder: Path, prepared: Prepared | None) -> bool:
     return True
 
 
-def _measured(folder: Path, how: EvaluateArguments, prepared: Prepared | None) -> bool:
+def _measured(args: CompareArguments, folder: Path, how: EvaluateArguments, prepared: Prepared | None) -> bool:
     """Whether a recommender is fitted and was measured as the methods are."""
     if not _fitted(folder, prepared):
         return False
     try:
         found = read_evaluation(folder, how.split)
-        common_cutoffs({"the sweep": how.eval_k, str(folder): found.eval_k})
+        check_reference(args, how, str(folder), found.eval_k)
     except InputError:
         return False
     of = found.made_of

@@ -177,6 +177,11 @@ def test_runs_without_a_common_cutoff_are_refused(evaluated, compare):
         compare(one, two, references=three)
     with raises(InputError, file=Path(evaluated("old", metrics={"tv": 0.5})) / "evaluation/test/metrics.json"):
         compare(str(Path(one).parent / "old"))
+    main(["--runs", one, three, "--output_dir", f"{one}_out", "--eval_k", "3", "30"])
+    methods = json.loads(Path(f"{one}_out/comparison/metrics.json").read_text())["methods"]
+    assert {"recall@3", "recall@30", "ndcg@3", "mrr@30"} <= methods["tb"].keys() == methods["dpo"].keys()
+    with raises(InputError, field="eval_k", value=51):
+        main.__wrapped__(["--runs", one, three, "--output_dir", f"{one}_out", "--eval_k", "51"])
 
 
 def test_an_evaluation_of_before_is_read_by_the_names_of_its_metrics(evaluated, compare):

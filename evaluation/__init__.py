@@ -1,6 +1,6 @@
 """How good the recommendations are, and the page that compares methods.
 
-- `ranking`: recall, NDCG and MRR of the held-out item, per user and on average
+- `ranking`: recall, NDCG and MRR of the held-out item, per user and on average; the cut-offs they have
 - `diversity`: how varied the recommendations are over all users
 - `significance`: whether one method is better than another for the same users
 - `breakdown`: a metric for groups of users
@@ -13,7 +13,7 @@ What only a page needs comes from its own file: a run that trains loads neither 
 
 from evaluation.breakdown import break_down
 from evaluation.diversity import diversity_metrics
-from evaluation.metric_help import METRIC_HELP
+from evaluation.metric_help import METRIC_HELP, metric_help
 from evaluation.ranking import mean_metrics, ranking_metrics
 
-__all__ = ["METRIC_HELP", "break_down", "diversity_metrics", "mean_metrics", "ranking_metrics"]
+__all__ = ["METRIC_HELP", "break_down", "diversity_metrics", "mean_metrics", "metric_help", "ranking_metrics"]

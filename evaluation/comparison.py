@@ -36,7 +36,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods side by side, and all that a page says of them. Names of metrics are those of `METRIC_HELP`."""
+    """Methods side by side, and all that a page says of them. Names of metrics are those that `metric_help` knows."""
 
     title: str
     values: Values

@@ -17,7 +17,8 @@ from matplotlib.ticker import MaxNLocator
 
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Calibration, Records, Values, spread
-from evaluation.metric_help import METRIC_HELP
+from evaluation.metric_help import metric_help
+from evaluation.ranking import main_cutoff
 
 Curves = Mapping[str, Sequence[Records]]
 """Method -> for each seed the logged records."""
@@ -68,12 +69,6 @@ class Panel(NamedTuple):
     unit: str
 
 
-TRAINING = {
-    "loss": Panel("Training loss", "in its own unit"),
-    "eval_recall@10": Panel("Validation Recall@10", "share of users"),
-}
-
-
 def method_styles(names: Iterable[str]) -> dict[str, Style]:
     """A color for each method, with another dash once the colors are used up."""
     styles = [Style(color, dash) for dash in DASHES for color in COLORS]
@@ -97,33 +92,55 @@ def flow_panels(curves: Curves) -> dict[str, Panel]:
     return {name: panel for name, panel in MATCHING.items() if name in logged} | panels
 
 
-TRADEOFF = ("coverage@10", "ndcg@10")
+def training_panels(curves: Curves) -> dict[str, Panel]:
+    """Training loss, then validation recall at a cut-off that all methods with such a recall log; those that are there.
+
+    The cut-off is 10, or the nearest to it.
+    """
+    panels = {"loss": Panel("Training loss", "in its own unit")} if "loss" in _logged_names(curves) else {}
+    logged = [cutoffs for seeds in curves.values() if (cutoffs := _cutoffs(_logged_names({"": seeds}), "eval_recall"))]
+    if logged and (common := set.intersection(*logged)):
+        k = main_cutoff([*common])
+        panels[f"eval_recall@{k}"] = Panel(f"Validation Recall@{k}", "share of users")
+    return panels
+
+
+def _cutoffs(names: Iterable[str], kind: str) -> set[int]:
+    """The cut-offs of a kind of metric among these."""
+    return {int(k) for name in names for metric, _, k in [name.partition("@")] if metric == kind and k.isdigit()}
 
 
 def tradeoff_figure(values: Values, styles: Mapping[str, Style]) -> str | None:
-    """A point per method, variety to the right and accuracy upwards, with the deviation over seeds; None below two."""
-    points = {m: [spread(row[name]) for name in TRADEOFF] for m, row in values.items() if {*TRADEOFF} <= row.keys()}
+    """A point per method, variety to the right and accuracy upwards, with the deviation over seeds; None below two.
+
+    Accuracy is NDCG@10, or that of the nearest cut-off.
+    """
+    if not (cutoffs := _cutoffs((name for row in values.values() for name in row), "ndcg")):
+        return None
+    drawn = ("coverage@10", f"ndcg@{main_cutoff([*cutoffs])}")
+    points = {m: [spread(row[name]) for name in drawn] for m, row in values.items() if {*drawn} <= row.keys()}
     if len(points) < 2:
         return None
-    label = " against ".join(METRIC_HELP[name].heading for name in reversed(TRADEOFF))
+    variety, accuracy = map(metric_help, drawn)
+    label = f"{accuracy.heading} against {variety.heading}"
     with rc_context(LOOK | {"svg.hashsalt": label}):
         figure = Figure(figsize=(9.6, 4.2), layout="constrained")
         axis = figure.subplots()
         for method, ((x, x_sd), (y, y_sd)) in points.items():
             color, marker = styles[method].color, styles[method].marker
             axis.errorbar(x, y, y_sd, x_sd, fmt=marker, color=color, ms=6, elinewidth=1, label=method)
-        axis.set(xlabel=METRIC_HELP[TRADEOFF[0]].meaning, title=METRIC_HELP[TRADEOFF[1]].heading)
+        axis.set(xlabel=variety.meaning, title=accuracy.heading)
         figure.legend(loc="outside right upper")
         return _svg(figure, label)
 
 
 def training_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 4) -> str | None:
-    """Training loss, then validation recall, a panel for each method that logs it; None if none does.
+    """What `training_panels` finds, a panel for each method that logs it; None if it finds nothing.
 
     Steps and losses have an axis of their own in every panel, as runs differ in length and objectives in unit; recall
     has the same one in all. Lines are those of `flow_figure`.
     """
-    panels = {key: panel for key, panel in TRAINING.items() if key in _logged_names(curves)}
+    panels = training_panels(curves)
     if not panels:
         return None
     columns = max(2, min(columns, len(curves)))
@@ -209,7 +226,7 @@ def breakdown_figure(breakdowns: Mapping[str, Breakdown], styles: Mapping[str, S
                 for method, values in breakdown.means[metric].items():
                     style = styles[method]
                     axis.plot(names, values, color=style.color, ls=style.dash, lw=1.6, marker="o", ms=3.5)
-                axis.set(title=METRIC_HELP[metric].heading, xlabel=what)
+                axis.set(title=metric_help(metric).heading, xlabel=what)
             row[0].set_ylim(bottom=0)
         _add_legend(figure, list(next(iter(breakdowns.values())).means[metrics[0]]), styles)
         return _svg(figure, label)

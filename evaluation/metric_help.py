@@ -1,6 +1,10 @@
 """What every reported number means and which way is better, in one place for tables, plots and the best checkpoint."""
 
+import re
+from collections.abc import Iterable
 from typing import Literal, NamedTuple
+
+from catalog.errors import InputError
 
 
 class Metric(NamedTuple):
@@ -20,14 +24,10 @@ CODES = "Choice of a code"
 COST = "Cost"
 
 METRIC_HELP = {
-    "recall@1": Metric(RANKING, "Recall@1", "share of users whose held-out item is ranked first", "higher"),
-    "recall@5": Metric(RANKING, "Recall@5", "share of users whose held-out item is among the first 5", "higher"),
-    "recall@10": Metric(RANKING, "Recall@10", "share of users whose held-out item is among the first 10", "higher"),
-    "recall@50": Metric(RANKING, "Recall@50", "share of users whose held-out item is among the first 50", "higher"),
-    "ndcg@5": Metric(RANKING, "NDCG@5", "like Recall@5, but place r counts 1 / log2(r + 1): 1, 0.63, 0.5, …", "higher"),
-    "ndcg@10": Metric(RANKING, "NDCG@10", "like Recall@10, but place r counts 1 / log2(r + 1)", "higher"),
-    "mrr@50": Metric(
-        RANKING, "MRR@50", "mean of 1 / place of the held-out item, 0 if it is not among the first 50", "higher"
+    "recall@k": Metric(RANKING, "Recall@k", "share of users whose held-out item is at place k or better", "higher"),
+    "ndcg@k": Metric(RANKING, "NDCG@k", "like Recall@k, but place r counts 1 / log2(r + 1): 1, 0.63, 0.5, …", "higher"),
+    "mrr@k": Metric(
+        RANKING, "MRR@k", "mean of 1 / place of the held-out item, 0 if it is not among the first k", "higher"
     ),
     "coverage@10": Metric(VARIETY, "Items", "share of the catalogue that some user is shown", "higher"),
     "first_code_coverage@10": Metric(
@@ -59,4 +59,29 @@ METRIC_HELP = {
         ",.0f",
     ),
 }
-"""Name -> what it is. An evaluation during training says `eval_` before them; in `entropy_l` l is a level."""
+"""Name -> what it is, see `metric_help`. An evaluation during training says `eval_` before them; `l` is a level."""
+
+
+def metric_help(name: str) -> Metric:
+    """What a metric is; `recall@7` is what `METRIC_HELP` calls `recall@k`. Raises InputError for one it lacks."""
+    found = METRIC_HELP.get(kind := _kind(name))
+    if found is None:
+        raise InputError(f"Metrics without an explanation: {[name]}.", remedy="Add them to METRIC_HELP.")
+    if kind == name:
+        return found
+    heading, meaning = (re.sub(r"\bk\b", name.rpartition("@")[2], text) for text in (found.heading, found.meaning))
+    return found._replace(heading=heading, meaning=meaning)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Metrics in the order of `METRIC_HELP`, those of a kind by their cut-offs. Raises InputError for unknown ones."""
+    names = set(names)
+    if unknown := sorted(name for name in names if _kind(name) not in METRIC_HELP):
+        raise InputError(f"Metrics without an explanation: {unknown}.", remedy="Add them to METRIC_HELP.")
+    kinds = list(METRIC_HELP)
+    return sorted(names, key=lambda name: (kinds.index(_kind(name)), len(name), name))
+
+
+def _kind(name: str) -> str:
+    """The name under which `METRIC_HELP` has a metric: `recall@k` of `recall@7`."""
+    return name if name in METRIC_HELP else re.sub(r"@[1-9]\d*$", "@k", name)

@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
-from catalog.errors import InputError
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Example, Sections, Values, spread
-from evaluation.metric_help import COST, MATCH, METRIC_HELP
+from evaluation.metric_help import COST, MATCH, in_order, metric_help
 from evaluation.significance import PairedTest
 
 MISSING = "–"
@@ -59,7 +58,7 @@ def metric_tables(values: Values, sections: Sections) -> dict[str, Table]:
     """
     parts: dict[str, list[str]] = {"results": [], "match": [], "cost": []}
     for name in metric_names(values):
-        parts[{MATCH: "match", COST: "cost"}.get(METRIC_HELP[name].group, "results")].append(name)
+        parts[{MATCH: "match", COST: "cost"}.get(metric_help(name).group, "results")].append(name)
     return {part: metric_table(values, sections, names) for part, names in parts.items() if names}
 
 
@@ -75,7 +74,7 @@ def metric_table(values: Values, sections: Sections, names: Sequence[str] | None
     parts = {"": [method for method in cells if method not in apart], **sections}
     found = {title: {method: cells[method] for method in part if method in cells} for title, part in parts.items()}
     columns = []
-    for metric in (METRIC_HELP[name] for name in names):
+    for metric in map(metric_help, names):
         better = f" ({metric.better} is better)" if metric.better else ""
         columns.append(Column(metric.group, metric.heading, metric.meaning + better))
     return Table(columns, {title: part for title, part in found.items() if part}, BEST)
@@ -94,7 +93,7 @@ def significance_table(tests: Mapping[str, Mapping[str, PairedTest]], baseline: 
     ]
     return Table(
         columns,
-        {METRIC_HELP[metric].heading: {m: _test_cells(t) for m, t in some.items()} for metric, some in tests.items()},
+        {metric_help(metric).heading: {m: _test_cells(t) for m, t in some.items()} for metric, some in tests.items()},
         FOUND,
     )
 
@@ -109,7 +108,7 @@ def breakdown_table(breakdowns: Mapping[str, Breakdown]) -> Table:
     sections: dict[str, dict[str, list[Cell]]] = {}
     for breakdown in breakdowns.values():
         for metric, methods in breakdown.means.items():
-            rows = sections.setdefault(METRIC_HELP[metric].heading, {})
+            rows = sections.setdefault(metric_help(metric).heading, {})
             for method, values in methods.items():
                 rows.setdefault(method, []).extend(Cell(_printed(metric, value)) for value in values)
     return Table(columns, sections)
@@ -146,11 +145,8 @@ def markdown(table: Table) -> str:
 
 
 def metric_names(values: Values) -> list[str]:
-    """The metrics that some method has, in the order of `METRIC_HELP`. Raises InputError for one that is not there."""
-    present = {name for metrics in values.values() for name in metrics}
-    if unknown := sorted(present - set(METRIC_HELP)):
-        raise InputError(f"Metrics without an explanation: {unknown}.", remedy="Add them to METRIC_HELP.")
-    return [name for name in METRIC_HELP if name in present]
+    """The metrics that some method has, in the order of `METRIC_HELP`. Raises InputError for an unknown one."""
+    return in_order(name for metrics in values.values() for name in metrics)
 
 
 def _cells(values: Values, names: Sequence[str]) -> dict[str, list[Cell]]:
@@ -169,12 +165,12 @@ def _cell(name: str, mean: float, deviation: float | None, best: str | None) -> 
 
 
 def _best(name: str, values: Iterable[float]) -> str | None:
-    better = METRIC_HELP[name].better
+    better = metric_help(name).better
     return None if better is None else _printed(name, max(values) if better == "higher" else min(values))
 
 
 def _printed(name: str, value: float) -> str:
-    return format(value, METRIC_HELP[name].form)
+    return format(value, metric_help(name).form)
 
 
 def _test_cells(test: PairedTest) -> list[Cell]:

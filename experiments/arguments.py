@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from catalog.errors import InputError
 from catalog.settings import Arguments, as_table, at_least, check_known, check_name
+from evaluation.ranking import EVAL_K, check_cutoffs
 
 
 @dataclass
@@ -69,9 +70,14 @@ class RecommenderArguments(Arguments):
     )
     only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
+    eval_k: list[int] = field(
+        default_factory=lambda: list(EVAL_K),
+        metadata={"help": "Cut-offs: recall of each, NDCG of those from 2 to 20, MRR of the largest."},
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        self.eval_k = check_cutoffs(self.eval_k)
         for name, settings in self.table.items():
             check_name("models", name)
             if not isinstance(settings, dict | None):
@@ -140,6 +146,12 @@ class EvaluateArguments(Arguments):
     data: str = field(metadata={"help": "Folder that prepare.py wrote."})
     split: Literal["validation", "test"] = field(default="test", metadata={"help": "Which held-out items to rank."})
     beam_width: int = field(default=100, metadata={"help": "Width of the trie-constrained beam."})
+    eval_k: list[int] = field(
+        default_factory=lambda: list(EVAL_K),
+        metadata={
+            "help": "Cut-offs, at most beam_width: recall of each, NDCG of those from 2 to 20, MRR of the largest."
+        },
+    )
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
     exact_users: int = field(
         default=0,
@@ -174,8 +186,11 @@ class EvaluateArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
-        at_least(self, 1, "beam_width", "batch_size")
+        at_least(self, 1, "batch_size")
         at_least(self, -1, "exact_users")
+        self.eval_k = check_cutoffs(self.eval_k, self.beam_width)
+        if self.exact_users:
+            at_least(self, 10, "beam_width")  # whose top 10 is compared
 
 
 @dataclass
@@ -238,6 +253,12 @@ class CompareArguments(Arguments):
     baseline: str | None = field(
         default=None, metadata={"help": "Method that the others are tested against, user by user; by default none is."}
     )
+    eval_k: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Cut-offs to compare at, within the ranked lists; by default those that all evaluations have."
+        },
+    )
     data: str | None = field(
         default=None,
         metadata={"help": "Folder that prepare.py wrote; by default the one that the first run was trained on."},
@@ -263,8 +284,8 @@ class CompareArguments(Arguments):
     evaluation: dict[str, Any] | str | None = field(
         default=None,
         metadata={
-            "help": "Settings of evaluate.py for all methods of a sweep, for instance {beam_width: 50}. Its split, "
-            "test by default, is the one that is compared, of runs too."
+            "help": "Settings of evaluate.py for all methods of a sweep, for instance {eval_k: [5, 10, 20]}. Its "
+            "split, test by default, is the one that is compared, of runs too."
         },
     )
     data_recipe: str | None = field(
@@ -284,6 +305,8 @@ class CompareArguments(Arguments):
         if self.table and not self.data:
             raise InputError("data is missing: a sweep needs the folder that prepare.py wrote, or where it is to go.")
         at_least(self, 1, "jobs")
+        if self.eval_k is not None:
+            self.eval_k = check_cutoffs(self.eval_k)
         if min(self.seeds, default=0) < 0:
             raise InputError(f"seeds={self.seeds}: they must be at least 0.", field="seeds", value=self.seeds)
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):

@@ -12,9 +12,10 @@ from datasets import Dataset
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import read_json, sealing, write_json
-from evaluation import break_down
+from evaluation import break_down, mean_metrics
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Comparison, Example, Shown, spread
+from evaluation.ranking import KINDS, common_cutoffs, main_cutoff, ranking_names
 from evaluation.report import markdown_page, write_report
 from evaluation.significance import RESAMPLES, PairedTest, paired_tests
 from evaluation.tables import markdown, metric_table
@@ -24,15 +25,13 @@ from experiments.evaluations import Evaluation, data_provenance, has_weights, re
 from interactions import Splits, load_prepared, training_counts
 from trainer.reporting.run_folder import read_log
 
-TESTED = ("recall@10", "ndcg@10", "recall@50")
-BROKEN_DOWN = ("recall@10", "ndcg@10")
 COST = ("seconds", "tokens", "peak_memory_mb")
 SEED = re.compile(r"seed_(\d+)")
 COMPARISON = "comparison"
 
 
-Ranked = Mapping[str, Sequence[np.ndarray]]
-"""Method -> for each seed the items [users, k] that it ranks."""
+Accuracy = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
+"""Method -> for each seed the metrics of its ranking for every user, [users], at the cut-offs that all have."""
 
 
 class OverUsers(NamedTuple):
@@ -67,12 +66,20 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
         ranked_on, remedy = replace(evaluation.made_of, settings={}), "Evaluate all on the folder that data names."
         data.check(ranked_on, f"What {evaluation.folder} ranked", remedy, evaluation.folder)
     how = shared_protocol(evaluations, references)
-    ranked = {m: [run.evaluation.ranked(splits, len(catalog)) for run in seeds] for m, seeds in methods.items()}
-    users = over_users(ranked, args.baseline, catalog, splits, rows)
+    eval_k = args.eval_k or common_cutoffs(
+        {str(one.folder): one.eval_k for one in (*evaluations, *references.values())}
+    )
+    every = methods | {name: [Run(name, None, one.folder, one, {})] for name, one in references.items()}
+    ranked = {
+        m: [run.evaluation.ranked(splits, len(catalog), max(eval_k)) for run in seeds] for m, seeds in every.items()
+    }
+    target = np.array(rows["target"])
+    accuracy = {m: [user_metrics(one, target, catalog, eval_k) for one in seeds] for m, seeds in ranked.items()}
+    groups = user_groups(rows, catalog, splits)
+    users = over_users({m: accuracy[m] for m in methods}, eval_k, args.baseline, groups)
     comparison = Comparison(
         title=args.title,
-        values={method: _values(seeds) for method, seeds in methods.items()}
-        | {name: {n: [v] for n, v in found.record["metrics"].items()} for name, found in references.items()},
+        values={m: _values(seeds, accuracy[m]) for m, seeds in every.items()},
         notes=_notes(methods, how),
         sections=_sections(methods, references),
         curves={method: logs for method, seeds in methods.items() if (logs := _logs(seeds))},
@@ -80,7 +87,7 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
         baseline=args.baseline,
         tests=users.tests,
         breakdowns=users.breakdowns,
-        examples=examples({method: seeds[0] for method, seeds in ranked.items()}, catalog, rows),
+        examples=examples({method: ranked[method][0] for method in methods}, catalog, rows),
     )
     folder = comparison_folder(args)
     with sealing(folder, data.as_dict()) as temporary:
@@ -140,16 +147,23 @@ def method_of(folder: Path) -> str:
     return folder.parent.name if SEED.fullmatch(folder.name) else folder.name
 
 
-def over_users(ranked: Ranked, baseline: str | None, catalog: Catalog, splits: Splits, rows: Dataset) -> OverUsers:
+def tested_metrics(eval_k: Sequence[int]) -> list[str]:
+    """What methods are tested by: recall and NDCG at 10, or the nearest cut-off, and recall at the largest."""
+    k, known = main_cutoff(eval_k), ranking_names(eval_k)
+    return [name for name in dict.fromkeys((f"recall@{k}", f"ndcg@{k}", f"recall@{max(eval_k)}")) if name in known]
+
+
+def over_users(
+    accuracy: Accuracy, eval_k: Sequence[int], baseline: str | None, groups: Mapping[str, np.ndarray]
+) -> OverUsers:
     """Tests against the baseline and means for groups of users; the seeds of a method are averaged first.
 
-    rows: those of the split that was ranked.
+    groups: what tells users apart -> a number of each, [users].
     """
-    target = np.array(rows["target"])
-    per_user: dict[str, dict[str, np.ndarray]] = {}
-    for method, seeds in ranked.items():
-        found = [user_metrics(places, target, catalog) for places in seeds]
-        per_user[method] = {name: np.mean([one[name] for one in found], 0) for name in TESTED}
+    names = tested_metrics(eval_k)
+    per_user = {
+        method: {name: np.mean([one[name] for one in seeds], 0) for name in names} for method, seeds in accuracy.items()
+    }
     tests = {}
     if baseline is not None:
         if baseline not in per_user:
@@ -160,12 +174,19 @@ def over_users(ranked: Ranked, baseline: str | None, catalog: Catalog, splits: S
                 value=baseline,
             )
         others = [method for method in per_user if method != baseline]
-        for name in TESTED if others else ():
+        for name in names if others else ():
             tests[name] = paired_tests({m: per_user[m][name] for m in others}, per_user[baseline][name])
-    counts = training_counts(splits, len(catalog))[target]
-    lengths = np.array([len(history) for history in rows["history"][:]])
-    groups = {"Training count of the held-out item": counts, "Length of the history": lengths}
-    return OverUsers(tests, {what: break_down(n, per_user, BROKEN_DOWN) for what, n in groups.items()})
+    k = main_cutoff(eval_k)
+    broken_down = tuple(name for name in names if name.endswith(f"@{k}"))
+    return OverUsers(tests, {what: break_down(number, per_user, broken_down) for what, number in groups.items()})
+
+
+def user_groups(rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, np.ndarray]:
+    """What tells the users of the rows apart -> a number of each, [users]."""
+    return {
+        "Training count of the held-out item": training_counts(splits, len(catalog))[np.array(rows["target"])],
+        "Length of the history": np.array([len(history) for history in rows["history"][:]]),
+    }
 
 
 def examples(ranked: Mapping[str, np.ndarray], catalog: Catalog, rows: Dataset, users: int = 10) -> list[Example]:
@@ -264,12 +285,17 @@ def _guided(methods: Mapping[str, list[Run]]) -> list[str]:
     return [method for method, seeds in methods.items() if "guide" in seeds[0].evaluation.record]
 
 
-def _values(seeds: Sequence[Run]) -> dict[str, list[float]]:
-    """Every metric that all seeds have, its value for each."""
+def _values(seeds: Sequence[Run], accuracy: Sequence[Mapping[str, np.ndarray]]) -> dict[str, list[float]]:
+    """Every metric that all seeds have, its value for each; of the ranking those in `accuracy`, which has every user's.
+
+    An evaluation's own are left out: what all rows of the table have in common may be measured at fewer cut-offs.
+    """
     tables = []
-    for run in seeds:
+    for run, per_user in zip(seeds, accuracy, strict=True):
         record = run.evaluation.record
-        tables.append(record["metrics"] | record.get("match", {}) | {n: run.cost[n] for n in COST if n in run.cost})
+        others = {n: v for n, v in record["metrics"].items() if n.partition("@")[0] not in KINDS}
+        cost = {n: run.cost[n] for n in COST if n in run.cost}
+        tables.append(mean_metrics(per_user) | others | record.get("match", {}) | cost)
     return {name: [table[name] for table in tables] for name in tables[0] if all(name in table for table in tables)}
 
 

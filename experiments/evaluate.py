@@ -1,7 +1,7 @@
 """What `evaluate.py` and `recommenders.py` measure: a policy's ranking and calibration, and the classical baselines."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,11 @@ from catalog import Catalog
 from catalog.errors import InputError
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
+from evaluation.ranking import EVAL_K
 from experiments.arguments import EvaluateArguments, RecommenderArguments
 from experiments.evaluations import (
     HELD_OUT,
     check_data,
-    check_evaluation,
     check_recommender,
     data_provenance,
     has_weights,
@@ -40,6 +40,9 @@ from recommenders import BatchRecommender, Recommender, fit_recommender, load_re
 from trainer.runtime.launch import one_device
 
 logger = logging.getLogger(__name__)
+
+TOP = 10
+"""How many places of a list are what a user is shown."""
 
 
 def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
@@ -69,7 +72,7 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
             batch_size=args.batch_size,
             guide=_guide(args, catalog, splits) if args.guide else None,
         )
-        metrics = list_metrics(ranked, rows, catalog, splits)
+        metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
         how = protocol(rows, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
         record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
         if args.exact_users:
@@ -93,7 +96,6 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
 
     Raises InputError where it cannot be made.
     """
-    check_evaluation(args)
     run = Path(args.run)
     check_data(run, args.data, data)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
@@ -143,8 +145,8 @@ def _exactness(
 ) -> float:
     """Share of the first users for whom the beam's top 10 are the leaves of the exact ranking, in its order."""
     some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
-    exact = rank_exactly(policy, some, prompts, k=10, exclude_history=args.exclude_history)
-    return float((same_leaf(exact, catalog) == same_leaf(ranked[: len(some), :10], catalog)).all(1).mean())
+    exact = rank_exactly(policy, some, prompts, k=TOP, exclude_history=args.exclude_history)
+    return float((same_leaf(exact, catalog) == same_leaf(ranked[: len(some), :TOP], catalog)).all(1).mean())
 
 
 def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]:
@@ -177,17 +179,23 @@ def _guide(args: EvaluateArguments, catalog: Catalog, splits: Splits) -> Callabl
     return lambda batch: guidance(recommender(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
 
 
-def list_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, float]:
-    """Accuracy and variety of ranked items [users, k]."""
-    per_user = user_metrics(ranked, np.array(rows["target"]), catalog)
+def list_metrics(
+    ranked: np.ndarray, rows: Dataset, catalog: Catalog, splits: Splits, eval_k: Sequence[int] = EVAL_K
+) -> dict[str, float]:
+    """Accuracy of ranked items [users, length] at some cut-offs, and the variety of their top 10, if it is as long."""
+    accuracy = mean_metrics(user_metrics(ranked, np.array(rows["target"]), catalog, eval_k))
+    if ranked.shape[1] < TOP:
+        return accuracy
     first_codes = catalog.trie.codes(torch.arange(len(catalog)))[:, 0].numpy()
     popularity = training_counts(splits, len(catalog))
-    return mean_metrics(per_user) | diversity_metrics(ranked, popularity, first_codes)
+    return accuracy | diversity_metrics(ranked, popularity, first_codes, TOP)
 
 
-def user_metrics(ranked: np.ndarray, target: np.ndarray, catalog: Catalog) -> dict[str, np.ndarray]:
-    """Accuracy of ranked items [users, k] for each user, [users]; of items that share a semantic ID any is a hit."""
-    return ranking_metrics(same_leaf(ranked, catalog), same_leaf(target, catalog))
+def user_metrics(
+    ranked: np.ndarray, target: np.ndarray, catalog: Catalog, eval_k: Sequence[int]
+) -> dict[str, np.ndarray]:
+    """Accuracy of ranked items [users, length] for each user, [users]; any with the target's semantic ID is a hit."""
+    return ranking_metrics(same_leaf(ranked, catalog), same_leaf(target, catalog), eval_k)
 
 
 def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
@@ -196,11 +204,11 @@ def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
     return np.where(items >= 0, first[items], -1)
 
 
-def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool) -> np.ndarray:
-    """The 50 best items of a recommender for each row, with or without those of its history: [users, 50]."""
+def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool, k: int) -> np.ndarray:
+    """The k best items of a recommender for each row, with or without those of its history: [users, k]."""
     histories = rows["history"][:]
     some = [histories[start : start + 1024] for start in range(0, len(histories), 1024)]
-    return np.concatenate([rank(model.score(h), h if exclude_history else [[]] * len(h), 50) for h in some])
+    return np.concatenate([rank(model.score(h), h if exclude_history else [[]] * len(h), k) for h in some])
 
 
 def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
@@ -213,8 +221,8 @@ def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
         fitted = dict(made_of(folder).settings)
         for split in HELD_OUT:
             rows = getattr(splits, split)
-            ranked = rank_recommender(model, rows, args.exclude_history)
-            metrics = list_metrics(ranked, rows, catalog, splits)
+            ranked = rank_recommender(model, rows, args.exclude_history, max(TOP, *args.eval_k))
+            metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
             how = protocol(rows, catalog, split, args.exclude_history)
             settings = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
             with writing(folder, Provenance(data.catalog, data.splits, settings)) as temporary:

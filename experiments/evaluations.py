@@ -19,8 +19,6 @@ import yaml
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import MARKER, complete, file_digest, read_json, sealed, sealing, write_json
-from evaluation.ranking import RECALL_CUTOFFS
-from experiments.arguments import EvaluateArguments
 from interactions import Splits
 from interactions.provenance import Provenance
 from recommenders import made_of
@@ -42,8 +40,21 @@ class Evaluation(NamedTuple):
         path = self.folder / CALIBRATION
         return read_json(path, "The calibration") if path.is_file() else None
 
-    def ranked(self, splits: Splits, items: int) -> np.ndarray:
-        """The items [users, k] that were ranked for the split's rows. Raises InputError where they do not fit them."""
+    @property
+    def eval_k(self) -> list[int]:
+        """The cut-offs that its ranking was measured at. Raises InputError where it was measured at none."""
+        kinds = [name.partition("@") for name in self.record["metrics"]]
+        if found := sorted(int(k) for kind, _, k in kinds if kind == "recall" and k.isdigit()):
+            return found
+        raise InputError(
+            f"{self.folder / METRICS} has no recall@k.", remedy="Evaluate anew.", file=self.folder / METRICS
+        )
+
+    def ranked(self, splits: Splits, items: int, least: int = 0) -> np.ndarray:
+        """The items [users, length] that were ranked for the split's rows.
+
+        Raises InputError where they do not fit the rows, or are fewer than `least` a user.
+        """
         path, rows = self.folder / RANKED, getattr(splits, self.folder.name)
         try:
             with np.load(path) as file:
@@ -54,6 +65,14 @@ class Evaluation(NamedTuple):
         if not (fits and np.array_equal(target, rows["target"][:]) and -1 <= ranked.min() and ranked.max() < items):
             raise InputError(
                 f"{path} ranks other users or items than those of the data.", remedy="Evaluate anew.", file=path
+            )
+        if ranked.shape[1] < least:
+            raise InputError(
+                f"{path} ranks {ranked.shape[1]} items a user, too few for recall@{least}.",
+                remedy="Evaluate with a wider beam, or compare at smaller cut-offs (eval_k).",
+                file=path,
+                field="eval_k",
+                value=least,
             )
         return ranked
 
@@ -68,15 +87,6 @@ def evaluation_folder(folder: str | Path, split: str) -> Path:
             value=split,
         )
     return Path(folder) / "evaluation" / split
-
-
-def check_evaluation(args: EvaluateArguments) -> None:
-    """Raise InputError for settings that no run can be evaluated with."""
-    evaluation_folder(args.run, args.split)
-    for name, least in {"beam_width": max(RECALL_CUTOFFS), "batch_size": 1, "exact_users": -1}.items():
-        if (value := getattr(args, name)) < least:
-            why = f" for recall@{least}" if name == "beam_width" else ""
-            raise InputError(f"{name}={value}: it must be at least {least}{why}.", field=name, value=value)
 
 
 def read_evaluation(folder: str | Path, split: str) -> Evaluation:
@@ -112,8 +122,8 @@ def write_evaluation(
 ) -> None:
     """Fill a folder of `writing`.
 
-    record: `metrics`, name -> value; `protocol`, what evaluations must share to be compared; `data`, the folder of
-    prepare.py; where there is one `match` with `match_protocol`, and `guide`.
+    record: `metrics`, name -> value, whose names say the cut-offs; `protocol`, what evaluations must share to be
+    compared; `data`, the folder of prepare.py; where there is one `match` with `match_protocol`, and `guide`.
     ranked: items [users, k]; target: [users].
     """
     write_json(folder / METRICS, dict(record))

@@ -11,15 +11,17 @@ from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
 from catalog.settings import check_name
 from evaluation.figures import method_styles, standalone, tradeoff_figure
+from evaluation.metric_help import in_order
 from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
 from experiments.arguments import CompareArguments
 from experiments.command_line import as_table, parse, read_recipe, setting
-from experiments.comparison import TESTED, comparison_folder
+from experiments.comparison import comparison_folder
 from experiments.stages import TIMES
 from semantic_ids.settings import DataArguments
 
-SHOWN = ("recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10", "coverage@10", "gini@10", "seconds")
+SHOWN = ("coverage@10", "gini@10", "seconds")
+"""What is shown beside recall and NDCG, of them all but recall@1."""
 USERS = 60
 """Of so many users a rehearsal is."""
 
@@ -115,13 +117,15 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
         "For reference: recommenders": references,
         "As others published it": list(published),
     }
-    tests = {n: {m: PairedTest(**t) for m, t in record["tests"][n].items()} for n in TESTED if n in record["tests"]}
+    tests = {n: {m: PairedTest(**t) for m, t in record["tests"][n].items()} for n in record["tests"] if "@" in n}
     how = record["protocol"]["ranking"]
     seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     lines = [
         f"{how['users']:,} users; a hit is a {how['hit']}; beam of {how['beam_width']}; items of the history are "
         f"{'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
-        markdown(metric_table(values, {heading: names for heading, names in sections.items() if names}, SHOWN)),
+        markdown(
+            metric_table(values, {heading: names for heading, names in sections.items() if names}, _shown(record))
+        ),
         f"![Accuracy against variety on {args.title}]({_figure(args)})",
     ]
     if tests:
@@ -134,7 +138,14 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
 
 def _seeds(record: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
     """Method -> metric -> its value for each seed, of the metrics that are shown."""
-    return {m: {n: row[n]["seeds"] for n in SHOWN if n in row} for m, row in record["methods"].items()}
+    shown = _shown(record)
+    return {m: {n: row[n]["seeds"] for n in shown if n in row} for m, row in record["methods"].items()}
+
+
+def _shown(record: Mapping[str, Any]) -> list[str]:
+    found = in_order(name for row in record["methods"].values() for name in row)
+    ranking = [name for name in found if name.startswith(("recall@", "ndcg@")) and name != "recall@1"]
+    return [*ranking, *SHOWN]
 
 
 def _figure(args: ReproduceArguments) -> str:

@@ -19,7 +19,16 @@ from experiments.command_line import parse, setting
 from experiments.evaluate import planned
 from experiments.evaluations import check_data, check_recommender, data_provenance, read_evaluation, run_settings
 from experiments.stages import TIMES, Stage, run_stages
-from experiments.sweep_settings import Settings, check_alike, check_sweep, evaluation, flags, run_folder, training
+from experiments.sweep_settings import (
+    Settings,
+    check_alike,
+    check_reference,
+    check_sweep,
+    evaluation,
+    flags,
+    run_folder,
+    training,
+)
 from interactions import load_prepared
 from interactions.provenance import Provenance
 from policy.checkpoints import finished
@@ -97,7 +106,7 @@ def _preparations(
     # for reference a model must be measured, to ask it it need only be fitted
     asked = [*map(_recommender, methods.values()), args.how.get("guide")]
     missing = [folder for folder in map(Path, filter(None, asked)) if not _fitted(folder, prepared)]
-    missing += [folder for folder in map(Path, args.references) if not _measured(folder, how, prepared)]
+    missing += [folder for folder in map(Path, args.references) if not _measured(args, folder, how, prepared)]
     if missing and not args.recommender_recipe:
         raise InputError(
             f"{missing[0]} is not fitted and measured as the sweep asks.",
@@ -121,6 +130,8 @@ def _preparations(
                 field="exclude_history",
                 value=models.exclude_history,
             )
+        if args.references:
+            check_reference(args, how, str(args.recommender_recipe), models.eval_k)
         needed = {part for name in names for part in models.needed(name)}
         only = [name for name in models.table if name in needed]  # parts before their mixture
         stage = Stage(_command("recommenders", *argv, "--only", *only), logs / "recommenders.log", {"prepare"})
@@ -138,14 +149,16 @@ def _fitted(folder: Path, prepared: Prepared | None) -> bool:
     return True
 
 
-def _measured(folder: Path, how: EvaluateArguments, prepared: Prepared | None) -> bool:
+def _measured(args: CompareArguments, folder: Path, how: EvaluateArguments, prepared: Prepared | None) -> bool:
     """Whether a recommender is fitted and was measured as the methods are."""
     if not _fitted(folder, prepared):
         return False
     try:
-        of = read_evaluation(folder, how.split).made_of
+        found = read_evaluation(folder, how.split)
+        check_reference(args, how, str(folder), found.eval_k)
     except InputError:
         return False
+    of = found.made_of
     wanted = prepared.of if prepared else of
     return not replace(wanted, settings={**of.settings, "exclude_history": how.exclude_history}).differences(of)
 
@@ -221,14 +234,15 @@ def _evaluation(
         needs.add(f"recommenders {Path(wanted.guide).parent}")
     if prepared and not needs & stages.keys():
         of = planned(wanted, *prepared)
-        if _evaluated(folder, wanted.split, of):
+        if _evaluated(folder, wanted, of):
             return None
     return Stage(_command("evaluate", *argv), folder / "evaluate.log", needs)
 
 
-def _evaluated(folder: Path, split: str, of: Provenance) -> bool:
+def _evaluated(folder: Path, wanted: EvaluateArguments, of: Provenance) -> bool:
     try:
-        return not read_evaluation(folder, split).made_of.differences(of)
+        found = read_evaluation(folder, wanted.split)
+        return found.eval_k == wanted.eval_k and not found.made_of.differences(of)
     except InputError:
         return False
 

@@ -1,16 +1,16 @@
 """What a sweep says of each method, and what of it is refused before the first stage begins."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from catalog import Catalog
 from catalog.errors import InputError
+from evaluation.ranking import check_cutoffs, common_cutoffs
 from experiments.arguments import CompareArguments, EvaluateArguments, RunArguments
 from experiments.command_line import parse, setting
 from experiments.comparison import COMPARISON, check_names
-from experiments.evaluations import check_evaluation
 from experiments.match import comparable, reward_settings
 from trainer import METHODS
 
@@ -120,7 +120,10 @@ def check_alike(args: CompareArguments, methods: dict[str, Settings], catalog: C
     """
     wanted = {method: evaluation(args, methods, method, args.seeds[0])[1] for method in methods}
     first, *others = wanted
-    check_evaluation(wanted[first])
+    if args.eval_k:
+        check_cutoffs(args.eval_k, wanted[first].beam_width)
+    else:
+        common_cutoffs({method: how.eval_k for method, how in wanted.items()})
     for method in others:
         for name in ALIKE:
             here, there = getattr(wanted[first], name), getattr(wanted[method], name)
@@ -140,6 +143,22 @@ def check_alike(args: CompareArguments, methods: dict[str, Settings], catalog: C
     unguided = {settings.get("evaluate", m) for m, settings in methods.items() if not wanted[m].guide}
     rewards = {m: reward_settings(training(args, methods, m, args.seeds[0])[1]) for m in sorted(unguided)}
     _check_rewards(args, {method: reward for method, reward in rewards.items() if reward})
+
+
+def check_reference(args: CompareArguments, how: EvaluateArguments, name: str, eval_k: Sequence[int]) -> None:
+    """Raise InputError where a recommender that is measured at these cut-offs could not stand beside the methods.
+
+    how: their evaluation. name: what is measured, in the message.
+    """
+    if not args.eval_k:
+        common_cutoffs({"The sweep": how.eval_k, name: eval_k})
+    elif max(eval_k) < max(args.eval_k):
+        raise InputError(
+            f"{name} is measured up to {max(eval_k)}, and eval_k of the comparison is {args.eval_k}.",
+            remedy="Fit it anew with larger cut-offs, or compare at smaller ones.",
+            field="eval_k",
+            value=args.eval_k,
+        )
 
 
 def _check_rewards(args: CompareArguments, rewards: Mapping[str, dict[str, Any]]) -> None:

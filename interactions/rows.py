@@ -56,6 +56,13 @@ def unrankable(rows: Dataset) -> np.ndarray:
     return found
 
 
+def sample_rows(rows: Dataset, count: int | None) -> Dataset:
+    """`count` random rows in their order, all where that is None or not less. The same rows get the same sample."""
+    if count is None or count >= len(rows):
+        return rows
+    return rows.select(np.sort(np.random.default_rng(0).permutation(len(rows))[:count]))
+
+
 def _check_items(name: str, column: str, values: pa.Array, row: np.ndarray, items: int) -> None:
     """values [n], each of row `row` [n]."""
     if not pa.types.is_integer(values.type) and len(values):

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from datasets import Dataset
 from torch import Tensor, nn
 from transformers import Trainer
@@ -53,6 +54,8 @@ def check_run(
             field="sft_positions",
         )
     named = evaluated if isinstance(evaluated, Mapping) else {"eval_dataset": evaluated}
+    for rows in named.values():
+        warn_of_sample(rows, args.eval_users)
     for name, rows in {"train_dataset": train, **named}.items():
         if rows is not None:
             check_rows(name, rows, prompts.trie.items, args.world_size)
@@ -86,6 +89,16 @@ def warn_of_long_histories(rows: Dataset, max_history: int) -> None:
             "train_dataset has histories of up to %d items and max_history is %d: older items are not trained.",
             longest,
             max_history,
+        )
+
+
+def warn_of_sample(rows: Dataset | None, eval_users: int | None) -> None:
+    """Evaluations that rank some of the rows say so once, on the main process."""
+    if rows is not None and eval_users is not None and eval_users < len(rows) and PartialState().is_main_process:
+        logger.warning(
+            "Evaluations during training rank the same %d of the %d rows of eval_dataset each time (eval_users).",
+            eval_users,
+            len(rows),
         )
 
 

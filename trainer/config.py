@@ -9,7 +9,7 @@ from transformers import TrainingArguments
 
 from catalog.errors import InputError, SetupError
 from catalog.settings import as_table, at_least, check_values
-from evaluation.metric_help import METRIC_HELP, RANKING
+from evaluation.ranking import EVAL_K, check_cutoffs, ranking_names
 from trainer import from_trl
 from trainer.methods.base import Method, MethodParts
 from trainer.methods.policy import PolicyMethod
@@ -93,13 +93,28 @@ class TrainingConfig(TrainingArguments):
         },
     )
     beam_width: int = field(default=50, metadata={"help": "Width of the trie-constrained beam that evaluates."})
+    eval_k: list[int] = field(
+        default_factory=lambda: list(EVAL_K),
+        metadata={
+            "help": "Cut-offs of an evaluation, at most beam_width: recall of each, NDCG of those from 2 to 20, MRR of "
+            "the largest."
+        },
+    )
+    eval_users: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many rows of eval_dataset an evaluation ranks, at random but the same ones every time; by "
+            "default all."
+        },
+    )
     exclude_history: bool = field(
         default=True, metadata={"help": "Leave the items a user already has out of the ranking."}
     )
     early_stopping_patience: int | None = field(
         default=None,
         metadata={
-            "help": "Stop after this many evaluations without a better metric_for_best_model, by default recall@10."
+            "help": "Stop after this many evaluations without a better metric_for_best_model, by default recall@10, or "
+            "that of the cut-off nearest to 10."
         },
     )
     dataloader_pin_memory: bool = field(
@@ -134,8 +149,8 @@ class TrainingConfig(TrainingArguments):
                 setattr(self, name, as_table(name, getattr(self, name)))
         check_refused(self)
         check_ranges(self)
-        at_least(self, 1, "log_trajectories_steps", "max_history", "early_stopping_patience")
-        at_least(self, 50, "beam_width")  # of recall@50
+        at_least(self, 1, "log_trajectories_steps", "max_history", "early_stopping_patience", "eval_users")
+        self.eval_k = check_cutoffs(self.eval_k, self.beam_width)
         settle_metric(self, self.eval_metrics)
         if "{titles}" in (self.prompt_template or "") and self.sft_positions == "all":
             raise InputError(
@@ -183,7 +198,7 @@ class TrainingConfig(TrainingArguments):
     @property
     def eval_metrics(self) -> list[str]:
         """The metrics with a meaning that an evaluation of the run gives."""
-        return [name for name, metric in METRIC_HELP.items() if metric.group == RANKING]
+        return ranking_names(self.eval_k)
 
     @property
     def reads_reference(self) -> bool:

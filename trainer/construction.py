@@ -95,6 +95,9 @@ def make_rows(args: TrainingConfig, train: Any, evaluated: Any) -> tuple[Dataset
     if rows is not None and args.numbers_rows:
         rows = numbered(rows)
     if isinstance(evaluated, Mapping):
+        metric = args.metric_for_best_model
+        if metric is not None and not any(metric.startswith(f"{name}_") for name in evaluated):
+            args.metric_for_best_model = f"{next(iter(evaluated))}_{metric}"  # of the first set
         return rows, {name: as_rows(f"eval_dataset[{name!r}]", part) for name, part in evaluated.items()}
     return rows, None if evaluated is None else as_rows("eval_dataset", evaluated)
 

@@ -10,6 +10,7 @@ from transformers.trainer_utils import PredictionOutput
 
 from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
+from interactions.rows import sample_rows
 from trainer.checks import check_rows
 from trainer.front_door import as_rows
 
@@ -24,23 +25,24 @@ def evaluate(trainer: "RecommenderTrainer", rows: Any, prefix: str) -> dict[str,
         for name, part in rows.items():
             found |= evaluate(trainer, part, f"{prefix}_{name}")
         return found
-    metrics = predict(trainer, as_rows("eval_dataset", rows), prefix).metrics
+    sample = sample_rows(as_rows("eval_dataset", rows), trainer.args.eval_users)
+    metrics = predict(trainer, sample, prefix, name="eval_dataset").metrics
     assert metrics is not None
     trainer.log(metrics)
     trainer.control = trainer.callback_handler.on_evaluate(trainer.args, trainer.state, trainer.control, metrics)
     return metrics
 
 
-def predict(trainer: "RecommenderTrainer", rows: Any, prefix: str) -> PredictionOutput:
-    """The ranking of every row, and metrics where there is a column `target`."""
-    rows = as_rows("test_dataset", rows, targets=False)
+def predict(trainer: "RecommenderTrainer", rows: Any, prefix: str, name: str = "test_dataset") -> PredictionOutput:
+    """The ranking of every row, and metrics where there is a column `target`. name: of the rows, for messages."""
+    rows = as_rows(name, rows, targets=False)
     if "target" not in rows.column_names:
         return PredictionOutput(rank(trainer, rows), None, {})
-    check_rows("test_dataset", rows, len(trainer.catalog), 1)
-    ranked = rank(trainer, rows)
-    target = np.array(rows["target"])
-    found = ranking_metrics(ranked, trainer.catalog.trie.representative(torch.from_numpy(target)).numpy())
-    means = mean_metrics(found) | trainer.method.held_out_metrics(rows, trainer.args.per_device_eval_batch_size)
+    check_rows(name, rows, len(trainer.catalog), 1)
+    ranked, target = rank(trainer, rows), np.array(rows["target"])
+    leaf = trainer.catalog.trie.representative(torch.from_numpy(target)).numpy()  # [rows]
+    means = mean_metrics(ranking_metrics(ranked, leaf, trainer.args.eval_k))
+    means |= trainer.method.held_out_metrics(rows, trainer.args.per_device_eval_batch_size)
     return PredictionOutput(ranked, target, {f"{prefix}_{name}": value for name, value in means.items()})
 
 

@@ -22,4 +22,5 @@ def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(tmp_path
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-4)
     assert two["weights"] == pytest.approx(one["weights"], rel=1e-6)
+    assert printed.count("(eval_users)") == 1  # of two processes
     assert two["metrics"] == pytest.approx(one["metrics"], rel=1e-5, abs=1e-6)

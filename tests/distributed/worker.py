@@ -1,4 +1,4 @@
-"""Started by torchrun: a few steps; the first process writes losses, a weight sum and an evaluation.
+"""Started by torchrun: a few steps; the first process writes losses, a weight sum and an evaluation of some users.
 
 usage: worker.py OUT_DIR BATCH_PER_PROCESS
 """
@@ -17,6 +17,7 @@ trainer = make_trainer(
     learning_rate=0.05,
     global_batch_size=None,
     per_device_train_batch_size=int(sys.argv[2]),
+    eval_users=21,
 )
 trainer.train()
 result = {

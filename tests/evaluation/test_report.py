@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation import METRIC_HELP, break_down
+from evaluation import break_down, metric_help
 from evaluation.comparison import Comparison, Example, Shown
 from evaluation.report import markdown_page, write_report
 from evaluation.significance import paired_tests
@@ -88,7 +88,7 @@ def page(tmp_path: Path) -> Page:
 
 def test_page_holds_every_method_value_note_and_explanation(page: Page):
     values = {f"{value:.4f}" for row in ROWS.values() for value in row.values()}
-    meanings = {METRIC_HELP[name].heading for row in ROWS.values() for name in row}
+    meanings = {metric_help(name).heading for row in ROWS.values() for name in row}
     assert {"A <title>", MISSING, *ROWS, *NOTES, *values, *meanings} <= set(page.texts)
 
 
@@ -114,6 +114,22 @@ def test_accuracy_stands_against_variety_for_the_methods_that_have_both(tmp_path
 
     write_report(tmp_path / "report.html", Comparison("Title", over_seeds({"SFT": both["SFT"]})))
     assert "svg" not in Page(tmp_path / "report.html").seen
+
+
+def test_plots_take_the_cutoffs_that_methods_have_in_common(tmp_path: Path):
+    both = {"SFT": {"ndcg@5": 0.3, "coverage@10": 0.5}, "GRPO": {"ndcg@5": 0.2, "coverage@10": 0.9}}
+    curves = {
+        "SFT": [[{"step": 1, "eval_recall@5": 0.1, "eval_recall@10": 0.2}]],
+        "GRPO": [[{"step": 1, "eval_recall@5": 0.1, "eval_recall@20": 0.3}]],
+        "DPO": [[{"step": 1, "loss": 0.3}]],
+    }
+    write_report(tmp_path / "report.html", Comparison("Title", over_seeds(both), curves=curves))
+    text = " ".join(Page(tmp_path / "report.html").texts)
+    assert "Validation Recall@5" in text and "Validation Recall@10" not in text and "Training loss" in text
+    assert text.count("NDCG@5") >= 2  # the heading of the table, and of the picture
+    curves["GRPO"][0][0].pop("eval_recall@5")
+    write_report(tmp_path / "report.html", Comparison("Title", over_seeds(both), curves=curves))
+    assert "Validation" not in " ".join(Page(tmp_path / "report.html").texts)
 
 
 def test_page_refers_to_nothing_outside_itself(tmp_path: Path, page: Page):

@@ -207,6 +207,12 @@ def test_what_could_not_stand_in_one_table_is_refused_before_anything_is_trained
         missing(replace(args, evaluation={"beam_width": 20}))
     with raises(InputError, field="split", value="train"):
         evaluate_run(EvaluateArguments(run="run", data=args.data, split="train"))
+    missing(replace(args, evaluation={"beam_width": 20, "eval_k": [5, 10, 20]}))
+    missing(replace(args, sweep=args.table | {"other": {"evaluate": "tb", "eval_k": [5, 7]}}))
+    with raises(InputError, field="eval_k", value=[7]):
+        missing(replace(args, sweep=args.table | {"apart": {"evaluate": "tb", "eval_k": [7]}}))
+    with raises(InputError, field="beam_width", value=100):
+        missing(replace(args, eval_k=[10, 101]))
     wide = args.table | {"wide": {"evaluate": "tb", "beam_width": 70}}
     with raises(InputError, field="beam_width", value=70):
         missing(replace(args, sweep=wide))

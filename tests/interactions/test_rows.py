@@ -1,8 +1,9 @@
+from datasets import Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from interactions import cut, prefixes
-from interactions.rows import by_length
+from interactions.rows import by_length, sample_rows
 
 ROW = {
     "user": "u7",
@@ -13,6 +14,14 @@ ROW = {
     "behavior": "like",
     "title_of_target": "Seven",
 }
+
+
+def test_a_sample_is_random_and_always_the_same():
+    rows = Dataset.from_dict({"history": [[i] for i in range(200)], "target": list(range(200))})
+    some = sample_rows(rows, 20)["target"][:]
+    assert len(set(some)) == 20 and some == sorted(some) and some[0] > 0 and some[-1] > 100
+    assert sample_rows(rows, 20)["target"][:] == some and set(some) < set(sample_rows(rows, 21)["target"][:])
+    assert sample_rows(rows, None) is rows and sample_rows(rows, 200) is rows and sample_rows(rows, 300) is rows
 
 
 def test_a_row_ends_earlier_and_what_is_known_of_an_item_follows_it():

@@ -10,6 +10,7 @@ import pytest
 
 from catalog.errors import InputError
 from catalog.files import seal, write_json
+from evaluation.ranking import EVAL_K
 from experiments import comparison
 from experiments.comparison import examples
 from experiments.evaluate import list_metrics
@@ -40,14 +41,15 @@ def prepared(catalog, folder, seed=0):
 def evaluated(data, catalog, tmp_path):
     """Makes the folder of an evaluated run; each user's target is on top with probability `skill`."""
 
-    def make(name, skill=0.1, seed=0, how=HOW, cost=None, data=data, **more):
+    def make(name, skill=0.1, seed=0, how=HOW, cost=None, data=data, eval_k=EVAL_K, **more):
         folder, rng, splits = tmp_path / name, np.random.default_rng(seed), Splits.load(data / "splits")
         rows = getattr(splits, how["split"])
         target = np.array(rows["target"])
         ranked = np.stack([np.r_[rng.permutation(48), -1, -1] for _ in target])
         hit = rng.random(20) < skill
         ranked[hit, 0] = target[hit]
-        record = {"metrics": list_metrics(ranked, rows, catalog, splits), "protocol": how, "data": str(data), **more}
+        metrics = list_metrics(ranked, rows, catalog, splits, eval_k)
+        record = {"metrics": metrics, "protocol": how, "data": str(data)} | more
         of = replace(data_provenance(catalog, splits), settings={"split": how["split"]})
         with writing(folder, of) as temporary:
             write_evaluation(temporary, record, ranked, target)
@@ -147,6 +149,45 @@ def test_what_cannot_stand_in_one_table_is_refused(evaluated, compare, tmp_path)
         compare(one, str(tmp_path / "nothing"))
     with pytest.raises(SystemExit, match="^error: .* are both called tb"):
         main(["--runs", one, two, "--output_dir", str(tmp_path / "out")])
+
+
+def test_runs_are_compared_at_the_cutoffs_they_have_in_common(evaluated, compare, tmp_path):
+    runs = [evaluated("tb", skill=0.5), evaluated("sft", seed=1, eval_k=[5, 7, 10, 20])]
+    reference = evaluated("knn", seed=2, eval_k=[5, 10, 12])
+    record = compare(*runs, references=reference, baseline="sft")
+    ranking = {"recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@10"}
+    for name in ("tb", "sft", "knn"):
+        assert {metric for metric in record["methods"][name] if metric[:3] in ("rec", "ndc", "mrr")} == ranking, name
+    assert record["tests"].keys() - {"baseline", "resamples"} == {"recall@10", "ndcg@10"}
+    assert all({"recall@10", "ndcg@10"} <= groups.keys() for groups in record["breakdown"].values())
+    own = json.loads((tmp_path / "tb/evaluation/test/metrics.json").read_text())["metrics"]
+    assert record["methods"]["tb"]["ndcg@5"]["mean"] == own["ndcg@5"]
+    # the reciprocal ranks of all are over lists of 10, whatever each was measured at
+    with np.load(tmp_path / "tb/evaluation/test/ranked.npz") as file:
+        places = [row.tolist().index(item) + 1 for row, item in zip(file["ranked"], file["target"], strict=True)]
+    expected = np.mean([1 / place if place <= 10 else 0.0 for place in places])
+    assert record["methods"]["tb"]["mrr@10"]["mean"] == pytest.approx(expected) and own["mrr@50"] != expected
+
+
+def test_runs_without_a_common_cutoff_are_refused(evaluated, compare):
+    one, two, three = evaluated("tb"), evaluated("sft", eval_k=[5, 7]), evaluated("dpo", eval_k=[7, 20])
+    with raises(InputError, field="eval_k", value=[7, 20]):
+        compare(one, three)
+    with raises(InputError, field="eval_k", value=[7, 20]):
+        compare(one, two, references=three)
+    with raises(InputError, file=Path(evaluated("old", metrics={"tv": 0.5})) / "evaluation/test/metrics.json"):
+        compare(str(Path(one).parent / "old"))
+    main(["--runs", one, three, "--output_dir", f"{one}_out", "--eval_k", "3", "30"])
+    methods = json.loads(Path(f"{one}_out/comparison/metrics.json").read_text())["methods"]
+    assert {"recall@3", "recall@30", "ndcg@3", "mrr@30"} <= methods["tb"].keys() == methods["dpo"].keys()
+    with raises(InputError, field="eval_k", value=51):
+        main.__wrapped__(["--runs", one, three, "--output_dir", f"{one}_out", "--eval_k", "51"])
+
+
+def test_an_evaluation_of_before_is_read_by_the_names_of_its_metrics(evaluated, compare):
+    old = evaluated("old", metrics={"recall@5": 0.5, "recall@10": 0.6, "mrr": 0.4, "gini@10": 0.9})
+    record = compare(old, evaluated("new"))
+    assert record["methods"]["old"].keys() == {"recall@5", "recall@10", "ndcg@5", "ndcg@10", "mrr@10", "gini@10"}
 
 
 def test_another_split_is_compared_when_it_is_asked_for(evaluated, compare):

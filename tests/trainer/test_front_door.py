@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 from transformers import TrainingArguments
 
 from catalog.errors import InputError
+from interactions.rows import sample_rows
 from tests.raising import raises
 from trainer import METHODS, DPOTrainer, GFlowNetTrainer, SFTTrainer
 
@@ -35,6 +36,25 @@ def test_lists_of_rows_train_evaluate_and_predict(make_trainer):
     for name in ("evaluation_loop", "prediction_step", "hyperparameter_search", "push_to_hub"):
         with raises(InputError, field=name):
             getattr(trainer, name)(ROWS)
+
+
+def test_evaluations_rank_the_same_sample_and_predict_ranks_all(make_trainer, caplog):
+    rows = [{"user": f"u{n}", "history": [n, n + 1], "target": n + 2} for n in range(30)]
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 2, "eval_k": [3, 20], "beam_width": 20}
+    trainer = make_trainer(SFTTrainer, rows=rows, eval_users=12, learning_rate=0.0, **settings)
+    asked = [record for record in caplog.records if "eval_users" in record.getMessage()]
+    assert len(asked) == 1 and "12 of the 40" in asked[0].getMessage()
+    trainer.train()
+    ranked = [{k: v for k, v in log.items() if "@" in k} for log in trainer.state.log_history if "eval_mrr@20" in log]
+    assert len(ranked) == 2 and ranked[0] == ranked[1]
+    assert ranked[0].keys() == {f"eval_{name}" for name in ("recall@3", "recall@20", "ndcg@3", "ndcg@20", "mrr@20")}
+    assert len([record for record in caplog.records if "eval_users" in record.getMessage()]) == 1
+    sample = sample_rows(trainer.eval_dataset, 12)
+    found = trainer.predict(sample, metric_key_prefix="eval")
+    assert found.metrics == ranked[0] and len(found.predictions) == 12
+    everything = trainer.predict(trainer.eval_dataset)
+    assert everything.predictions.shape == (40, 20)
+    assert everything.metrics["test_mrr@20"] != found.metrics["eval_mrr@20"]
 
 
 class Rows(torch.utils.data.Dataset):

@@ -103,6 +103,12 @@ def test_the_defaults_and_what_a_config_made_of_itself_pass_again(config):
         {"sft_positions": "Target"},
         {"max_history": 0},
         {"beam_width": 10},
+        {"eval_k": []},
+        {"eval_k": [5, 5]},
+        {"eval_k": [0, 5]},
+        {"eval_k": ["5"]},
+        {"eval_k": 5},
+        {"eval_users": 0},
         {"early_stopping_patience": 0},
         {"log_trajectories_steps": 0},
         {"global_batch_size": 0},
@@ -185,6 +191,22 @@ def test_the_direction_belongs_to_the_metric(config):
         settled("kl", greater_is_better=True)
     with raises(InputError, field="lr_scheduler_kwargs"):
         settled("kl", lr_scheduler_type="reduce_lr_on_plateau", lr_scheduler_kwargs={"mode": "max"})
+
+
+def test_the_best_model_is_chosen_by_any_metric_at_the_cutoffs_of_the_run(config):
+    def settled(metric=None, eval_k=(20, 7), **settings):
+        choice = {"metric_for_best_model": metric, "load_best_model_at_end": True}
+        return config(eval_strategy="steps", eval_steps=1, save_steps=1, eval_k=list(eval_k), **choice, **settings)
+
+    made = settled("eval_ndcg@20", beam_width=20)
+    assert (made.metric_for_best_model, made.greater_is_better, made.eval_k) == ("ndcg@20", True, [7, 20])
+    assert settled("mrr@20").metric_for_best_model == "mrr@20"
+    assert settled().metric_for_best_model == "recall@7"  # the nearest to 10
+    assert settled(eval_k=[10, 30]).metric_for_best_model == "recall@10"
+    with raises(InputError, field="metric_for_best_model", value="recall@10"):
+        settled("recall@10")
+    with raises(InputError, field="beam_width", value=19):
+        settled("recall@7", beam_width=19)
 
 
 @pytest.mark.parametrize(

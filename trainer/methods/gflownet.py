@@ -201,7 +201,7 @@ class GFlowNet:
             raise InputError(
                 f"metric_for_best_model={metric}: it needs a reward of the whole catalogue, and at most "
                 f"{MATCH_ITEMS:,} items.",
-                remedy="Use recall@10, or such a reward.",
+                remedy="Use a metric of the ranking, or such a reward.",
                 field="metric_for_best_model",
                 value=metric,
             )

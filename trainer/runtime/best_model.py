@@ -5,9 +5,9 @@ from typing import Any
 
 from catalog.errors import InputError
 from catalog.settings import check_known
-from evaluation.metric_help import METRIC_HELP
+from evaluation.metric_help import metric_help
+from evaluation.ranking import main_cutoff
 
-DEFAULT = "recall@10"
 _PLATEAUS = ("reduce_lr_on_plateau", "greedy")
 
 
@@ -26,8 +26,10 @@ def settle_metric(args: Any, names: Sequence[str]) -> None:
             field=readers[0],
             value=getattr(args, readers[0]),
         )
-    metric = (args.metric_for_best_model or DEFAULT).removeprefix("eval_")
-    directed = [name for name in names if METRIC_HELP[name].better]
+    metric = (args.metric_for_best_model or f"recall@{main_cutoff(args.eval_k)}").removeprefix("eval_")
+    directed = [name for name in names if metric_help(name).better]
+    of_a_set = metric  # eval_<name>_recall@10 of a dictionary of data sets
+    metric = next((name for name in directed if metric.endswith(f"_{name}")), metric)
     check_known(
         metric,
         directed,
@@ -35,9 +37,9 @@ def settle_metric(args: Any, names: Sequence[str]) -> None:
         field="metric_for_best_model",
         remedy="Name one of these.",
     )
-    higher = METRIC_HELP[metric].better == "higher"
+    higher = metric_help(metric).better == "higher"
     _agree(args, "greater_is_better", args.greater_is_better, higher, metric)
-    args.metric_for_best_model, args.greater_is_better = metric, higher
+    args.metric_for_best_model, args.greater_is_better = of_a_set, higher
     if args.lr_scheduler_type in _PLATEAUS:
         given, mode = args.lr_scheduler_kwargs or {}, "max" if higher else "min"
         if isinstance(given, dict):
@@ -61,7 +63,7 @@ def _readers(args: Any) -> list[str]:
 def _agree(args: Any, field: str, given: Any, right: Any, metric: str) -> None:
     if given not in (None, right):
         raise InputError(
-            f"{field}={getattr(args, field)}: of {metric} a {METRIC_HELP[metric].better} value is better.",
+            f"{field}={getattr(args, field)}: of {metric} a {metric_help(metric).better} value is better.",
             remedy="Leave it out.",
             field=field,
             value=getattr(args, field),

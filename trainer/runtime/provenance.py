@@ -30,7 +30,15 @@ FREE: dict[str, tuple[str, ...]] = {
         *("load_best_model_at_end", "early_stopping_patience"),
     ),
     "when and how fast an evaluation is made": (
-        *("eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "per_device_eval_batch_size", "match_rows"),
+        *(
+            "eval_strategy",
+            "eval_steps",
+            "eval_delay",
+            "eval_on_start",
+            "per_device_eval_batch_size",
+            "match_rows",
+            "eval_k",
+        ),
         *("eval_accumulation_steps", "eval_do_concat_batches", "eval_use_gather_object", "batch_eval_metrics"),
     ),
     "how a step is computed": (

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from catalog import Trie
 from catalog.errors import RunError
 from interactions.prompts import PromptBatch
+from policy.exploration import ON_POLICY, Exploration
 from policy.plan import TriePlan
 
 
@@ -108,11 +109,14 @@ class TriePolicy(ABC):
             return scores - logits.float().logsumexp(-1, keepdim=True)
         return scores.log_softmax(-1)
 
-    def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L].
+    def sample(
+        self, prompts: PromptBatch, count: int, generator: torch.Generator, exploration: Exploration = ON_POLICY
+    ) -> tuple[Tensor, Tensor]:
+        """`count` independent draws per prompt, without dropout: items [B, count], log_pf [B, count, L] under P_F.
 
-        The mask over a prompt's branches has count * count * L entries, so thousands of draws are better split. This,
-        `beam` and `distribution` raise RunError for weights that have diverged to NaN.
+        The draws are from P_F unless `exploration` says otherwise; log_pf is that of P_F in either case. The mask over
+        a prompt's branches has count * count * L entries, so thousands of draws are better split. This, `beam` and
+        `distribution` raise RunError for weights that have diverged to NaN.
         """
         with inference(self.model):
             logits, branches = self._read(prompts)
@@ -124,7 +128,8 @@ class TriePolicy(ABC):
                 if level:
                     log_p = self._advance(branches, nodes, width)  # [B, count, width]
                 check_numbers(log_p)
-                slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
+                chances = exploration.probabilities(log_p).flatten(0, 1)
+                slot = torch.multinomial(chances, 1, generator=generator).view_as(nodes)
                 taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
                 nodes = self.trie.first_child[nodes] + slot
             return self.trie.item(nodes), torch.stack(taken, -1)

@@ -11,6 +11,7 @@ from torch.nn.functional import pad
 from catalog import PADDING, Trajectories, Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
+from policy import ON_POLICY, Exploration
 
 
 class Sampler(Protocol):
@@ -65,6 +66,16 @@ class Mixture:
 def _stream(seed: int, name: str) -> int:
     """The seed of one source: of its name alone, so that adding another does not change its draws."""
     return seed * 31 + crc32(name.encode())
+
+
+def check_beams(beams: bool, exploration: Exploration) -> None:
+    """Raise InputError where a beam, which draws nothing, is to explore."""
+    if beams and exploration != ON_POLICY:
+        raise InputError(
+            "policy: beams draw nothing, so temperature and epsilon would change nothing.",
+            remedy="Leave out beams, or leave out both.",
+            field="samplers",
+        )
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:

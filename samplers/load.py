@@ -10,7 +10,7 @@ from catalog import Trie
 from catalog.errors import InputError
 from catalog.settings import annotations, check_known, check_table, check_value
 from interactions.prompts import PromptBatch
-from policy import TriePolicy
+from policy import Exploration, TriePolicy
 from samplers.base import Mixture, Sampler
 from samplers.confidence import ConfidenceSampler
 from samplers.curriculum import CurriculumSampler
@@ -24,10 +24,17 @@ from samplers.target import TargetSampler
 
 
 def policy_sampler(
-    policy: TriePolicy, engine: RolloutEngine | None, beams: bool = False
+    policy: TriePolicy,
+    engine: RolloutEngine | None,
+    beams: bool = False,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
 ) -> PolicySampler | RolloutSampler:
     """The rollout worker: the engine where the run has one, else the policy itself."""
-    return PolicySampler(policy, beams) if engine is None else RolloutSampler(engine, policy, beams)
+    exploration = Exploration(temperature, epsilon)
+    if engine is None:
+        return PolicySampler(policy, beams, exploration)
+    return RolloutSampler(engine, policy, beams, exploration)
 
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {

@@ -16,8 +16,8 @@ from catalog import Trajectories, code_of_token
 from catalog.errors import RunError
 from catalog.files import complete
 from interactions.prompts import PromptBatch
-from policy import TriePolicy
-from samplers.base import with_padding
+from policy import ON_POLICY, Exploration, TriePolicy
+from samplers.base import check_beams, generator, with_padding
 from samplers.rollouts.engine import RolloutEngine
 
 
@@ -33,12 +33,17 @@ class Drawn:
 class RolloutSampler:
     """Independent draws from P_F by an engine, or with `beams` the best items of a beam: `PolicySampler` on vLLM.
 
+    exploration: how the draws depart from P_F; their log-probabilities stay those of P_F.
+
     `start` draws in the background what a later `sample` of the same returns; `Trajectories.age` says how many
     versions of the weights ago that was. Everything that was started and not yet taken is in `save` and `load`.
     """
 
-    def __init__(self, engine: RolloutEngine, policy: TriePolicy, beams: bool = False) -> None:
-        self.engine, self.policy, self.beams = engine, policy, beams
+    def __init__(
+        self, engine: RolloutEngine, policy: TriePolicy, beams: bool = False, exploration: Exploration = ON_POLICY
+    ) -> None:
+        check_beams(beams, exploration)
+        self.engine, self.policy, self.beams, self.exploration = engine, policy, beams, exploration
         self._trie, self._device = policy.trie, policy.tokens.device
         self._background = ThreadPoolExecutor(1, thread_name_prefix="rollout", initializer=self._enter)
         self._started: dict[str, Future[Drawn]] = {}  # by `_name`
@@ -56,7 +61,7 @@ class RolloutSampler:
 
     def _name(self, prompts: list[list[int]], count: int, seed: int) -> str:
         """Of a draw: a run that is resumed with other data or settings must not take up what was drawn for others."""
-        return hashlib.sha256(repr((prompts, count, seed, self.beams)).encode()).hexdigest()
+        return hashlib.sha256(repr((prompts, count, seed, self.beams, self.exploration)).encode()).hexdigest()
 
     def wait(self) -> None:
         """Return when the engine is idle, since weights must not change while it draws."""
@@ -75,6 +80,8 @@ class RolloutSampler:
     def _draw(self, prompts: list[list[int]], count: int, seed: int) -> Drawn:
         if self.beams:
             items, log_pf = self._best(prompts, count)
+        elif self.exploration != ON_POLICY:
+            items, log_pf = self._explore(prompts, count, seed)
         else:
             # children k of a prompt's request are seeded with its seed + k: far apart, so that none meet
             seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64) >> np.uint64(2)
@@ -95,6 +102,29 @@ class RolloutSampler:
                 remedy="Start it with this run's catalogue and vocabulary.",
             )
         return item
+
+    def _explore(self, prompts: list[list[int]], count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Draws that depart from P_F: items [B, count], and log_pf [B, count, L] under P_F.
+
+        An engine gives the log-probabilities of the distribution that it draws from. It is therefore asked for P_F over
+        the children of every node on the way, once for each distinct node, and the draws are made here.
+        """
+        stream = generator(seed, torch.device("cpu"))
+        tokens = torch.zeros(len(prompts), count, 0, dtype=torch.long)
+        log_pf = torch.zeros(len(prompts), count, 0)
+        for level, width in enumerate(self._trie.max_children):
+            begun = [
+                tuple(prompt + path) for prompt, paths in zip(prompts, tokens.tolist(), strict=True) for path in paths
+            ]
+            place = {prefix: row for row, prefix in enumerate(dict.fromkeys(begun))}
+            codes, log_p = self.engine.extend([list(prefix) for prefix in place], level, width)
+            _check_numbers(log_p.amax(-1))  # every node has a child
+            row = torch.tensor([place[prefix] for prefix in begun])
+            chances = self.exploration.probabilities(log_p[row])  # [B * count, width]
+            slot = torch.multinomial(chances, 1, generator=stream)
+            tokens = torch.cat([tokens, codes[row].gather(1, slot).view(len(prompts), count, 1)], -1)
+            log_pf = torch.cat([log_pf, log_p[row].gather(1, slot).view(len(prompts), count, 1)], -1)
+        return self._items(tokens), log_pf
 
     def _best(self, prompts: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
         """The best items of a beam: items [B, width], -1 behind the last, and log_pf [B, width, L]."""

@@ -6,6 +6,7 @@
 - `breakdown`: a metric for groups of users
 - `metric_help`: what every reported number means, and which way is better
 - `comparison`: all that a page says of some methods; `tables` and `figures` of it
+- `markdown`: any table as Markdown
 - `report`: the comparison as one HTML page, and as Markdown
 
 What only a page needs comes from its own file: a run that trains loads neither plots nor statistics.

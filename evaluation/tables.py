@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 from catalog.errors import InputError
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Example, Sections, Values, spread
+from evaluation.markdown import markdown_rows
 from evaluation.metric_help import COST, MATCH, METRIC_HELP
 from evaluation.significance import PairedTest
 
@@ -137,12 +138,12 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
 def markdown(table: Table) -> str:
     """The table in Markdown; the heading of a section is a row of its own."""
     heads = [f"{column.heading} ({column.note})" if column.note else column.heading for column in table.columns]
-    lines = [["Method", *heads], ["---", *("---:" if table.align == "right" else "---" for _ in heads)]]
+    lines: list[list[str]] = []
     for heading, rows in table.sections.items():
         if heading:
-            lines.append([f"*{heading}*", *("" for _ in heads)])
+            lines.append([f"*{heading}*", *[""] * len(heads)])
         lines += [[name, *map(_markdown, row)] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+    return markdown_rows(["Method", *heads], lines, table.align)
 
 
 def metric_names(values: Values) -> list[str]:

@@ -58,6 +58,15 @@ class PromptBatch:
         """Who asks, for messages: the column `user`, or the rows' numbers where there is none."""
         return self.columns.get("user", list(range(len(self))))
 
+    def token_lists(self) -> list[list[int]]:
+        """The tokens of each prompt without its padding."""
+        rows = zip(self.input_ids.cpu(), self.attention_mask.cpu().bool(), strict=True)
+        return [tokens[mask].tolist() for tokens, mask in rows]
+
+    def item_lists(self) -> list[list[int]]:
+        """The items of each prompt's history, oldest first, without the padding."""
+        return [[item for item in row if item >= 0] for row in self.history.tolist()]
+
     def rows(self, start: int, stop: int) -> "PromptBatch":
         """The prompts start..stop - 1."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}

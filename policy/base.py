@@ -164,7 +164,7 @@ class TriePolicy(ABC):
                 score, best = total.topk(min(width, total.shape[1]))
                 nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
                 branches.select(best // fan)
-            items = self.trie.item(nodes.clamp(min=self.trie.level_start[-2])).where(score > -torch.inf, -1)
+            items = self.trie.item(nodes.clamp(min=self.trie.first_leaf)).where(score > -torch.inf, -1)
             missing = (0, width - items.shape[1])
             return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
 
@@ -198,7 +198,7 @@ class TriePolicy(ABC):
             for nodes, depth, visible in self._plan.chunks:
                 self._fill(edge, branches.read(self.tokens[nodes], depth, visible), nodes)
             for level in range(2, trie.levels + 1):
-                nodes = torch.arange(*trie.level_start[level : level + 2], device=edge.device)
+                nodes = trie.nodes_at(level)
                 edge[:, nodes] += edge[:, trie.parent(nodes)]
             check_numbers(edge)
             return edge[:, trie.leaf_of_item]

@@ -54,10 +54,10 @@ def _deepest(trie: Trie) -> Tensor:
     """Two items [2] whose paths have as many choices as any, far apart; one where the catalogue has one leaf."""
     choices = (trie.first_child.diff() > 1).long()  # [nodes]
     for level in range(1, trie.levels + 1):
-        nodes = torch.arange(*trie.level_start[level : level + 2], device=choices.device)
+        nodes = trie.nodes_at(level)
         choices[nodes] += choices[trie.parent(nodes)]
-    on_path = choices[trie.level_start[-2] :]  # [leaves]; a leaf has none of its own
+    on_path = choices[trie.first_leaf :]  # [leaves]; a leaf has none of its own
     most = (on_path == on_path.max()).nonzero().squeeze(1)
     if len(most) == 1:
         most = on_path.topk(min(2, len(on_path))).indices
-    return trie.item(trie.level_start[-2] + most[[0, -1]][: trie.leaves])
+    return trie.item(trie.first_leaf + most[[0, -1]][: trie.leaves])

@@ -24,7 +24,6 @@ class BatchRecommender:
         the recommender leaves out of its counts; without the column it leaves nothing out.
         """
         if batch is not self._batch:
-            histories = [[item for item in row if item >= 0] for row in batch.history.tolist()]
-            answer = self.recommender.probabilities(histories, batch.columns.get("user_items"))
+            answer = self.recommender.probabilities(batch.item_lists(), batch.columns.get("user_items"))
             self._batch, self._answer = batch, answer.to(batch.history.device)
         return self._answer

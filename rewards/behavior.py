@@ -35,8 +35,7 @@ class Behavior:
             raise InputError(f"What users do is worth {numbers}.", remedy="Give numbers >= 0, the largest of them > 0.")
         self.values = None if values is None else {str(name): float(value) for name, value in values.items()}
         self.column, self.largest = "rating" if values is None else "behavior", max(numbers)
-        self.leaves = catalog.trie.leaves
-        self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
+        self.leaf, self.leaves = catalog.trie.leaf_number, catalog.trie.leaves
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return self._of_leaves(batch).gather(1, self.leaf.to(batch.history.device)[trajectories.items])

@@ -23,8 +23,7 @@ class Collaborative:
 
     def __init__(self, catalog: Catalog, recommender: Callable[[PromptBatch], Tensor], history: bool = False) -> None:
         self.recommender, self.history = recommender, history
-        self.leaves = catalog.trie.leaves
-        self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
+        self.leaf, self.leaves = catalog.trie.leaf_number, catalog.trie.leaves
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return self.catalog(batch).gather(1, trajectories.items)

@@ -14,7 +14,7 @@ class Hit:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self.leaf = catalog.trie.leaf_of_item
+        self.leaf = catalog.trie.leaf_number
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return self._same(batch, trajectories.items)

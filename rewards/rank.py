@@ -5,6 +5,7 @@ from torch import Tensor
 
 from catalog import PADDING, Catalog, Trajectories
 from interactions.prompts import PromptBatch
+from rewards.hit import Hit
 
 
 class Rank:
@@ -21,13 +22,12 @@ class Rank:
     """Values lie below 0, see `Reward`."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self.leaf = catalog.trie.leaf_of_item
+        self.hit = Hit(catalog)
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         mask = trajectories.source != PADDING  # [B, K]
         discount = (_places(trajectories.log_pf.sum(-1), mask) + 2).log2().reciprocal() * mask
-        leaf = self.leaf.to(batch.history.device)
-        hit = (leaf[trajectories.items] == leaf[batch.target].unsqueeze(1)) & mask
+        hit = self.hit(batch, trajectories).bool() & mask
         costs = mask & ~hit & hit.any(1, keepdim=True)
         return (-discount / discount.sum(1, keepdim=True)).where(costs, 0.0)
 

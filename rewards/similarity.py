@@ -23,7 +23,7 @@ class MatchedCodes:
     def __init__(self, catalog: Catalog) -> None:
         trie = catalog.trie
         self.codes = trie.codes(torch.arange(trie.items))  # [items, L]
-        leaves = torch.arange(*trie.level_start[-2:], device=trie.key.device)
+        leaves = trie.nodes_at(trie.levels)
         first_sibling = trie.first_child[trie.parent(leaves)]
         self.numbered = bool((trie.code(leaves) == leaves - first_sibling).all())
 

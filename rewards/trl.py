@@ -70,7 +70,7 @@ class TRLReward:
         items, count = trajectories.items.flatten().cpu(), trajectories.items.shape[1]
         columns: dict[str, list[Any]] = {
             "prompts": prompt_texts(batch, self.tokenizer),
-            "history": [[item for item in row if item >= 0] for row in batch.history.tolist()],
+            "history": batch.item_lists(),
             "target": batch.target.tolist(),
             "target_text": item_texts(batch.target.cpu(), self.trie),
         }

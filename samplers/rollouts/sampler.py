@@ -55,7 +55,7 @@ class RolloutSampler:
 
     def start(self, batch: PromptBatch, count: int, seed: int) -> None:
         """Begin to draw; what was drawn for the same before, in a run that is resumed, is kept."""
-        prompts = _token_lists(batch)
+        prompts = batch.token_lists()
         if (name := self._name(prompts, count, seed)) not in self._started:
             self._started[name] = self._background.submit(self._draw, prompts, count, seed)
 
@@ -70,7 +70,7 @@ class RolloutSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """Raises RunError where the engine drew what is no item of the catalogue."""
-        prompts = _token_lists(batch)
+        prompts = batch.token_lists()
         started = self._started.pop(self._name(prompts, count, seed), None)
         drawn = started.result() if started else self._draw(prompts, count, seed)
         found = with_padding(drawn.items, batch, self._trie, "policy")
@@ -94,7 +94,7 @@ class RolloutSampler:
         """The items of token sequences [..., L]: [...]."""
         known = tokens.clamp(max=len(self._code) - 1).to(self._device)
         leaf = self._trie.leaf(self._code[known])
-        item = self._trie.item(leaf.clamp(min=self._trie.level_start[-2]))  # any, for what leads nowhere
+        item = self._trie.item(leaf.clamp(min=self._trie.first_leaf))  # any, for what leads nowhere
         right = (self.policy.tokens[self._trie.path(item)[..., 1:]].cpu() == tokens).all(-1)
         if not right.all():
             raise RunError(
@@ -186,9 +186,3 @@ def _check_numbers(log_pf: Tensor) -> None:
 def _grown(paths: Tensor, parent: Tensor, last: Tensor) -> Tensor:
     """The paths [B, W, n] of the parents [B, W', 1], each one step longer by last [B, W']: [B, W', n + 1]."""
     return torch.cat([paths.gather(1, parent.expand(-1, -1, paths.shape[-1])), last.unsqueeze(-1)], -1)
-
-
-def _token_lists(batch: PromptBatch) -> list[list[int]]:
-    """The prompts without their padding."""
-    rows = zip(batch.input_ids.cpu(), batch.attention_mask.cpu().bool(), strict=True)
-    return [ids[mask].tolist() for ids, mask in rows]

@@ -129,7 +129,7 @@ def test_draws_that_explore_have_the_policys_log_probabilities(exploration, make
 
 def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, prompts, catalog, tokenizer):
     engine, policy = make_engine(**QWEN3)
-    ids = [row[mask.bool()].tolist() for row, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
+    ids = prompts.token_lists()
     begun = ids[0] + policy.tokens[catalog.trie.path(torch.tensor(7))[1:3]].tolist()
     asked = [(ids[0], None), (ids[1], 0), (begun, 2), (ids[1], None)] * 8  # the longer ones leave no room to go on
     params = [

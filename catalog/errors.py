@@ -1,4 +1,4 @@
-"""What goes wrong for a user, as three types that carry what a program needs to say or to test."""
+"""The errors of this library: three types, with fields that a program can print or test."""
 
 from pathlib import Path
 from typing import Any
@@ -41,4 +41,4 @@ class SetupError(GFlowGRError, RuntimeError):
 
 
 class RunError(GFlowGRError, RuntimeError):
-    """What failed while a run was at work: a loss that is no number, a reward that raised, a request to stop."""
+    """What failed during a run: a loss that is no number, a reward that raised, a request to stop."""

@@ -45,10 +45,10 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, sizes: tuple[int, ...])
 
     The model's embeddings must then be resized to len(tokenizer).
     """
-    # normalized, a code after another one would not be found where the tokenizer puts a space before every text
+    # a normalized token is not found behind another one where the tokenizer puts a space before every text
     before = len(tokenizer)
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in code_words(sizes)])
-    return len(tokenizer) - before  # add_tokens also counts words that a vocabulary of words has already
+    return len(tokenizer) - before  # add_tokens also counts words that were there
 
 
 def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:

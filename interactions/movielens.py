@@ -61,7 +61,9 @@ def read_titles(path: str | Path) -> dict[str, str]:
     """Item id -> title, with the year where it is known: `{"1": "Toy Story (1995)", ...}`, from `ml-100k.item`."""
     path = Path(path)
     table = read_table(path)
-    items, titles, years = (filled(table, name, path, name) for name in ("item_id", "movie_title", "release_year"))
+    items = filled(table, "item_id", path, "item_id")
+    titles = filled(table, "movie_title", path, "movie_title")
+    years = filled(table, "release_year", path, "release_year")
     titles = titles.where(~years.str.fullmatch(r"\d{4}"), titles + " (" + years + ")")
     return dict(zip(items, titles, strict=True))
 

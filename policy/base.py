@@ -177,8 +177,10 @@ class TriePolicy(ABC):
         certain = torch.full((*nodes.shape, width), -torch.inf, device=nodes.device)
         certain[..., 0] = 0.0
         unsettled = self.trie.open[nodes] & (nodes > 0)  # [B, K]; a place that no item is left for holds the root
-        most = max(1, int(unsettled.sum(1).max()))  # never none: processes that share a sharded model stay in step
-        column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; a row with fewer is filled up with others
+        most = max(
+            1, int(unsettled.sum(1).max())
+        )  # at least one, so that all processes of a sharded model run the same forwards
+        column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; rows with fewer take others as well
         left = nodes.gather(1, column)
         log_p = self.child_log_probs(branches.advance(self.tokens[left], column), left, width)
         return certain.scatter(1, column.unsqueeze(-1).expand(-1, -1, width), log_p)
@@ -243,15 +245,16 @@ def gather_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
 
 
 class Branches(ABC):
-    """Partial paths that share one cached prompt: tokens are appended to the cache, and the mask says whose they are.
+    """Partial paths that share one cached prompt.
 
-    So the prompt's keys are neither copied K times nor reordered when a beam changes its parents.
+    Tokens are appended to the cache, and the mask says which branch they belong to. So the prompt's keys are neither
+    copied K times nor reordered when a beam changes its parents.
     """
 
     def __init__(self, attention_mask: Tensor, cache: Cache) -> None:
         self.cache = cache
         self.prompt = attention_mask.bool()  # [B, P]
-        # [B, K, depth], where in the cache each branch's tokens lie; anywhere for those that were not read
+        # [B, K, depth], where in the cache each branch's tokens lie; any place for tokens that were not read
         self.ancestors = torch.empty(len(attention_mask), 1, 0, dtype=torch.long, device=attention_mask.device)
         self.slots = 0  # tokens in the cache behind the prompt
 

@@ -7,15 +7,15 @@ from catalog.files import MARKER, broken
 
 
 def finished(folder: str | Path) -> bool:
-    """Whether a folder holds the whole policy of a run that came to its end."""
+    """Whether a folder holds the whole policy of a run that has ended."""
     return broken(Path(folder)) is None
 
 
 def check_finished(folder: str | Path) -> None:
-    """Raise InputError where a folder on this machine is to give a policy and has only a part of one.
+    """Raise InputError for a local folder that holds only a part of a policy.
 
-    That is a run that has not come to its end, a damaged checkpoint, or a checkpoint without a tokenizer, for which
-    transformers would make up an empty one. Names of a hub, and what others wrote, pass.
+    That is a run that has not ended, a damaged checkpoint, or a checkpoint without a tokenizer, for which transformers
+    would make up an empty one. Names of a hub and checkpoints of other programs pass.
     """
     folder = Path(folder)
     if not folder.is_dir():

@@ -59,4 +59,4 @@ METRIC_HELP = {
         ",.0f",
     ),
 }
-"""Name -> what it is. An evaluation during training says `eval_` before them; in `entropy_l` l is a level."""
+"""Name -> metric. An evaluation during training puts `eval_` before the names; in `entropy_l` l is a level."""

@@ -10,7 +10,7 @@ from catalog.errors import InputError
 RECALL_CUTOFFS = (1, 5, 10, 50)
 NDCG_CUTOFFS = (5, 10)
 MRR_CUTOFF = 50
-"""Of lists of any length: a longer one must not count more places than another."""
+"""The places that count in lists of any length, so that methods compare."""
 
 
 def ranking_metrics(ranked: np.ndarray, target: np.ndarray) -> dict[str, np.ndarray]:

@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells by section and row; a section without a heading comes first. bold: what bold print says, "" without any."""
+    """Cells by section and row; a section without a heading comes first. bold: what bold print means, "" for none."""
 
     columns: list[Column]
     sections: dict[str, dict[str, list[Cell]]]
@@ -59,8 +59,9 @@ def metric_tables(values: Values, sections: Sections) -> dict[str, Table]:
         InputError: a metric has no explanation.
     """
     parts: dict[str, list[str]] = {"results": [], "match": [], "cost": []}
+    part_of_group = {MATCH: "match", COST: "cost"}
     for name in metric_names(values):
-        parts[{MATCH: "match", COST: "cost"}.get(METRIC_HELP[name].group, "results")].append(name)
+        parts[part_of_group.get(METRIC_HELP[name].group, "results")].append(name)
     return {part: metric_table(values, sections, names) for part, names in parts.items() if names}
 
 
@@ -132,7 +133,8 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     Raises:
         InputError: a metric has no explanation.
     """
-    return markdown(metric_table({method: {n: [v] for n, v in row.items()} for method, row in rows.items()}, {}))
+    values = {method: {name: [value] for name, value in row.items()} for method, row in rows.items()}
+    return markdown(metric_table(values, sections={}))
 
 
 def markdown(table: Table) -> str:

@@ -1,4 +1,4 @@
-"""A recommender as the reward and the samplers ask for it: by batch of prompts."""
+"""A recommender as rewards and samplers call it: by batch of prompts."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from recommenders.base import Recommender
 class BatchRecommender:
     """What a recommender expects of each prompt.
 
-    The last batch's answer is kept, since a reward and several samplers ask for the same batch.
+    The answer to the last batch is kept, since a reward and several samplers call it with the same batch.
     """
 
     def __init__(self, recommender: Recommender) -> None:

@@ -17,10 +17,10 @@ class Behavior:
 
     r_a[b, k] = value of the event / largest value;  0 where none is known
 
-    Known are the target's event and those of the items in the prompt's history; compared is the semantic ID.
+    The events of the target and of the items in the prompt's history are known. Items are compared by semantic ID.
 
-    values: what each `behavior` of the rows is worth, such as {like: 10, click: 1}; the largest of them is the best
-    possible. Without them the number in `rating` is taken, and the best possible is `largest`, by default 5.
+    values: the value of each `behavior` of the rows, such as {like: 10, click: 1}; the largest of them is the best
+    possible. Without them the value is the number in `rating`, and the best possible is `largest`, by default 5.
     """
 
     def __init__(

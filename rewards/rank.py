@@ -13,9 +13,9 @@ class Rank:
 
     r[b, k] = -d(i) / sum_{j < K'} d(j) for a miss,  0 for a hit,  d(i) = 1 / log2(i + 2)
 
-    i = 0, 1, ... is the trajectory's place among the prompt's K' real ones by descending probability under the policy
-    that drew them; those that no policy drew come behind all others, in the order of their slots. A hit has the
-    target's semantic ID. Where none of a prompt's trajectories hits, all have 0, as empty slots do.
+    i = 0, 1, ... is the trajectory's place among the K' of the prompt's slots that are not empty, by descending
+    probability under the policy that drew them. Those that no policy drew come behind all others, in the order of their
+    slots. A hit has the target's semantic ID. Where no trajectory of a prompt hits, all have 0, as empty slots do.
     """
 
     signed = True

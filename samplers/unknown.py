@@ -1,4 +1,4 @@
-"""Which items a user has not met, as far as a prompt tells."""
+"""Which items a user has not met, judged by the prompt."""
 
 import torch
 from torch import Tensor

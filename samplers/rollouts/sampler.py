@@ -35,8 +35,8 @@ class RolloutSampler:
 
     exploration: how the draws depart from P_F; their log-probabilities stay those of P_F.
 
-    `start` draws in the background what a later `sample` of the same returns; `Trajectories.age` says how many
-    versions of the weights ago that was. Everything that was started and not yet taken is in `save` and `load`.
+    `start` draws in the background what a later `sample` with the same arguments returns. `Trajectories.age` says how
+    many versions of the weights ago that was. `save` and `load` keep what was started and not yet returned.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class RolloutSampler:
             torch.cuda.set_device(self._device)
 
     def start(self, batch: PromptBatch, count: int, seed: int) -> None:
-        """Begin to draw; what was drawn for the same before, in a run that is resumed, is kept."""
+        """Begin to draw, unless a draw with the same arguments is under way or was loaded."""
         prompts = batch.token_lists()
         if (name := self._name(prompts, count, seed)) not in self._started:
             self._started[name] = self._background.submit(self._draw, prompts, count, seed)
 
     def _name(self, prompts: list[list[int]], count: int, seed: int) -> str:
-        """Of a draw: a run that is resumed with other data or settings must not take up what was drawn for others."""
+        """Identifies a draw, so that a run resumed with other data or settings does not use those of a checkpoint."""
         return hashlib.sha256(repr((prompts, count, seed, self.beams, self.exploration)).encode()).hexdigest()
 
     def wait(self) -> None:
@@ -151,12 +151,12 @@ class RolloutSampler:
         return items, log_pf.masked_fill((items < 0).unsqueeze(-1), torch.nan)
 
     def forget(self) -> None:
-        """Drop what was started, for a run that does not go on."""
+        """Drop what was started, when training ends."""
         wait(self._started.values())
         self._started.clear()
 
     def save(self, path: Path) -> None:
-        """Wait for what was started and write it to `path`, complete or not at all; what failed is left out."""
+        """Wait for what was started and write it to `path`, complete or not at all; failed draws are left out."""
         drawn = {name: future.result() for name, future in self._started.items() if not future.exception()}
         tensors = {f"{name}.items": one.items.cpu() for name, one in drawn.items()}
         tensors |= {f"{name}.log_pf": one.log_pf.cpu() for name, one in drawn.items()}
@@ -164,12 +164,13 @@ class RolloutSampler:
             temporary.write_bytes(save(tensors, {name: str(one.version) for name, one in drawn.items()}))
 
     def load(self, path: Path) -> None:
-        """Hold ready what `save` wrote; without such a file, of a run that drew nothing ahead, all is drawn anew."""
+        """Keep what `save` wrote for `sample`; nothing without such a file, which a run without prefetch lacks."""
         if not path.exists():
             return
         with safe_open(path, "pt") as file:
             for name, version in (file.metadata() or {}).items():
-                items, log_pf = (file.get_tensor(f"{name}.{part}").to(self._device) for part in ("items", "log_pf"))
+                items = file.get_tensor(f"{name}.items").to(self._device)
+                log_pf = file.get_tensor(f"{name}.log_pf").to(self._device)
                 ready: Future[Drawn] = Future()
                 self._started[name] = ready
                 ready.set_result(Drawn(items, log_pf, int(version)))

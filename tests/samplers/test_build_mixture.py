@@ -44,7 +44,7 @@ def test_without_a_recommender_the_others_work(policy):
     parts = SamplerParts(policy.trie, policy, None, lambda: 0.5, "catalogue")
     assert build_mixture({"target": 1, "random": 2, "curriculum": 0}, parts, {}).count == 3
     for name in ("curriculum", "confidence"):
-        with pytest.raises(ValueError, match=f"{name} asks a .* Set recommender to the folder of a fitted one"):
+        with pytest.raises(ValueError, match=f"{name} needs a .* Set recommender to the folder of a fitted one"):
             build_mixture({"target": 1, name: 1}, parts, {})
 
 

@@ -173,7 +173,9 @@ def _cell(name: str, mean: float, deviation: float | None, best: str | None) -> 
 
 def _best(name: str, values: Iterable[float]) -> str | None:
     better = METRIC_HELP[name].better
-    return None if better is None else _printed(name, max(values) if better == "higher" else min(values))
+    if better is None:
+        return None
+    return _printed(name, max(values) if better == "higher" else min(values))
 
 
 def _printed(name: str, value: float) -> str:

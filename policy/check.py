@@ -32,7 +32,7 @@ def check_shared_prefix(policy: TriePolicy, prompts: PromptBatch, items: Tensor,
     if not gap <= tolerance:
         raise RunError(
             f"The shared-prefix forward differs from the naive one by {gap:.2e} in log-probability (at most "
-            f"{tolerance:.0e} is rounding): this backbone does not honour 4-D attention masks or positions.",
+            f"{tolerance:.0e} is rounding): this backbone does not honor 4-D attention masks or positions.",
             remedy=REMEDY,
         )
     return gap

@@ -27,9 +27,8 @@ def check_finished(folder: str | Path) -> None:
             remedy="Start it again with --resume_from_checkpoint true, or name one of its checkpoints.",
             file=folder,
         )
-    if (folder / "config.json").is_file() and not any(
-        path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)
-    ):
+    has_tokenizer = any(any(folder.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model"))
+    if (folder / "config.json").is_file() and not has_tokenizer:
         raise InputError(
             f"{folder} has no tokenizer, so the tokens of its codes are not known.",
             remedy="Put the tokenizer's files beside the weights.",

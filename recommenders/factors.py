@@ -108,7 +108,7 @@ class ALS(Factors):
 
 
 class BPR(Factors):
-    """Bayesian personalised ranking, arXiv 1205.2618.
+    """Bayesian personalized ranking, arXiv 1205.2618.
 
     An item's bias is its last factor. In training it has the weight 1 for every user; folding in fits a weight for each
     history. Least squares works on another scale than the pairwise loss, where a fixed bias would outweigh the others.

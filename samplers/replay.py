@@ -22,7 +22,7 @@ LEAST = 1e-3
 class ReplaySampler:
     """Trajectories of earlier steps, drawn in proportion to their priority among those of the same user.
 
-    prioritise: by "reward" (arXiv 2305.07170) or by "error", the size of the loss's residual (arXiv 1511.05952).
+    prioritize: by "reward" (arXiv 2305.07170) or by "error", the size of the loss's residual (arXiv 1511.05952).
     size: how many distinct semantic IDs are kept per user; beyond it the one with the lowest priority is dropped.
     The rows' column `user` says whose trajectories they are. A trainer calls `update` after each loss, and `save` and
     `load` with its checkpoints.
@@ -33,18 +33,18 @@ class ReplaySampler:
         trie: Trie,
         catalog_fingerprint: str,
         size: int = 32,
-        prioritise: Literal["reward", "error"] = "reward",
+        prioritize: Literal["reward", "error"] = "reward",
     ) -> None:
         if size < 1:
             raise InputError(f"replay: size={size} remembers nothing.", remedy="Set it to 1 or more.", field="replay")
-        if prioritise not in ("reward", "error"):
+        if prioritize not in ("reward", "error"):
             raise InputError(
-                f"replay: prioritise={prioritise!r} is unknown.",
+                f"replay: prioritize={prioritize!r} is unknown.",
                 remedy="Set it to 'reward' or 'error'.",
                 field="replay",
             )
         self.trie, self.catalog_fingerprint = trie, catalog_fingerprint
-        self.size, self.prioritise = size, prioritise
+        self.size, self.prioritize = size, prioritize
         self.users: dict[Any, dict[int, float]] = {}  # user -> item that stands for its leaf -> priority
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
@@ -65,7 +65,7 @@ class ReplaySampler:
 
         reward [B, K] >= 0; error [B, K] of either sign.
         """
-        priority = (reward if self.prioritise == "reward" else error.abs()) + LEAST
+        priority = (reward if self.prioritize == "reward" else error.abs()) + LEAST
         source = trajectories.source
         row, slot = ((source != PADDING) & (source != SOURCES.index("target"))).nonzero(as_tuple=True)
         item = self.trie.representative(trajectories.items[row, slot])

@@ -32,7 +32,7 @@ def item_vectors(
     sources: names of `INTERACTION_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
     Raises InputError for a source that is none of these, or does not have every item.
     """
-    parts = [_of_source(source, item_ids, titles, splits, seed) for source in sources]
+    parts = [_vectors_from_source(source, item_ids, titles, splits, seed) for source in sources]
     alike = {source: affinity(part, splits) for source, part in zip(sources, parts, strict=True)}
     for source, found in alike.items():
         if found < FAITHFUL:
@@ -93,23 +93,23 @@ def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: S
     return float(more.mean() / max(more.std(), 1e-12)), len(item)
 
 
-def _of_source(
+def _vectors_from_source(
     source: str, item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
 ) -> np.ndarray:
     if source in INTERACTION_VECTORS:
         return INTERACTION_VECTORS[source](splits, len(item_ids), seed)
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return _of_file(path, item_ids)
+        return _vectors_from_file(path, item_ids)
     if (path / "config.json").is_file():
-        return _of_titles(path, item_ids, titles)
+        return _vectors_from_titles(path, item_ids, titles)
     known = ", ".join(INTERACTION_VECTORS)
     raise InputError(
         f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.", field="vectors"
     )
 
 
-def _of_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
+def _vectors_from_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     """.npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value."""
     if path.suffix == ".npz":
         arrays = _arrays(path, "ids", "vectors")
@@ -187,7 +187,7 @@ def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.nda
     return vectors
 
 
-def _of_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
+def _vectors_from_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
     if absent := [item for item in item_ids if not titles.get(item)]:
         if len(absent) == len(item_ids):
             raise InputError(

@@ -65,7 +65,10 @@ class TrieConstraint:
         """
         legal = self.legal(taken)
         kept = logits.gather(1, legal)  # also of rows without the constraint, where it changes nothing
-        logits.fill_(-torch.inf) if rows is None else logits.masked_fill_(rows.unsqueeze(1), -torch.inf)
+        if rows is None:
+            logits.fill_(-torch.inf)
+        else:
+            logits.masked_fill_(rows.unsqueeze(1), -torch.inf)
         return logits.scatter_(1, legal, kept)
 
 

@@ -28,8 +28,8 @@ from evaluation.figures import LOOK, method_styles
 from evaluation.match import match_metrics
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy
-from trainer.flow_heads import FlowHead
 from trainer.objectives import OBJECTIVES, FlowInputs, LossOutput, sft
+from trainer.scoring.flow_heads import FlowHead
 
 ITEMS, PROMPTS, SIGMA, COUNT = 500, 4, 1.2, 80
 CODES = {"tabular": (10, 10, 10), "transformer": (25, 25)}

@@ -15,12 +15,12 @@ import time
 from interactions import load_prepared
 from policy.loading import load_backbone
 from samplers.rollouts.weights import policy_weights
-from trainer import METHODS, TrajectoryTrainer
+from trainer import METHODS, RecommenderTrainer
 
 TEMPLATE = "The user watched {history} and then"
 
 
-def train(method: str, args: argparse.Namespace, folder: str, **settings: object) -> TrajectoryTrainer:
+def train(method: str, args: argparse.Namespace, folder: str, **settings: object) -> RecommenderTrainer:
     trainer_class, config_class = METHODS[method]
     config = config_class(
         f"{folder}/{method}",
@@ -42,11 +42,11 @@ def train(method: str, args: argparse.Namespace, folder: str, **settings: object
     return trainer
 
 
-def losses(trainer: TrajectoryTrainer) -> list[float]:
+def losses(trainer: RecommenderTrainer) -> list[float]:
     return [round(record["loss"], 4) for record in trainer.state.log_history if "loss" in record]
 
 
-def gather_seconds(trainer: TrajectoryTrainer) -> float:
+def gather_seconds(trainer: RecommenderTrainer) -> float:
     started = time.perf_counter()
     for _ in policy_weights(trainer.model, skip=("flow_heads",)):
         pass

@@ -93,7 +93,7 @@ def seconds(catalog: Catalog, args: Any, folder: Path, staleness: int) -> tuple[
         catalog=catalog,
         callbacks=[clock],
     )
-    sample = trainer.engine.sample
+    sample = trainer.rollouts.engine.sample
 
     def timed(*given: Any) -> Any:
         started = time.perf_counter()
@@ -101,7 +101,7 @@ def seconds(catalog: Catalog, args: Any, folder: Path, staleness: int) -> tuple[
         drawing.append(time.perf_counter() - started)
         return drawn
 
-    trainer.engine.sample = timed
+    trainer.rollouts.engine.sample = timed
     trainer.train()
     return float(np.median(np.diff(clock.at[2:]))), float(np.median(drawing[2:]))
 

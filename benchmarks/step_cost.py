@@ -19,7 +19,7 @@ from scipy.sparse import csr_matrix
 
 from catalog import Catalog, exact_log_flow, word_tokenizer
 from recommenders import ItemKNN
-from trainer import GFlowNetConfig, GFlowNetTrainer, SFTConfig, SFTTrainer, TrajectoryTrainer
+from trainer import GFlowNetConfig, GFlowNetTrainer, RecommenderTrainer, SFTConfig, SFTTrainer
 
 
 def make_rows(users: int, items: int, history: int) -> Dataset:
@@ -32,7 +32,7 @@ def make_rows(users: int, items: int, history: int) -> Dataset:
     return Dataset.from_list(rows)
 
 
-def make_trainer(method: str, count: int, catalog: Catalog, rows: Dataset, args: object) -> TrajectoryTrainer:
+def make_trainer(method: str, count: int, catalog: Catalog, rows: Dataset, args: object) -> RecommenderTrainer:
     """A trainer of the paper's kind with `count` trajectories per prompt, or of SFT."""
     settings = dict(
         output_dir=tempfile.mkdtemp(),
@@ -58,7 +58,7 @@ def make_trainer(method: str, count: int, catalog: Catalog, rows: Dataset, args:
     return GFlowNetTrainer(model, config, recommender=ItemKNN.fit(seen, 20), **parts)
 
 
-def step(trainer: TrajectoryTrainer, rows: list[dict]) -> None:
+def step(trainer: RecommenderTrainer, rows: list[dict]) -> None:
     """One optimizer step without the optimizer: trajectories, rewards, loss and gradients."""
     trainer.model.train()
     trainer.state.global_step = 1  # the first step of a run also checks the forward and starts the flow head

@@ -42,3 +42,7 @@ class SetupError(GFlowGRError, RuntimeError):
 
 class RunError(GFlowGRError, RuntimeError):
     """What failed during a run: a loss that is no number, a reward that raised, a request to stop."""
+
+
+class DivergedError(RunError):
+    """A weight, a loss or a log-probability is not a number. What the run has in memory is then not saved."""

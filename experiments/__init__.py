@@ -21,8 +21,15 @@ PACKAGES = (
 
 
 def hide_programs() -> None:
-    """Take recipes/ off the path, where Python puts the folder of a program: recommenders.py would hide the package."""
-    sys.path[:] = [folder for folder in sys.path if Path(folder or ".").resolve() != ROOT / "recipes"]
+    """Take recipes/ off the path, where Python puts the folder of a program: recommenders.py would hide the package.
+
+    It may be that of a checkout whose packages are installed elsewhere.
+    """
+    sys.path[:] = [folder for folder in sys.path if not _holds_programs(Path(folder).resolve())]
+
+
+def _holds_programs(folder: Path) -> bool:
+    return folder.name == "recipes" and (folder / "recommenders.py").is_file()
 
 
 def check_packages() -> None:

@@ -22,7 +22,7 @@ from experiments.arguments import CompareArguments
 from experiments.evaluate import same_leaf, user_metrics
 from experiments.evaluations import Evaluation, data_provenance, has_weights, read_evaluation, weights_digest
 from interactions import Splits, load_prepared, training_counts
-from trainer.run_folder import read_log
+from trainer.reporting.run_folder import read_log
 
 TESTED = ("recall@10", "ndcg@10", "recall@50")
 BROKEN_DOWN = ("recall@10", "ndcg@10")

@@ -37,7 +37,7 @@ from interactions.rows import unrankable
 from policy import TriePolicy, auto_class, policy_of
 from policy.checkpoints import check_finished
 from recommenders import BatchRecommender, Recommender, fit_recommender, load_recommender, made_of, rank
-from trainer.launch import one_device
+from trainer.runtime.launch import one_device
 
 logger = logging.getLogger(__name__)
 

@@ -23,7 +23,7 @@ from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, build_rewards
 from rewards.load import settings_of
 from trainer import GFlowNetConfig
-from trainer.target import Target
+from trainer.scoring.target import Target
 
 logger = logging.getLogger(__name__)
 

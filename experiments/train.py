@@ -45,8 +45,8 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
     from policy.config import load_lora
     from policy.loading import load_backbone
     from trainer import METHODS
-    from trainer.launch import check_processes
-    from trainer.run_folder import RunFolder
+    from trainer.reporting.run_folder import RunFolder
+    from trainer.runtime.launch import check_processes
 
     check_processes(config)
     with PartialState().main_process_first():

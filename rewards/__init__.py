@@ -21,7 +21,7 @@ from rewards.behavior import Behavior
 from rewards.collaborative import Collaborative
 from rewards.hit import Hit
 from rewards.likelihood import Likelihood
-from rewards.load import REWARDS, RewardParts, as_reward, build_rewards, load_reward
+from rewards.load import REWARDS, RewardParts, as_reward, build_rewards, load_reward, named_rewards
 from rewards.rank import Rank
 from rewards.similarity import MatchedCodes, SharedPrefix
 from rewards.trl import TRLReward
@@ -42,5 +42,6 @@ __all__ = [
     "as_reward",
     "build_rewards",
     "load_reward",
+    "named_rewards",
     "log_reward",
 ]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog, Trajectories
-from catalog.errors import InputError, RunError
+from catalog.errors import DivergedError, InputError, RunError
 from interactions.prompts import PromptBatch
 
 
@@ -87,6 +87,8 @@ class WeightedSum:
                 value = reward.catalog(batch.copy())  # type: ignore[attr-defined]
             else:
                 value = reward(batch.copy(), trajectories.copy())
+        except DivergedError:
+            raise
         except Exception as error:
             items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
             raise RunError(

@@ -4,13 +4,14 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
 from catalog.errors import InputError
@@ -23,6 +24,7 @@ from rewards.collaborative import Collaborative
 from rewards.hit import Hit
 from rewards.likelihood import Likelihood
 from rewards.rank import Rank
+from rewards.reward_model import RewardModel
 from rewards.similarity import MatchedCodes, SharedPrefix
 from rewards.trl import TRLReward, is_trl
 
@@ -88,6 +90,25 @@ def as_reward(name: str, reward: Any, parts: RewardParts) -> Reward:
     if parts.tokenizer is None:
         raise InputError(f"Reward {name} needs a tokenizer.", remedy=REMEDIES["tokenizer"])
     return TRLReward(reward, parts.catalog.trie, parts.tokenizer)
+
+
+def named_rewards(given: Sequence[Any], parts: RewardParts) -> dict[str, Reward]:
+    """What a caller gives in Python, by name: rewards, reward functions of TRL, names and import paths of rewards, and
+    models that classify sequences or their folders, see `RewardModel`."""
+    rewards: dict[str, Reward] = {}
+    for number, reward in enumerate(given, 1):
+        name = reward if isinstance(reward, str) else f"reward_{number}" if len(given) > 1 else "reward"
+        if isinstance(reward, str) and (reward in REWARDS or ":" in reward):
+            made = load_reward(reward, parts)
+        elif isinstance(reward, str | Path | PreTrainedModel):
+            name = Path(reward).name if isinstance(reward, str | Path) else name
+            made = as_reward(name, RewardModel.load(reward), parts)
+        else:
+            made = as_reward(name, reward, parts)
+        if name in rewards:
+            raise InputError(f"reward_funcs: {name} is given twice.", remedy="Leave one out.", field="reward_funcs")
+        rewards[name] = made
+    return rewards
 
 
 def build_rewards(

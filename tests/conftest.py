@@ -19,7 +19,7 @@ from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerFast
 from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import TriePolicy, auto_class, policy_of
-from trainer import METHODS, GFlowNetTrainer, SFTTrainer, TrajectoryTrainer
+from trainer import METHODS, GFlowNetTrainer, RecommenderTrainer, SFTTrainer
 
 SMALL: dict[str, dict] = {
     "gpt2": dict(n_embd=32, n_layer=2, n_head=2, n_positions=128),
@@ -127,7 +127,7 @@ def train_rows() -> Dataset:
 @pytest.fixture
 def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows: Dataset, tmp_path: Path) -> Callable:
     def make(
-        kind: type[TrajectoryTrainer] = GFlowNetTrainer,
+        kind: type[RecommenderTrainer] = GFlowNetTrainer,
         *,
         model: dict | None = None,
         name: str = "run",
@@ -153,7 +153,7 @@ def make_trainer(make_model: Callable, catalog: Any, tokenizer: Any, train_rows:
         )
         if isinstance(rewards, dict):
             settings["rewards"], rewards = rewards, None
-        extra = {"rewards": rewards, "samplers": samplers_by_name, "recommender": recommender_model}
+        extra = {"reward_funcs": rewards, "samplers": samplers_by_name, "recommender": recommender_model}
         return kind(
             make_model(**({"kind": "qwen3"} | (model or {}))),
             dict(METHODS.values())[kind](**(defaults | settings)),

@@ -1,22 +1,50 @@
-"""Trainers that look like TRL's: one small class and one config per method.
+"""Trainers that look like TRL's: `RecommenderTrainer`, and for each method its name and its config.
 
-`TrajectoryTrainer` (on transformers.Trainer) draws K trajectories per prompt once per optimizer step, scores them and
-averages an objective; on top of it `RolloutTrainer` draws from a mixture of samplers, with vLLM if asked, and
-`ObjectiveTrainer` has rewards and a reference policy. The objectives are pure functions in `trainer/objectives/`. A new
-method is such a function, a config whose `loss` binds it, and one line in `METHODS`.
+Once per optimizer step it draws K trajectories per prompt, scores them and averages an objective. What distinguishes
+the methods is data: an objective, a pure function in `trainer/objectives/`; and a config in `trainer/methods/` whose
+`make_method` says what the loss reads and what trajectories are worth. A new method is these and one line in `METHODS`.
 """
 
-from trainer.config import RolloutConfig, TrajectoryConfig
-from trainer.dpo_trainer import DPOConfig, DPOTrainer, SDPOConfig, SDPOTrainer
-from trainer.gflownet_trainer import GFlowNetConfig, GFlowNetTrainer
-from trainer.grpo_trainer import GRPOConfig, GRPOTrainer
-from trainer.metrics import METRICS
-from trainer.objective_trainer import ObjectiveTrainer
-from trainer.rollout_trainer import RolloutTrainer
-from trainer.sft_trainer import SFTConfig, SFTTrainer
-from trainer.trajectory_trainer import TrajectoryTrainer
+from trainer.config import RolloutConfig, TrainingConfig
+from trainer.methods.dpo import DPOConfig, SDPOConfig
+from trainer.methods.gflownet import GFlowNetConfig
+from trainer.methods.grpo import GRPOConfig
+from trainer.methods.sft import SFTConfig
+from trainer.reporting.metrics import METRICS
+from trainer.trainer import RecommenderTrainer
 
-METHODS: dict[str, tuple[type[TrajectoryTrainer], type[TrajectoryConfig]]] = {
+
+class SFTTrainer(RecommenderTrainer):
+    """Raises the likelihood of the items that users took; with sft_positions="all", of a whole history in one pass."""
+
+    config_class = SFTConfig
+
+
+class DPOTrainer(RecommenderTrainer):
+    """Prefers the target to each negative, pair by pair (arXiv 2305.18290)."""
+
+    config_class = DPOConfig
+
+
+class SDPOTrainer(RecommenderTrainer):
+    """Prefers the target to all negatives at once, by a softmax (S-DPO, arXiv 2406.09215)."""
+
+    config_class = SDPOConfig
+
+
+class GRPOTrainer(RecommenderTrainer):
+    """Makes likelier what has more reward than its group (arXiv 2402.03300)."""
+
+    config_class = GRPOConfig
+
+
+class GFlowNetTrainer(RecommenderTrainer):
+    """Teaches the policy to sample items in proportion to their reward (GFlowGR, arXiv 2506.16114)."""
+
+    config_class = GFlowNetConfig
+
+
+METHODS: dict[str, tuple[type[RecommenderTrainer], type[TrainingConfig]]] = {
     "sft": (SFTTrainer, SFTConfig),
     "dpo": (DPOTrainer, DPOConfig),
     "sdpo": (SDPOTrainer, SDPOConfig),
@@ -34,13 +62,11 @@ __all__ = [
     "GFlowNetTrainer",
     "GRPOConfig",
     "GRPOTrainer",
-    "ObjectiveTrainer",
     "RolloutConfig",
-    "RolloutTrainer",
     "SDPOConfig",
     "SDPOTrainer",
     "SFTConfig",
     "SFTTrainer",
-    "TrajectoryConfig",
-    "TrajectoryTrainer",
+    "TrainingConfig",
+    "RecommenderTrainer",
 ]

@@ -1,22 +1,33 @@
 """What is refused before the first step, in one sentence with the remedy."""
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
+import torch
 from datasets import Dataset
 from torch import Tensor, nn
+from transformers import Trainer
 
 from catalog import Catalog, Trajectories
 from catalog.errors import InputError
 from interactions import rows as rows_of
-from interactions.prompts import PromptBatch
-from policy import TriePolicy, check_shared_prefix, inference
+from interactions.prompts import PromptBatch, PromptBuilder
+from policy import TriePolicy, check_backbone, check_shared_prefix, inference
 from samplers import RolloutSampler
-from trainer.step import MicroBatch
+from trainer.config import TrainingConfig
+from trainer.micro_batch import MicroBatch
 
 logger = logging.getLogger(__name__)
 
 FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
 """Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
+
+
+def computes_float32(trainer: Trainer) -> bool:
+    """Whether the model computes in float32, so that what two forwards differ in is rounding of that."""
+    dtype = next(trainer.model.parameters()).dtype
+    return dtype == torch.float32 and trainer.accelerator.mixed_precision == "no"
 
 
 def check_vocabulary(model: nn.Module, tokens: int) -> None:
@@ -27,6 +38,36 @@ def check_vocabulary(model: nn.Module, tokens: int) -> None:
             f"The model has {embeddings} token embeddings and the tokenizer {tokens} tokens.",
             remedy="Call model.resize_token_embeddings(len(tokenizer)) first.",
         )
+
+
+def check_run(
+    args: TrainingConfig, model: Any, prompts: PromptBuilder, train: Dataset | None, evaluated: Any, tokens: int
+) -> None:
+    """Refuse what cannot work before the first step. tokens: those of the tokenizer."""
+    check_vocabulary(model, tokens)
+    if model.config.is_encoder_decoder and args.sft_positions == "all":
+        raise InputError(
+            "sft_positions: all needs a decoder-only backbone: an encoder reads a history as a whole and predicts none "
+            "of its items.",
+            remedy="Set sft_positions: target, and random_cut: true to train on shorter histories too.",
+            field="sft_positions",
+        )
+    named = evaluated if isinstance(evaluated, Mapping) else {"eval_dataset": evaluated}
+    for name, rows in {"train_dataset": train, **named}.items():
+        if rows is not None:
+            check_rows(name, rows, prompts.trie.items, args.world_size)
+    if train is not None:
+        warn_of_long_histories(train, args.max_history)
+
+
+def check_count(args: TrainingConfig, model: Any, prompts: PromptBuilder, count: int, *, evaluates: bool) -> None:
+    """Raise InputError where the catalogue or the backbone has no place for `count` trajectories of a prompt."""
+    if count > prompts.trie.leaves:
+        raise InputError(
+            f"{count} trajectories per prompt of {prompts.trie.leaves} semantic IDs in all.", remedy="Lower K."
+        )
+    beams = args.beam_width if evaluates else 0
+    check_backbone(model.config, prompts.longest, max(2, count, beams), prompts.trie.levels - 1)
 
 
 def check_rows(name: str, rows: Dataset, items: int, processes: int) -> None:

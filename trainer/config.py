@@ -1,11 +1,9 @@
 """What a run can be told whatever its method; each method's file holds the dataclass with what that method adds."""
 
 import os
-import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 from transformers import TrainingArguments
@@ -14,17 +12,31 @@ from catalog import SOURCES
 from catalog.errors import InputError, SetupError
 from catalog.settings import as_table, at_least, check_table, check_values
 from evaluation.metric_help import METRIC_HELP, RANKING
-from trainer.best_model import settle_metric
-from trainer.checkpoints import newest
-from trainer.launch import before_processes_join, resolve_batch_size, use_one_gpu
+from trainer.methods.base import Method, MethodParts
+from trainer.methods.policy import PolicyMethod
 from trainer.objectives import Objective
-from trainer.tracking import check_trackers
-from trainer.training_arguments import check_optimizer, check_ranges, check_refused
+from trainer.reporting.tracking import check_trackers
+from trainer.runtime.best_model import settle_metric
+from trainer.runtime.checkpoints import resumed
+from trainer.runtime.launch import before_processes_join, resolve_batch_size, use_one_gpu
+from trainer.runtime.training_arguments import check_optimizer, check_ranges, check_refused
 
 
 @dataclass
-class TrajectoryConfig(TrainingArguments):
-    """Arguments of every method, on top of `transformers.TrainingArguments`."""
+class TrainingConfig(TrainingArguments):
+    """Arguments of every method, on top of `transformers.TrainingArguments`.
+
+    What stands here without a help text is what a method has that draws nothing but the target; the configs of the
+    others make settings of it. `make_method` says what the settings mean.
+    """
+
+    default_samplers: ClassVar[dict[str, Any]] = {"target": 1}
+    default_rewards: ClassVar[dict[str, Any]] = {}
+    samplers, rewards, source_weights = cast(Any, default_samplers), cast(Any, {}), cast(Any, {})
+    recommender = trajectories = cast(Any, None)
+    signed_rewards: ClassVar[bool] = False
+    use_vllm = precompute_ref_log_probs = cast(Any, False)
+    sft_weight, rollout_staleness = cast(Any, 1.0), cast(Any, 0)
 
     global_batch_size: int | None = field(
         default=None,
@@ -171,9 +183,33 @@ class TrajectoryConfig(TrainingArguments):
         """The metrics with a meaning that an evaluation of the run gives."""
         return [name for name, metric in METRIC_HELP.items() if metric.group == RANKING]
 
+    @property
+    def reads_reference(self) -> bool:
+        """Whether the method compares with the policy that training starts from."""
+        return False
+
+    @property
+    def numbers_rows(self) -> bool:
+        """Whether something is kept of each training row, by its number."""
+        return self.precompute_ref_log_probs
+
+    @property
+    def flow_head(self) -> str | None:
+        """Which flows are learned: "prompt", of the root; "nodes", of every node; None for none."""
+        return None
+
+    @property
+    def fewest_trajectories(self) -> int:
+        """How many trajectories a prompt needs at least."""
+        return 1
+
+    def make_method(self, parts: MethodParts) -> Method:
+        """The method of a run with these settings."""
+        return PolicyMethod(None, parts, {})
+
 
 @dataclass
-class RolloutConfig(TrajectoryConfig, ABC):
+class RolloutConfig(TrainingConfig, ABC):
     """Arguments of the methods that draw trajectories: which samplers and rewards, and what draws from the policy.
 
     A method's own config adds its settings and says with `loss` what they mean. The names with vllm in them are TRL's
@@ -268,7 +304,25 @@ class RolloutConfig(TrajectoryConfig, ABC):
                 field="source_weights",
                 value=self.source_weights,
             )
+        self._check_samplers()
         self._check_engine()
+
+    def _check_samplers(self) -> None:
+        if self.needs_target or self.sft_weight or "target" in self.samplers:  # type: ignore[operator]
+            if self.samplers.get("target") != 1:  # type: ignore[union-attr]
+                raise InputError(
+                    f"samplers={self.samplers}: target: 1 is missing, the trajectory that the SFT term or the "
+                    "objective learns.",
+                    field="samplers",
+                    value=self.samplers,
+                )
+            self.samplers = {"target": 1} | self.samplers  # type: ignore[operator]  # in front, in whatever order
+        if self.use_vllm and not self.samplers.get("policy"):  # type: ignore[union-attr]
+            raise InputError(
+                f"use_vllm: none of samplers={self.samplers} is policy, which vLLM draws.",
+                remedy="Leave it out.",
+                field="use_vllm",
+            )
 
     def _check_engine(self) -> None:
         self.vllm_engine = as_table("vllm_engine", self.vllm_engine)
@@ -309,15 +363,8 @@ class RolloutConfig(TrajectoryConfig, ABC):
     def loss(self) -> Objective:
         """What a step minimizes, with its settings bound: FlowInputs -> LossOutput."""
 
-    @property
-    def reads_reference(self) -> bool:
-        """Whether the objective reads log_pf_reference."""
-        return False
-
-    @property
-    def fewest_trajectories(self) -> int:
-        """How many trajectories a prompt needs at least."""
-        return 1
+    def make_method(self, parts: MethodParts) -> Method:
+        return PolicyMethod(self.loss(), parts, self.source_weights)  # type: ignore[arg-type]  # a table by now
 
 
 @dataclass
@@ -347,30 +394,3 @@ class ReferenceConfig(RolloutConfig):
                     remedy="Leave out either it, or random_cut and normalization.",
                     field="precompute_ref_log_probs",
                 )
-
-
-def resumed(value: Any, output_dir: str | None) -> str | bool | None:
-    """What resume_from_checkpoint means: True for the run's own last checkpoint, None for none, or a folder.
-
-    Raises InputError for what is neither a yes, a no nor the folder of a checkpoint or of a run that has one.
-    """
-    word = str(value).lower()
-    if value is None or word in ("false", "no"):
-        return None
-    if word in ("true", "yes"):
-        return True
-    folder = Path(value) if isinstance(value, str | os.PathLike) else None
-    if folder is not None and re.fullmatch(r"checkpoint-\d+", folder.resolve().name):
-        return str(folder)  # whether it is whole is checked where it is read
-    if folder is not None and folder.is_dir():
-        if output_dir is not None and folder.resolve() == Path(output_dir).resolve():
-            return True
-        if found := newest(folder):
-            return str(found)
-    raise InputError(
-        f"resume_from_checkpoint={value!r} is no folder of a checkpoint.",
-        remedy="Give true, false, or the folder of a checkpoint, which is called checkpoint- and its step.",
-        file=folder,
-        field="resume_from_checkpoint",
-        value=value,
-    )

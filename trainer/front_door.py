@@ -2,20 +2,15 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-import numpy as np
 import pyarrow as pa
-import torch
 from datasets import Dataset, IterableDataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
 from catalog.errors import InputError
-from evaluation.ranker import rank_by_beam
-
-if TYPE_CHECKING:
-    from trainer.trajectory_trainer import TrajectoryTrainer
+from policy.loading import load_backbone
 
 INSTEAD = {
     "compute_loss_func": "Write a method, see docs/methods.md.",
@@ -24,33 +19,52 @@ INSTEAD = {
     "formatting_func": "Rows become prompts by max_history and prompt_template.",
     "model_init": "Make the model first and give it as model.",
     "optimizer_cls_and_kwargs": "Set optim and learning_rate in the config.",
-    "optimizers": "Set optim, learning_rate and lr_scheduler_type in the config.",
     "preprocess_logits_for_metrics": "Compute metrics from trainer.predict(rows).",
-    "ref_model": "The reference is the model as it is given, kept by the trainer.",
-    "reward_funcs": "Give one as rewards, or name several in the config's rewards.",
-    "reward_weights": "Set the weights in the config's rewards.",
+    "rewards": "Give them as reward_funcs.",
     "tokenizer": "Give it as processing_class.",
 }
 """Arguments of transformers' and TRL's trainers that there are not, and what there is."""
 
 
-def check_parts(trainer: type, model: Any, args: Any, parts: Mapping[str, Any]) -> None:
-    """Raise InputError for what is no model, config, tokenizer or catalogue, and for arguments of other trainers."""
-    if unknown := sorted(set(parts) & set(INSTEAD)):
-        raise InputError(
-            f"{trainer.__name__} has no argument {unknown[0]}.", remedy=INSTEAD[unknown[0]], field=unknown[0]
-        )
-    load = "Load it first: AutoModelForCausalLM.from_pretrained(folder)."
-    if not isinstance(model, PreTrainedModel) and not hasattr(model, "get_base_model"):
-        _refuse("model", model, "a model of transformers", load if isinstance(model, str | Path) else "")
-    annotated = (base.__dict__.get("__annotations__", {}) for base in trainer.__mro__)
-    config = next(names["args"] for names in annotated if "args" in names)
+def make_args(trainer: type, args: Any, model: Any, unknown: Mapping[str, Any]) -> Any:
+    """The config of a trainer, by default one that writes into a folder named after the model.
+
+    unknown: further arguments of the caller. Raises InputError for these and for what is no config of the trainer.
+    """
+    if unknown:
+        name = min(unknown)
+        raise InputError(f"{trainer.__name__} has no argument {name}.", remedy=INSTEAD.get(name, ""), field=name)
+    config: type = trainer.config_class  # type: ignore[attr-defined]
+    if args is None:
+        name = Path(str(model)).name if isinstance(model, str | Path) else model.config.model_type
+        return config(output_dir=f"{name}-{trainer.__name__.removesuffix('Trainer')}")
     if not isinstance(args, config):
         _refuse("args", args, f"a {config.__name__}", f"Make one: {config.__name__}(output_dir=...).")
-    if not isinstance(tokenizer := parts.get("processing_class"), PreTrainedTokenizerBase):
-        _refuse("processing_class", tokenizer, "a tokenizer", "Load it: AutoTokenizer.from_pretrained(folder).")
-    if not isinstance(catalog := parts.get("catalog"), Catalog):
+    return args
+
+
+def make_model(model: Any, tokenizer: Any, catalog: Any, seed: int) -> tuple[Any, Any]:
+    """(model, tokenizer), loaded where `model` is a folder or the name of a hub; a tokenizer must then be its own."""
+    if not isinstance(catalog, Catalog):
         _refuse("catalog", catalog, "a Catalog", "Load it: Catalog.load(folder).")
+    if not isinstance(model, str | Path):
+        return model, tokenizer
+    loaded, own = load_backbone(catalog, str(model), None, seed)
+    if tokenizer is not None and tokenizer.get_vocab() != own.get_vocab():
+        raise InputError(
+            f"processing_class has other tokens than the tokenizer of {model} with the catalogue's codes.",
+            remedy="Leave it out, or load the model yourself.",
+            field="processing_class",
+        )
+    return loaded, own
+
+
+def check_parts(model: Any, tokenizer: Any) -> None:
+    """Raise InputError for what is no model or no tokenizer."""
+    if not isinstance(model, PreTrainedModel) and not hasattr(model, "get_base_model"):
+        _refuse("model", model, "a model of transformers", "")
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        _refuse("processing_class", tokenizer, "a tokenizer", "Load it: AutoTokenizer.from_pretrained(folder).")
 
 
 def _refuse(name: str, given: Any, wanted: str, remedy: str) -> NoReturn:
@@ -109,26 +123,6 @@ def _check_column(name: str, rows: Dataset, column: str) -> None:
             field=name,
             value=column,
         )
-
-
-def rank(trainer: "TrajectoryTrainer", rows: Dataset) -> np.ndarray:
-    """The items [rows, beam_width] that a beam finds for each row, best first, -1 behind the last; every process calls.
-
-    Every process ranks an equal part, padded by repetition, so that sharded forwards stay in step.
-    """
-    world, process = trainer.accelerator.num_processes, trainer.accelerator.process_index
-    part = -(-len(rows) // world)
-    index = torch.arange(process * part, (process + 1) * part)
-    ranked = rank_by_beam(
-        trainer.policy,
-        rows.select((index % len(rows)).tolist()),
-        trainer.prompts,
-        width=trainer.args.beam_width,
-        exclude_history=trainer.args.exclude_history,
-        batch_size=trainer.args.per_device_eval_batch_size,
-    )
-    every = trainer.accelerator.gather(torch.from_numpy(ranked).to(trainer.args.device))
-    return every[: len(rows)].cpu().numpy()
 
 
 def unavailable(name: str, remedy: str) -> Callable[..., NoReturn]:

@@ -22,7 +22,7 @@ from transformers import TrainerCallback, TrainerState
 from experiments.command_line import fail
 from tests.distributed.problem import losses, make_trainer
 from trainer import GFlowNetTrainer
-from trainer.watchdog import Interrupted
+from trainer.runtime.watchdog import Interrupted
 
 out, fault = Path(sys.argv[1]), sys.argv[2]
 

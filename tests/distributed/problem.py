@@ -13,7 +13,7 @@ from catalog import Catalog, word_tokenizer
 from policy import auto_class
 from policy.loading import zero3_init_disabled
 from samplers.rollouts.weights import policy_weights
-from trainer import METHODS, TrajectoryTrainer
+from trainer import METHODS, RecommenderTrainer
 
 CATALOG = Catalog.from_codes([f"item{i}" for i in range(48)], np.random.default_rng(0).integers(0, [4, 5, 6], (48, 3)))
 TOKENIZER = word_tokenizer(CATALOG.trie.sizes)
@@ -53,7 +53,7 @@ def make_trainer(
     model: dict | None = None,
     parts: dict | None = None,
     **settings: Any,
-) -> TrajectoryTrainer:
+) -> RecommenderTrainer:
     """settings are those of the method's config, model the backbone's, parts further arguments of the trainer."""
     defaults: dict[str, Any] = dict(
         output_dir=str(out),
@@ -81,7 +81,7 @@ def make_trainer(
     )
 
 
-def losses(trainer: TrajectoryTrainer) -> list[float]:
+def losses(trainer: RecommenderTrainer) -> list[float]:
     return [record["loss"] for record in trainer.state.log_history if "loss" in record]
 
 

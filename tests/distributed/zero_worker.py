@@ -20,7 +20,7 @@ from torch import Tensor
 
 from policy import inference
 from tests.distributed.problem import losses, make_model, make_trainer, weights
-from trainer import TrajectoryTrainer
+from trainer import RecommenderTrainer
 
 out = Path(sys.argv[1])
 DRAWN = {"target": 1, "policy": 2, "replay": 1}
@@ -34,7 +34,7 @@ def difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> float:
     return max((ours[name].float() - theirs[name].float()).abs().max().item() for name in ours)
 
 
-def log_pf(trainer: TrajectoryTrainer) -> list:
+def log_pf(trainer: RecommenderTrainer) -> list:
     """What the policy in training gives ten items after each of four prompts."""
     batch = trainer.prompts(trainer.train_dataset.select(range(4)).to_list())
     with inference(trainer.model):
@@ -92,7 +92,7 @@ def sharded() -> dict[str, Any]:
         trainer = make_trainer(out / "sharded", method="dpo", **PAIRS)
     trainer.train()
     margins = [record["rewards/margins"] for record in trainer.state.log_history if "rewards/margins" in record]
-    reference = trainer.reference.policy.model.parameters()
+    reference = trainer.method.reference.policy.model.parameters()
     return {"margins": margins, "held": sum(parameter.ds_tensor.numel() for parameter in reference)}
 
 

@@ -123,7 +123,7 @@ def train(folder: Path, name: str, steps: int, engine: str) -> dict[str, list]:
         "items": ["".join(parts) for parts in zip(*gather_object([items]), strict=True)],
     }
     if engine == "vllm":
-        trainer.engine.close()  # it takes the group of the processes along, so several of them have one run
+        trainer.rollouts.close()  # it takes the group of the processes along, so several of them have one run
     return result
 
 

@@ -17,10 +17,10 @@ from policy.checkpoints import check_finished, finished
 from rewards import Hit
 from tests.raising import raises
 from trainer import GFlowNetTrainer, SFTTrainer
-from trainer.checkpoints import newest
-from trainer.provenance import IN_MEMORY, import_path
-from trainer.run_folder import environment, read_log
-from trainer.watchdog import Interrupted, Watchdog
+from trainer.reporting.run_folder import environment, read_log
+from trainer.runtime.checkpoints import newest
+from trainer.runtime.provenance import IN_MEMORY, import_path
+from trainer.runtime.watchdog import Interrupted, Watchdog
 
 KEPT = dict(save_strategy="steps", save_steps=2, max_steps=4)
 STOPPING = dict(

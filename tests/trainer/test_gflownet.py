@@ -10,6 +10,7 @@ from catalog import SOURCES
 from recommenders import ItemKNN
 from trainer import GFlowNetConfig
 from trainer.objectives import OBJECTIVES, tb
+from trainer.scoring.flow_heads import flow_heads
 
 
 class ItemValue:
@@ -83,7 +84,7 @@ def test_every_objective_trains_and_its_loss_falls(objective, kind, make_trainer
 def test_exact_objectives_get_the_flows_of_the_whole_catalogue(objective, make_trainer):
     trainer = make_trainer(rewards=ItemValue(), objective=objective)
     step, output = micro_batch(trainer)
-    inputs = trainer.inputs(step, output)
+    inputs = trainer.method.inputs(step, output, flow_heads(trainer.model))
     log_reward = ItemValue().catalog(range(4)).log()
     torch.testing.assert_close(inputs.log_flow[..., 0], log_reward.logsumexp(-1, keepdim=True).expand(-1, 4))
     torch.testing.assert_close(inputs.log_reward, log_reward.gather(1, step.trajectories.items))
@@ -97,7 +98,9 @@ def test_exact_tb_is_tb_with_the_true_log_z(make_trainer):
     step, output = micro_batch(trainer)
     log_z = torch.tensor([1.0 + i % 9 for i in range(48)]).sum().log()
     residual = log_z + output.log_pf.sum(-1) - step.scores.reward.log()
-    torch.testing.assert_close(tb(trainer.inputs(step, output)).loss, residual.pow(2).mean(-1))
+    torch.testing.assert_close(
+        tb(trainer.method.inputs(step, output, flow_heads(trainer.model))).loss, residual.pow(2).mean(-1)
+    )
 
 
 @pytest.mark.parametrize("objective", ["tb", "exact_db"])
@@ -115,9 +118,13 @@ def test_with_a_reference_an_indifferent_reward_asks_for_the_reference_itself(ob
     step, output = micro_batch(trainer)
     expected = np.log(2.0) + output.log_pf.sum(-1)
     torch.testing.assert_close(step.scores.log_reward, expected)
-    assert trainer.target.whole == (objective == "exact_db")  # else P_ref of all items would be asked for a few
+    assert trainer.method.scorer.target.whole == (
+        objective == "exact_db"
+    )  # else P_ref of all items would be asked for a few
     if objective == "exact_db":
-        assert trainer._loss(trainer.inputs(step, output)).loss.max() < 1e-8
+        assert (
+            trainer.method.objective(trainer.method.inputs(step, output, flow_heads(trainer.model))).loss.max() < 1e-8
+        )
     trainer.train()  # which moves the policy, and not the reference
     assert trainer.held_out_metrics(trainer.eval_dataset)["tv"] > 1e-3
 
@@ -137,7 +144,7 @@ def test_the_shares_of_the_reward_are_logged_and_sum_to_one(make_trainer):
             assert sum(shares) == pytest.approx(1.0) and min(shares) > 0
     # hit + similarity of the target is 2, at temperature 1/2 it weighs 4
     step, _ = micro_batch(trainer)
-    everything = trainer.target.reward.catalog(step.prompts)
+    everything = trainer.method.scorer.target.reward.catalog(step.prompts)
     expected = (4.0 / everything.clamp(min=0.01).pow(2).sum(-1)).mean().item()
     assert trainer.state.log_history[-2]["reward/target_mass"] == pytest.approx(expected, rel=0.3)
 
@@ -157,7 +164,9 @@ def test_a_source_of_weight_0_teaches_nothing(make_trainer):
             rewards=ItemValue(), objective="exact_tb", samplers={"target": 1, "random": 3}, source_weights=weights
         )
         step, output = micro_batch(trainer)
-        losses[bool(weights)] = trainer._loss(trainer.inputs(step, output)).loss
+        losses[bool(weights)] = trainer.method.objective(
+            trainer.method.inputs(step, output, flow_heads(trainer.model))
+        ).loss
     alone = make_trainer(rewards=ItemValue(), objective="exact_tb", samplers={"target": 1})
     step, output = micro_batch(alone)
     torch.testing.assert_close(losses[True], alone._loss(alone.inputs(step, output)).loss)
@@ -203,7 +212,9 @@ def test_a_recommender_does_not_see_the_users_own_sequence_on_training_rows(make
     for row, own in zip(train_rows.to_list(), step.prompts.columns["user_items"], strict=False):
         assert set(own) == {*row["history"], row["target"]}
     held_out = trainer.prompts(train_rows.to_list()[:4])
-    assert not torch.allclose(trainer.target.reward.catalog(step.prompts), trainer.target.reward.catalog(held_out))
+    assert not torch.allclose(
+        trainer.method.scorer.target.reward.catalog(step.prompts), trainer.method.scorer.target.reward.catalog(held_out)
+    )
 
 
 def test_an_evaluation_reports_the_distance_to_the_reward(make_trainer):

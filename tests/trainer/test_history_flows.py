@@ -7,7 +7,8 @@ from scipy.sparse import csr_matrix
 
 from recommenders import ItemKNN
 from samplers import TargetSampler
-from trainer.step import MicroBatch
+from trainer.micro_batch import MicroBatch
+from trainer.scoring.flow_heads import flow_heads
 
 EXACT = ["exact_tb", "exact_db", "flow_kl"]
 
@@ -45,14 +46,14 @@ def of_one_prompt(trainer, row):
     """The objective of a single row, at the end of its prompt."""
     batch = trainer.prompts([row])
     trajectories = TargetSampler(trainer.trie).sample(batch, 1, 0)
-    step = MicroBatch(batch, trajectories, trainer.target.score(batch, trajectories)[0], 1, 1)
+    step = MicroBatch(batch, trajectories, trainer.method.scorer.target.score(batch, trajectories)[0], 1, 1)
     output = trainer.policy.log_probs(batch, trajectories.items, children=trainer.reads_children)
-    return trainer._loss(trainer.inputs(step, output)).loss.item()
+    return trainer.method.objective(trainer.method.inputs(step, output, flow_heads(trainer.model))).loss.item()
 
 
 @pytest.mark.parametrize("objective", EXACT)
 def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(objective, dense, train_rows, monkeypatch):
-    monkeypatch.setattr("trainer.history_flows.CHUNK", 3)  # several parts
+    monkeypatch.setattr("trainer.scoring.history_flows.CHUNK", 3)  # several parts
     trainer = dense(objective)
     of_length = {len(row["history"]): row for row in train_rows.to_list()}
     rows = trainer.rows([of_length[length] for length in (2, 4, 8)], 0)
@@ -65,7 +66,7 @@ def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(obje
                 trainer, {"history": items[:end], "target": items[end], "user_items": row["user_items"]}
             )
     assert step.scores.history.mask.sum() == sum(min(len(row["history"]), 4) - 1 for row in rows)
-    assert trainer._history_loss(step.scores.history, output).item() == pytest.approx(total, rel=1e-4)
+    assert trainer.method.history_loss(step.scores.history, output)[0].item() == pytest.approx(total, rel=1e-4)
     both = trainer.method_loss(trainer.model, step, output).item()
     ends = np.mean([of_one_prompt(trainer, row | {"history": row["history"][-4:]}) for row in rows])
     assert both == pytest.approx(ends + total / step.num_targets, rel=1e-4)
@@ -82,13 +83,13 @@ def test_flows_that_are_kept_are_those_computed_anew_and_each_row_is_asked_once(
     logged, asked = {}, {}
     for keep in (False, True):
         trainer = dense("flow_kl", keep_flows=keep, max_steps=20, per_device_train_batch_size=8, name=f"keep_{keep}")
-        whole, asked[keep] = trainer.target.reward.catalog, []
+        whole, asked[keep] = trainer.method.scorer.target.reward.catalog, []
 
         def catalog(batch, whole=whole, seen=asked[keep]):
             seen.extend(batch.users)
             return whole(batch)
 
-        trainer.target.reward.catalog = catalog
+        trainer.method.scorer.target.reward.catalog = catalog
         trainer.train()  # 4 epochs of 40 rows
         logged[keep] = [record for record in trainer.state.log_history if "loss" in record]
     for name in ("loss", "reward/mean", "reward/target_mass", "reward/floor_share", "flow/divergence"):
@@ -105,7 +106,7 @@ def test_beside_drawn_trajectories_only_the_history_is_kept(dense, train_rows):
 
 
 def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows, monkeypatch):
-    monkeypatch.setattr("trainer.row_memory.GROUP", 3)
+    monkeypatch.setattr("trainer.scoring.row_cache.GROUP", 3)
     anew, kept, other = (
         dense("flow_kl", keep_flows=keep, name=str(place)) for place, keep in enumerate([False, True, True])
     )
@@ -113,11 +114,11 @@ def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows
     kept.history_target(kept.prompts(rows))
     for row in reversed(rows):
         batch = kept.prompts([row])
-        first, second, expected = (trainer.history_target(batch) for trainer in (kept, other, anew))
+        first, second, expected = (trainer.method.scorer.history_target(batch) for trainer in (kept, other, anew))
         assert torch.equal(first.child_log_flow, second.child_log_flow) and torch.equal(first.log_flow, second.log_flow)
         torch.testing.assert_close(first.child_log_flow[first.mask], expected.child_log_flow[expected.mask])
         torch.testing.assert_close(first.log_flow[first.mask], expected.log_flow[expected.mask])
-        of_target, again = (trainer.kept_target.score(batch)[0] for trainer in (kept, other))
+        of_target, again = (trainer.method.scorer.kept_target.score(batch)[0] for trainer in (kept, other))
         assert torch.equal(of_target.flows.child_log_flow, again.flows.child_log_flow)
         assert torch.equal(of_target.reward, again.reward)
 
@@ -126,7 +127,7 @@ def test_histories_of_one_item_have_no_flows_to_match(dense, train_rows):
     trainer = dense("flow_kl")
     rows = trainer.rows([{"user": "u0", "history": [3], "target": 8}, {"user": "u1", "history": [4], "target": 9}], 0)
     step, output = first_step(trainer, rows)
-    loss = trainer._history_loss(step.scores.history, output)
+    loss = trainer.method.history_loss(step.scores.history, output)[0]
     assert loss.item() == 0 and torch.isfinite(torch.autograd.grad(loss, [*trainer.model.parameters()][:1])[0]).all()
 
 

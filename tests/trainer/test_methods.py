@@ -9,7 +9,7 @@ from peft import LoraConfig
 from torch.nn.functional import softplus
 
 from catalog import PADDING, SOURCES
-from trainer import METHODS, DPOTrainer, GRPOTrainer, ObjectiveTrainer, RolloutConfig, SDPOTrainer, SFTTrainer
+from trainer import METHODS, DPOTrainer, GRPOTrainer, RecommenderTrainer, RolloutConfig, SDPOTrainer, SFTTrainer
 from trainer.objectives import FlowInputs, LossOutput, sdpo
 
 OBJECTIVE_METHODS = [kind for kind, _ in METHODS.values() if kind is not SFTTrainer]
@@ -77,7 +77,7 @@ def test_the_reference_is_the_policy_at_the_start(make_trainer):
     after = trainer.policy.log_probs(step.prompts, step.trajectories.items).log_pf
     torch.testing.assert_close(trainer.log_pf_reference(step), before)
     assert (after - before).abs().max() > 0.1
-    assert not any(parameter.requires_grad for parameter in trainer.reference.policy.model.parameters())
+    assert not any(parameter.requires_grad for parameter in trainer.method.reference.policy.model.parameters())
 
 
 def test_with_adapters_the_reference_is_the_model_without_them_and_no_copy(make_trainer):
@@ -90,7 +90,7 @@ def test_with_adapters_the_reference_is_the_model_without_them_and_no_copy(make_
     torch.testing.assert_close(trainer.log_pf_reference(step), expected, atol=1e-5, rtol=1e-5)
     after = trainer.policy.log_probs(step.prompts, step.trajectories.items).log_pf
     assert (after - expected).abs().max() > 0.1
-    assert trainer.reference.policy.model is trainer.model
+    assert trainer.method.reference.policy.model is trainer.model
 
 
 @pytest.mark.parametrize("kind", [DPOTrainer, SDPOTrainer, GRPOTrainer])
@@ -125,7 +125,7 @@ def test_a_negative_that_is_the_target_teaches_nothing(make_trainer):
     step = first_step(trainer)
     items = step.trajectories.items.clone()
     items[:, 1:] = items[:, :1]
-    same = trainer.inputs(
+    same = trainer.method.inputs(
         replace(step, trajectories=replace(step.trajectories, items=items)),
         trainer.policy.log_probs(step.prompts, items),
     )
@@ -162,8 +162,8 @@ class HingeConfig(RolloutConfig):
 
 
 def test_a_sixth_method_is_one_function_and_one_config(make_trainer, monkeypatch):
-    monkeypatch.setitem(METHODS, "hinge", (ObjectiveTrainer, HingeConfig))
-    trainer = make_trainer(ObjectiveTrainer, samplers=PAIRS, max_steps=40, learning_rate=5e-3, sft_weight=0.0)
+    monkeypatch.setitem(METHODS, "hinge", (RecommenderTrainer, HingeConfig))
+    trainer = make_trainer(RecommenderTrainer, samplers=PAIRS, max_steps=40, learning_rate=5e-3, sft_weight=0.0)
     trainer.train()
     loss = logged(trainer, "objective/loss")
     assert sum(loss[-5:]) < 0.3 * sum(loss[:5])
@@ -174,10 +174,10 @@ def test_grpo_reads_the_log_probabilities_of_the_weights_that_drew(make_trainer)
     trainer = make_trainer(GRPOTrainer, samplers={"policy": 3, "random": 1})
     step = first_step(trainer)
     log_pf = trainer.policy.log_probs(step.prompts, step.trajectories.items)
-    assert trainer.inputs(step, log_pf).log_pf_behavior.isnan().all()  # drawn by the current weights, or by none
+    assert trainer.method.inputs(step, log_pf).log_pf_behavior.isnan().all()  # drawn by the current weights, or by none
     drawn = step.trajectories.source == SOURCES.index("policy")
     old = replace(step, trajectories=replace(step.trajectories, age=drawn.long()))
-    behavior = trainer.inputs(old, log_pf).log_pf_behavior
+    behavior = trainer.method.inputs(old, log_pf).log_pf_behavior
     assert (behavior.isnan().all(-1) == ~drawn).all() and drawn.any() and PADDING not in step.trajectories.source
     torch.testing.assert_close(behavior[drawn], step.trajectories.log_pf[drawn])
 

@@ -15,7 +15,7 @@ from catalog.errors import RunError
 from policy import CausalPolicy
 from tests.raising import raises
 from trainer import METRICS, GFlowNetConfig, GFlowNetTrainer, SFTTrainer
-from trainer.metrics import check_names
+from trainer.reporting.metrics import check_names
 
 
 def losses(trainer):

@@ -15,7 +15,7 @@ from wandb.proto.wandb_internal_pb2 import Record
 from catalog import SOURCES
 from recipes.train import main
 from trainer import GFlowNetConfig, GFlowNetTrainer, SFTTrainer, tracking
-from trainer.tracking import COLUMNS, markdown, table_rows
+from trainer.reporting.tracking import COLUMNS, markdown, table_rows
 
 ONCE = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
 SMALL = dict(

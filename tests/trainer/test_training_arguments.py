@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 from catalog.errors import GFlowGRError, InputError, SetupError
 from tests.raising import raises
 from trainer import METHODS, GFlowNetConfig, GFlowNetTrainer, SFTConfig, SFTTrainer
-from trainer.training_arguments import APPLIED, HARMLESS, REFUSED
+from trainer.runtime.training_arguments import APPLIED, HARMLESS, REFUSED
 
 FIELDS = TrainingArguments.__dataclass_fields__
 

@@ -80,7 +80,7 @@ def test_dpo(loss_type, make_trainer, tokenizer, tmp_path):
         {"prompt_ids": prompt, "chosen_ids": chosen, "rejected_ids": rejected}
         for prompt, (chosen, rejected) in zip(prompts, codes, strict=True)
     ]
-    twin, reference = copy.deepcopy(trainer.model), copy.deepcopy(trainer.reference.policy.model)
+    twin, reference = copy.deepcopy(trainer.model), copy.deepcopy(trainer.method.reference.policy.model)
     some = Dataset.from_list(
         [{"prompt": "<a_0>", "chosen": "<a_1>", "rejected": "<a_2>"}]
     )  # its own tokens end with EOS
@@ -130,7 +130,7 @@ def test_grpo(beta, scale_rewards, corrected, old, make_trainer, tokenizer, tmp_
 
     twin = copy.deepcopy(trainer.model)
     if beta:  # TRL loads its reference from where the model says that it comes from
-        trainer.reference.policy.model.save_pretrained(tmp_path / "reference")
+        trainer.method.reference.policy.model.save_pretrained(tmp_path / "reference")
         twin.config._name_or_path = str(tmp_path / "reference")
     config = trl.GRPOConfig(
         output_dir=str(tmp_path),

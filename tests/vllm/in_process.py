@@ -179,7 +179,7 @@ def test_a_run_on_policy(beams, make_trainer):
     samplers = {"target": 1, "random": 1, "policy": {"count": 3, "beams": beams}}
     trainer = make_trainer(model=QWEN3, use_vllm=True, samplers=samplers, learning_rate=1e-2)
     trainer.train()
-    assert trainer.rollout_gap < 1e-5
+    assert trainer.rollouts.gap < 1e-5
     assert max(logged(trainer, "sampler/log_pf_gap_max")) < 1e-4
     assert logged(trainer, "sampler/log_pf_gap_share") == logged(trainer, "sampler/age") == [0.0] * 3
     assert logged(trainer, "sampler/valid_share") == [1.0] * 3
@@ -218,9 +218,9 @@ def test_rollouts_drawn_ahead_are_as_old_as_asked_and_survive_a_resume_bit_for_b
 
 def test_an_engine_with_other_weights_is_refused(make_trainer):
     trainer = make_trainer(model=QWEN3, use_vllm=True)
-    load = trainer.engine.load
+    load = trainer.rollouts.engine.load
     other = ((name, weight + 0.1) for name, weight in policy_weights(trainer.model, skip=("flow_heads",)))
-    trainer.engine.load = lambda weights, version: load(other, version)
+    trainer.rollouts.engine.load = lambda weights, version: load(other, version)
     with pytest.raises(ValueError, match="differ from the policy's by up to"):
         trainer.train()
 

@@ -38,15 +38,15 @@ trainer = make_trainer(
 )
 if servers:  # a transfer takes its time, and the second process draws late: in the midst of it, if nobody waits
     if trainer.args.process_index == 0:
-        trainer.engine._send = late(0.2, trainer.engine._send)
+        trainer.rollouts.engine._send = late(0.2, trainer.rollouts.engine._send)
     else:
-        trainer.engine.sample = late(0.3, trainer.engine.sample)
+        trainer.rollouts.engine.sample = late(0.3, trainer.rollouts.engine.sample)
 trainer.train()
 rows = make_rows().to_list()[4 * trainer.args.process_index :][:4]
-drawn = trainer.mixture().sample(trainer.prompts(rows), seed=5).items
+drawn = trainer.rollouts.mixture.sample(trainer.prompts(rows), seed=5).items
 every = trainer.accelerator.gather(drawn).tolist()
 if trainer.accelerator.is_main_process:
     log = [record for record in trainer.state.log_history if "loss" in record]
-    result = {"processes": trainer.accelerator.num_processes, "gap": trainer.rollout_gap, "log": log, "drawn": every}
+    result = {"processes": trainer.accelerator.num_processes, "gap": trainer.rollouts.gap, "log": log, "drawn": every}
     (out / "result.json").write_text(json.dumps(result))
 trainer.end_training()

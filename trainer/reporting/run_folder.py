@@ -12,7 +12,14 @@ from typing import Any
 import torch
 import yaml
 from accelerate.utils import gather_object
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 from transformers.trainer_callback import ProgressCallback
 
 from catalog.errors import InputError
@@ -39,11 +46,15 @@ class RunFolder(TrainerCallback):
 
     def __init__(self, recipe: dict[str, Any] | None = None) -> None:
         self.recipe = recipe or {}
-        self.runtime_info: dict[str, Any] = {}  # what the trainer's processes really are
-        self.python_parts: dict[str, Any] = {}  # what was given in Python, by its import path
+        self.runtime_info: dict[str, Any] = {}
+        self.python_parts: dict[str, Any] = {}
         self.is_over = False  # whether nothing is left to train: then what is written stays
         self.tokens_in_step = 0  # of the optimizer step in training, over all processes
         self._clock = 0.0  # when the seconds in the state were last brought up to date
+
+    def connect(self, runtime_info: dict[str, Any], python_parts: dict[str, Any]) -> None:
+        """Say what the trainer's processes are, and what it was given in Python."""
+        self.runtime_info, self.python_parts = runtime_info, python_parts
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -126,6 +137,14 @@ class Progress(ProgressCallback):
         if state.is_world_process_zero and self.training_bar is not None:
             self.latest |= {SHOWN[name]: f"{value:.3g}" for name, value in (logs or {}).items() if name in SHOWN}
             self.training_bar.set_postfix(self.latest)
+
+
+def use_progress_bar(trainer: Trainer) -> None:
+    """Show `Progress`, or nothing with disable_tqdm, in place of transformers' bar and lines."""
+    for stock in (ProgressCallback, PrinterCallback):
+        trainer.remove_callback(stock)
+    if not trainer.args.disable_tqdm:
+        trainer.add_callback(Progress())
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

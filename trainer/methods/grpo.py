@@ -7,7 +7,6 @@ from typing import Literal
 from catalog.errors import InputError
 from catalog.settings import at_least
 from trainer.config import ReferenceConfig
-from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, grpo
 
 
@@ -66,14 +65,3 @@ class GRPOConfig(ReferenceConfig):
     @property
     def fewest_trajectories(self) -> int:
         return 2
-
-
-class GRPOTrainer(ObjectiveTrainer):
-    """Raises the trajectories of a prompt whose reward is above the others' (arXiv 2402.03300).
-
-    The group is every trajectory of the mixture: `target: 1` puts the target into it, and
-    `policy: {count: 16, beams: true}` makes it the policy's best, as MiniOneRec does, whose penalty for wrong ranks is
-    the reward `rank`.
-    """
-
-    args: GRPOConfig

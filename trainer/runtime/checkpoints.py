@@ -1,6 +1,8 @@
 """Checkpoints that are whole or absent."""
 
 import logging
+import os
+import re
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator
@@ -84,6 +86,33 @@ def newest(output_dir: Path) -> Path | None:
             return path
         logger.warning("%s is passed over: %s", path, reason)
     return None
+
+
+def resumed(value: Any, output_dir: str | None) -> str | bool | None:
+    """What resume_from_checkpoint means: True for the run's own last checkpoint, None for none, or a folder.
+
+    Raises InputError for what is neither a yes, a no nor the folder of a checkpoint or of a run that has one.
+    """
+    word = str(value).lower()
+    if value is None or word in ("false", "no"):
+        return None
+    if word in ("true", "yes"):
+        return True
+    folder = Path(value) if isinstance(value, str | os.PathLike) else None
+    if folder is not None and re.fullmatch(r"checkpoint-\d+", folder.resolve().name):
+        return str(folder)  # whether it is whole is checked where it is read
+    if folder is not None and folder.is_dir():
+        if output_dir is not None and folder.resolve() == Path(output_dir).resolve():
+            return True
+        if found := newest(folder):
+            return str(found)
+    raise InputError(
+        f"resume_from_checkpoint={value!r} is no folder of a checkpoint.",
+        remedy="Give true, false, or the folder of a checkpoint, which is called checkpoint- and its step.",
+        file=folder,
+        field="resume_from_checkpoint",
+        value=value,
+    )
 
 
 def find_checkpoint(asked: str | bool | None, output_dir: Path) -> Path | None:

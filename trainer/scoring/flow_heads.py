@@ -1,5 +1,7 @@
 """Learned flows: small networks on the policy's hidden states, kept apart from the policy itself."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,3 +44,30 @@ def split_state(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     prefix = f"{NAME}."
     policy = {name: value for name, value in state.items() if not name.startswith(prefix)}
     return policy, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def attach_flow_head(model: nn.Module, flow: str | None) -> None:
+    """Hang a new flow head on the model, as `flow_heads`: with "prompt" log Z(u), with "nodes" log F(s), else none."""
+    if flow is not None:
+        head = FlowHead(model.config.hidden_size, detached=flow == "prompt")  # type: ignore[union-attr, arg-type]
+        setattr(model, NAME, nn.ModuleDict({"log_flow": head}))
+
+
+def flow_heads(model: nn.Module) -> nn.ModuleDict | None:
+    """The heads that `attach_flow_head` hung on a model."""
+    return getattr(model, NAME, None)
+
+
+def parameter_groups(model: nn.Module, args: Any, decayed: list[str]) -> list[dict[str, Any]]:
+    """The optimizer's groups; the heads have a learning rate of their own. decayed: the names of what decays."""
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    heads = [p for name, p in named if name.startswith(f"{NAME}.")]
+    policy = [(name, p) for name, p in named if not name.startswith(f"{NAME}.")]
+    known = set(decayed)
+    rate = args.learning_rate * getattr(args, "flow_lr_multiplier", 1.0)
+    groups: list[dict[str, Any]] = [
+        {"params": [p for name, p in policy if name in known], "weight_decay": args.weight_decay},
+        {"params": [p for name, p in policy if name not in known], "weight_decay": 0.0},
+        {"params": heads, "weight_decay": 0.0, "lr": rate},
+    ]
+    return [group for group in groups if group["params"]]

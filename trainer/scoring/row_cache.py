@@ -5,21 +5,24 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from interactions.prompts import PromptBatch
-from trainer.reference import ROW
+from trainer.scoring.reference import ROW
 
 GROUP = 32
 """Training rows that are computed together; always the same ones, so that a resumed run finds the same numbers."""
 
 
-class RowMemory:
-    """of: prompts -> for each a tuple of tensors. numbered: the training rows of a slice with the column `ROW`."""
+class RowCache:
+    """Keeps what `compute` makes of each training row, by its number.
+
+    compute: prompts -> for each a tuple of tensors. prompts_of: the prompts of training rows by their numbers.
+    """
 
     def __init__(
         self,
-        of: Callable[[PromptBatch], Sequence[tuple[Tensor, ...]]],
-        numbered: Callable[[slice], PromptBatch],
+        compute: Callable[[PromptBatch], Sequence[tuple[Tensor, ...]]],
+        prompts_of: Callable[[Sequence[int]], PromptBatch],
     ) -> None:
-        self.of, self.numbered = of, numbered
+        self.compute, self.prompts_of = compute, prompts_of
         self._kept: dict[int, tuple[Tensor, ...]] = {}
 
     def __call__(self, batch: PromptBatch, collate: Callable[[tuple[Tensor, ...]], Tensor]) -> list[Tensor]:
@@ -32,7 +35,7 @@ class RowMemory:
         return [collate(part).to(batch.history.device) for part in parts]  # one copy to a GPU, not one a row
 
     def _keep(self, first: int) -> None:
-        batch = self.numbered(slice(first, first + GROUP))
+        batch = self.prompts_of(range(first, first + GROUP))
         # a part of a larger tensor would keep all of it
-        values = [tuple(value.cpu().clone() for value in row) for row in self.of(batch)]
+        values = [tuple(value.cpu().clone() for value in row) for row in self.compute(batch)]
         self._kept |= dict(zip(batch.columns[ROW], values, strict=True))

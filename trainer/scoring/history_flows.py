@@ -1,6 +1,6 @@
 """Exact flows along the history: what the reward says after each prefix of it, on the path to the item taken next."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 
 import torch
@@ -10,8 +10,8 @@ from catalog import Trie
 from interactions import prefixes
 from interactions.log import OPTIONAL
 from interactions.prompts import PromptBatch, PromptBuilder
-from trainer.row_memory import RowMemory
-from trainer.step import PathFlows, after_another, gather_nodes
+from trainer.micro_batch import PathFlows, after_another, gather_nodes
+from trainer.scoring.row_cache import RowCache
 
 CHUNK = 256
 """Prefixes whose flows are computed at once: each has a number for every node of the trie."""
@@ -20,8 +20,8 @@ CHUNK = 256
 class HistoryTarget:
     """Every item of the histories but the first is the target of a prompt of its own, and `flows` is asked for it.
 
-    flows: prompts [M] -> exact log F of every node [M, nodes]. numbered: the training rows of a slice, of which what is
-    computed is kept. None: nothing is.
+    flows: prompts [M] -> exact log F of every node [M, nodes]. prompts_of: the prompts of training rows by their
+    numbers, of which what is computed is kept. None: nothing is kept.
     """
 
     def __init__(
@@ -29,10 +29,10 @@ class HistoryTarget:
         prompts: PromptBuilder,
         flows: Callable[[PromptBatch], Tensor],
         trie: Trie,
-        numbered: Callable[[slice], PromptBatch] | None = None,
+        prompts_of: Callable[[Sequence[int]], PromptBatch] | None = None,
     ) -> None:
         self.prompts, self.flows, self.trie = prompts, flows, trie
-        self.memory = None if numbered is None else RowMemory(self._by_row, numbered)
+        self.memory = None if prompts_of is None else RowCache(self._by_row, prompts_of)
 
     def __call__(self, batch: PromptBatch) -> PathFlows:
         mask, path, child = self._positions(batch)

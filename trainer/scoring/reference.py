@@ -1,24 +1,23 @@
 """The policy that training starts from, frozen."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
 from tqdm.auto import trange
 from transformers import PreTrainedModel
 
-from catalog import Trie, exact_log_flow
+from catalog import exact_log_flow
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, auto_class, inference
 from trainer.front_door import as_rows
-
-if TYPE_CHECKING:
-    from trainer.rollout_trainer import RolloutTrainer
 
 ROW = "row_number"
 """The column by which a table finds what it has of a training row."""
@@ -35,17 +34,6 @@ class Reference:
     ) -> None:
         self.policy, self._without_adapters = policy, without_adapters
 
-    @classmethod
-    def from_trainer(cls, trainer: "RolloutTrainer", frozen: PreTrainedModel | None) -> "Reference":
-        """frozen: the copy that `frozen_copy` made before training, None for a model with adapters."""
-        if frozen is None:
-            return cls(trainer.loss_policy(trainer.model), trainer.model.disable_adapter)
-        if trainer.is_deepspeed_enabled:
-            from trl.models.utils import prepare_deepspeed
-
-            frozen = prepare_deepspeed(frozen, trainer.accelerator)
-        return cls(trainer.loss_policy(frozen.to(trainer.args.device)))
-
     def log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         """Of every step to items [B, K]: [B, K, L]."""
         with self._without_adapters(), inference(self.policy.model):
@@ -61,30 +49,40 @@ class PrecomputedReference:
     """P_ref from a table that is filled once, before training, so that no second model is kept.
 
     Every row of the training data has the exact log-probability of every item, [rows, items] float32 in main memory of
-    each process. Log P_F of each step is the difference of the exact flows along the path. Raises InputError where the
-    model is sharded.
+    each process. Log P_F of each step is the difference of the exact flows along the path. prompts_of: the prompts of
+    training rows by number, of which there are `rows`. Raises InputError where the model is sharded.
     """
 
-    def __init__(self, trainer: "RolloutTrainer", trie: Trie) -> None:
-        if any(hasattr(parameter, "ds_id") for parameter in trainer.model.parameters()) or trainer.is_fsdp_enabled:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        policy: TriePolicy,
+        prompts_of: Callable[[Sequence[int]], PromptBatch],
+        rows: int,
+        batch_size: int,
+        *,
+        progress_bar: bool,
+    ) -> None:
+        if accelerator.distributed_type == DistributedType.FSDP or any(
+            hasattr(parameter, "ds_id") for parameter in policy.model.parameters()
+        ):
             raise InputError(
                 "precompute_ref_log_probs: the model is sharded, and so is its frozen copy.",
                 remedy="Leave it out.",
                 field="precompute_ref_log_probs",
             )
-        self.trie = trie
-        accelerator, rows = trainer.accelerator, trainer.train_dataset
-        part = -(-len(rows) // accelerator.num_processes)
-        start, size = accelerator.process_index * part, trainer.args.per_device_eval_batch_size
-        own = rows.select([row % len(rows) for row in range(start, start + part)])
-        trainer.model.to(trainer.args.device)
+        self.trie = policy.trie
+        part = -(-rows // accelerator.num_processes)
+        start = accelerator.process_index * part
+        own = [row % rows for row in range(start, start + part)]
+        policy.model.to(accelerator.device)
         parts = []
-        for first in trange(0, part, size, desc="reference", disable=trainer.args.disable_tqdm or start > 0):
-            batch = trainer.prompts(own.select(range(first, min(first + size, part))).to_list())
-            parts.append(accelerator.gather(trainer.policy.distribution(batch.to(trainer.args.device))).cpu())
+        for first in trange(0, part, batch_size, desc="reference", disable=not progress_bar or start > 0):
+            batch = prompts_of(own[first : first + batch_size])
+            parts.append(accelerator.gather(policy.distribution(batch)).cpu())
         # gathered batch by batch: [processes, batch, items] each, put back into the order of the rows
         shared = [p.unflatten(0, (accelerator.num_processes, -1)) for p in parts]
-        self.table = torch.cat(shared, 1).flatten(0, 1)[: len(rows)]  # [rows, items]
+        self.table = torch.cat(shared, 1).flatten(0, 1)[:rows]  # [rows, items]
 
     def log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         """Of every step to items [B, K]: [B, K, L]."""

@@ -7,7 +7,6 @@ from typing import Literal
 from catalog.errors import InputError
 from catalog.settings import at_least
 from trainer.config import ReferenceConfig
-from trainer.objective_trainer import ObjectiveTrainer
 from trainer.objectives import Objective, dpo, sdpo
 
 
@@ -60,12 +59,6 @@ class DPOConfig(PreferenceConfig):
         return partial(dpo, beta=self.beta, label_smoothing=self.label_smoothing, loss_type=self.loss_type)
 
 
-class DPOTrainer(ObjectiveTrainer):
-    """Prefers the target to each negative, pair by pair (arXiv 2305.18290)."""
-
-    args: DPOConfig
-
-
 @dataclass
 class SDPOConfig(PreferenceConfig):
     """Arguments of `SDPOTrainer`."""
@@ -80,9 +73,3 @@ class SDPOConfig(PreferenceConfig):
 
     def loss(self) -> Objective:
         return partial(sdpo, beta=self.beta)
-
-
-class SDPOTrainer(ObjectiveTrainer):
-    """Prefers the target to all negatives at once, by a softmax (S-DPO, arXiv 2406.09215)."""
-
-    args: SDPOConfig

@@ -1,6 +1,6 @@
 """What the policy should be proportional to: a reward with its floor, its temperature and a reference policy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -9,9 +9,9 @@ from catalog import Trajectories, Trie, exact_log_flow
 from interactions.prompts import PromptBatch
 from rewards import WeightedSum, log_reward
 from samplers import TargetSampler
-from trainer.reference import Reference
-from trainer.row_memory import RowMemory
-from trainer.step import PathFlows, Scores, gather_nodes
+from trainer.micro_batch import PathFlows, Scores, gather_nodes
+from trainer.scoring.reference import Reference
+from trainer.scoring.row_cache import RowCache
 
 MASS = ("reward/target_mass", "reward/floor_mass", "reward/rest_mass")
 
@@ -98,12 +98,12 @@ class Target:
 class KeptTarget:
     """`Target.score` of the training rows where the only trajectory is the target and the reward never changes.
 
-    numbered: the training rows of a slice, of which what is computed is kept.
+    prompts_of: the prompts of training rows by their numbers.
     """
 
-    def __init__(self, target: Target, numbered: Callable[[slice], PromptBatch]) -> None:
+    def __init__(self, target: Target, prompts_of: Callable[[Sequence[int]], PromptBatch]) -> None:
         self.target, self.sampler = target, TargetSampler(target.trie)
-        self.memory = RowMemory(self._by_row, numbered)
+        self.memory = RowCache(self._by_row, prompts_of)
 
     def score(self, batch: PromptBatch) -> tuple[Scores, dict[str, Tensor]]:
         reward, log_reward, log_flow, child_log_flow, mask, *mass = self.memory(batch, torch.stack)

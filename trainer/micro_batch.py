@@ -1,15 +1,19 @@
 """One micro-batch of an optimizer step, and which of its items are trained as targets."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from catalog import PADDING, SOURCES, Trajectories
+from catalog.errors import DivergedError
 from catalog.files import write_json
 from interactions.prompts import PromptBatch
+from policy import PathLogProbs
+from trainer.objectives import FlowInputs
 
 
 @dataclass(frozen=True)
@@ -33,12 +37,14 @@ class Scores:
 
     flows are those of the trajectories, None where the objective does not ask for exact ones; so is history, the flows
     on the path to each item of the history, after the items before it. The first has nothing before it: it is not real.
+    metrics: detached scalars to log.
     """
 
     reward: Tensor
     log_reward: Tensor
     flows: PathFlows | None = None
     history: PathFlows | None = None
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,14 @@ class PendingStep:
     prompts: list[PromptBatch]
     seeds: list[int]
 
+    def counts(self, positions: str, branches: int) -> tuple[int, int, int]:
+        """Targets, prompts and tokens that a forward reads: prompts without padding, and `branches` codes of each."""
+        return (
+            sum(int((target_source(prompts, positions) >= 0).sum()) for prompts in self.prompts),
+            sum(len(prompts) for prompts in self.prompts),
+            sum(int(prompts.attention_mask.sum()) + len(prompts) * branches for prompts in self.prompts),
+        )
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -55,7 +69,7 @@ class MicroBatch:
 
     reference [B, K, L] is log P_F of the trajectories under the reference policy, None where no objective reads it.
     num_targets, num_prompts: how many target items and prompts the whole optimizer step holds, over its micro-batches
-    and processes; what a mean over the step divides by.
+    and processes; what a mean over the step divides by. last: whether the optimizer steps after it.
     """
 
     prompts: PromptBatch
@@ -64,6 +78,7 @@ class MicroBatch:
     num_targets: float
     num_prompts: float
     reference: Tensor | None = None
+    last: bool = True
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -81,6 +96,16 @@ def target_source(prompts: PromptBatch, positions: str) -> Tensor:
     return torch.cat([torch.where(after_another(prompts.history), target, PADDING), last], 1)
 
 
+def target_inputs(micro_batch: MicroBatch, log_probs: PathLogProbs, positions: str) -> FlowInputs:
+    """The items whose likelihood is raised, as trajectories: with "all", those of the history, and the target."""
+    log_pf = log_probs.log_pf[:, :1]
+    if positions == "all":
+        assert log_probs.log_pf_history is not None
+        log_pf = torch.cat([log_probs.log_pf_history, log_pf], 1)  # [B, N + 1, L]
+    source = target_source(micro_batch.prompts, positions)
+    return FlowInputs(log_pf=log_pf, log_reward=torch.zeros_like(log_pf[..., 0]), source=source)
+
+
 def after_another(history: Tensor) -> Tensor:
     """Which items of histories [B, N], -1 for padding, have one before them: [B, N] bool."""
     return (history >= 0) & ((history >= 0).cumsum(1) > 1)
@@ -91,17 +116,25 @@ def gather_nodes(values: Tensor, nodes: Tensor) -> Tensor:
     return values.gather(1, nodes.flatten(1)).view_as(nodes)
 
 
-def dump_step(path: Path, step: MicroBatch, log_pf: Tensor, about: dict[str, Any]) -> None:
-    """Write a micro-batch as JSON: who was asked what, the trajectories, their rewards and log_pf [B, K, L]."""
-    prompts, trajectories = step.prompts, step.trajectories
+def check_loss(micro_batch: MicroBatch, log_pf: Tensor, loss: Tensor, folder: Path, step: int) -> None:
+    """Raise DivergedError for a loss that is no number, after its micro-batch with log_pf [B, K, L] is in `folder`."""
+    if loss.isfinite():
+        return
+    path = folder / f"failed_batch_{os.environ.get('RANK', 0)}.json"
+    prompts, trajectories, scores = micro_batch.prompts, micro_batch.trajectories, micro_batch.scores
     tensors = {
         "history": prompts.history,
         "target": prompts.target,
         "items": trajectories.items,
         "source": trajectories.source,
-        "reward": step.scores.reward,
-        "log_reward": step.scores.log_reward,
+        "reward": scores.reward,
+        "log_reward": scores.log_reward,
         "log_pf": log_pf,
     }
-    lists = {name: tensor.tolist() for name, tensor in tensors.items()}
-    write_json(path, about | {"users": prompts.users, "sources": SOURCES} | lists)
+    about = {"step": step, "loss": str(loss.item()), "users": prompts.users, "sources": SOURCES}
+    write_json(path, about | {name: tensor.tolist() for name, tensor in tensors.items()})
+    raise DivergedError(
+        f"The loss is {loss.item()} at step {step}; the prompts and trajectories are in {path}.",
+        remedy="Lower the learning rate or the reward's range.",
+        file=path,
+    )

@@ -23,7 +23,7 @@ from catalog.errors import InputError
 from catalog.files import complete
 from catalog.settings import check_known
 from catalog.tokens import code_words
-from trainer.step import MicroBatch
+from trainer.micro_batch import MicroBatch
 
 INSTALLED = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "trackio": is_trackio_available}
 COLUMNS = ("user", "history", "target", "item", "semantic_id", "source", "reward", "log_pf")
@@ -56,7 +56,9 @@ class TrajectoryTables:
         self.catalog, self.folder, self.every = catalog, folder, every
         self._last = 0  # the step of the last table
 
-    def show(self, step: MicroBatch, log_pf: Tensor, state: TrainerState, trackers: Iterable[TrainerCallback]) -> None:
+    def show(
+        self, micro_batch: MicroBatch, log_pf: Tensor, state: TrainerState, trackers: Iterable[TrainerCallback]
+    ) -> None:
         """A micro-batch of the step in training, the first of them counts; log_pf [B, K, L] of the current weights.
 
         Raises SetupError where the file cannot be written.
@@ -65,23 +67,23 @@ class TrajectoryTables:
         if not (self.every and number % self.every == 0 and number != self._last and state.is_world_process_zero):
             return
         self._last = number
-        rows = table_rows(step, log_pf, self.catalog)
+        rows = table_rows(micro_batch, log_pf, self.catalog)
         with complete(self.folder / f"step_{number}.jsonl") as temporary:
             temporary.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         for tracker in trackers:
             _put(tracker, rows, number)
 
 
-def table_rows(step: MicroBatch, log_pf: Tensor, catalog: Catalog) -> list[dict[str, Any]]:
+def table_rows(micro_batch: MicroBatch, log_pf: Tensor, catalog: Catalog) -> list[dict[str, Any]]:
     """COLUMNS of every trajectory of the first prompts; items by title, or by id where the catalogue has no titles.
 
     log_pf [B, K, L]; a row holds its sum over the path, in nats.
     """
-    prompts, trajectories = step.prompts.rows(0, PROMPTS), step.trajectories.rows(0, PROMPTS)
+    prompts, trajectories = micro_batch.prompts.rows(0, PROMPTS), micro_batch.trajectories.rows(0, PROMPTS)
     names = catalog.names
     words = [word.strip("<>") for word in code_words(catalog.trie.sizes)]  # in brackets they would be taken for HTML
     first = [sum(catalog.trie.sizes[:level]) for level in range(catalog.trie.levels)]  # of each level's words
-    columns = (trajectories.items, trajectories.codes, trajectories.source, step.scores.reward, log_pf.sum(-1))
+    columns = (trajectories.items, trajectories.codes, trajectories.source, micro_batch.scores.reward, log_pf.sum(-1))
     rows = []
     for b, user in enumerate(prompts.users):
         asked = {

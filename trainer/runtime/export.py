@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from catalog.errors import RunError
 from catalog.files import MARKER, complete, read_json, seal
 from samplers.rollouts.weights import policy_weights
-from trainer.flow_heads import NAME
+from trainer.scoring.flow_heads import NAME
 
 MAKING = ".final"
 """In a run's folder, where its policy is written before it takes its place."""

@@ -3,16 +3,18 @@
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
 from transformers import PreTrainedModel, TrainingArguments
 
+from catalog import Catalog
 from catalog.files import MARKER, read_json
 from interactions.provenance import COLUMNS, Provenance, rows_digest
 from recommenders import made_of
-from trainer.reference import ROW
+from trainer.scoring.reference import ROW
 
 FREE: dict[str, tuple[str, ...]] = {
     "where things are written and what is told of them": (
@@ -57,14 +59,24 @@ IN_MEMORY = "<in memory>"
 def run_provenance(
     args: TrainingArguments,
     model: PreTrainedModel,
-    catalog: str,
-    splits: dict[str, Dataset | None],
-    further: dict[str, Any],
+    catalog: Catalog,
+    splits: Mapping[str, Dataset | None],
+    runtime_info: Mapping[str, Any],
+    further: Mapping[str, Any],
 ) -> Provenance:
-    """What decides a run. catalog: the fingerprint. splits: rows by name. further: what the trainer itself knows."""
+    """What decides a run: catalogue, rows by split, backbone, settings, and what was given in Python.
+
+    runtime_info: what the processes are. further: the method, and what was given. Ask before training, since
+    transformers adapts the backbone's config to the tokenizer.
+    """
     known = {name: rows for name, rows in splits.items() if rows is not None}
-    settings = run_settings(args) | backbone_settings(model) | further | {"columns": _own_columns(known)}
-    return Provenance.from_rows(catalog, known, plain(settings))
+    settings = run_settings(args) | backbone_settings(model) | dict(further) | {"columns": _own_columns(known)}
+    settings |= {name: runtime_info[name] for name in ("strategy", "precision")}
+    settings["parameters"] = [runtime_info["parameters"], runtime_info["trained"]]
+    settings["prompts_per_step"] = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    titled = "{titles}" in (getattr(args, "prompt_template", None) or "")
+    settings["titles"] = catalog.titles_digest if titled else None
+    return Provenance.from_rows(catalog.fingerprint, known, plain(settings))
 
 
 def _own_columns(splits: dict[str, Dataset]) -> dict[str, str]:

@@ -1,0 +1,83 @@
+"""Rows into the prompts of an optimizer step, as many steps ahead as drawing asks for."""
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from interactions.prompts import PromptBatch, PromptBuilder
+from interactions.rows import by_length, cut
+from trainer.config import TrainingConfig
+from trainer.micro_batch import PendingStep
+
+
+class RowReader:
+    """Training rows as they are trained: with random_cut, ended at a random item after the first.
+
+    user_items: whether rows get all the training items of their user, so that a recommender can leave them out.
+    """
+
+    def __init__(self, args: TrainingConfig, rows: Dataset | None, prompts: PromptBuilder, *, user_items: bool) -> None:
+        self.rows, self.prompts, self.device = rows, prompts, args.device
+        self._random_cut, self._add_user_items = args.random_cut, user_items
+
+    def __call__(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+        if self._random_cut:
+            draw = np.random.default_rng(seed)
+            rows = [cut(row, int(draw.integers(1, len(row["history"]) + 1))) for row in rows]
+        if not self._add_user_items or "user" not in rows[0]:
+            return rows
+        return [row | {"user_items": self._user_items[row["user"]]} for row in rows]
+
+    @cached_property
+    def _user_items(self) -> dict[Any, list[int]]:
+        """Every training item of each user."""
+        assert self.rows is not None
+        items: dict[Any, set[int]] = {}
+        for row in self.rows.select_columns(["user", "history", "target"]):
+            items.setdefault(row["user"], set()).update(row["history"], (row["target"],))
+        return {user: sorted(found) for user, found in items.items()}
+
+    def prompts_of(self, numbers: Sequence[int]) -> PromptBatch:
+        """The prompts of training rows by their numbers; numbers behind the last row are left out."""
+        assert self.rows is not None
+        rows = self.rows.select([number for number in numbers if number < len(self.rows)]).to_list()
+        return self.prompts(self(rows, seed=0)).to(self.device)
+
+
+class StepReader:
+    """The steps of an epoch in their order; with rollout_staleness later ones are read before they are trained."""
+
+    def __init__(self, args: TrainingConfig, rows: RowReader) -> None:
+        self._args, self._rows = args, rows
+        self._pending: deque[PendingStep] = deque()
+        self._iterator: Iterator | None = None
+
+    def read(self, iterator: Iterator, step: int) -> tuple[PendingStep | None, list[PendingStep]]:
+        """What optimizer step number `step` trains, None at the end of the epoch, and what was read just now."""
+        if iterator is not self._iterator:
+            self._pending, self._iterator = deque(), iterator
+        known = len(self._pending)
+        while len(self._pending) <= self._args.rollout_staleness:
+            if (pending := self._next(iterator, step + len(self._pending))) is None:
+                break
+            self._pending.append(pending)
+        if not self._pending:
+            return None, []
+        new = list(self._pending)[known:]
+        return self._pending.popleft(), new
+
+    def _next(self, iterator: Iterator, step: int) -> PendingStep | None:
+        batches = list(islice(iterator, self._args.gradient_accumulation_steps))
+        if not batches:
+            return None
+        # from the place in the run alone, and no state: a resumed run draws what the uninterrupted one drew
+        place = [self._args.seed, step, self._args.process_index]
+        seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
+        rows = [self._rows(batch, seed) for batch, seed in zip(batches, seeds, strict=True)]
+        prompts = [self._rows.prompts(part).to(self._rows.device) for part in by_length(rows)]
+        return PendingStep(prompts, seeds)

@@ -1,0 +1,239 @@
+"""Everything that a trainer is made of, from its config and from what it is given in Python."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import torch
+from datasets import Dataset
+from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+
+from catalog import Catalog, Trajectories
+from catalog.errors import InputError
+from recommenders import BatchRecommender, Recommender, load_recommender
+from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
+from samplers import ReplaySampler, Sampler, SamplerParts, build_mixture
+from trainer.checks import check_count, computes_float32
+from trainer.config import TrainingConfig
+from trainer.front_door import as_rows
+from trainer.methods.base import Method, MethodParts
+from trainer.reporting.run_folder import RunFolder
+from trainer.rollouts import Rollouts
+from trainer.runtime.engine import make_engine
+from trainer.runtime.provenance import import_path
+from trainer.scoring.reference import PrecomputedReference, Reference, frozen_copy, numbered
+
+if TYPE_CHECKING:
+    from trainer.trainer import RecommenderTrainer
+
+logger = logging.getLogger(__name__)
+
+Rows: TypeAlias = Dataset | dict[str, Dataset] | None
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a caller gave in Python beside config, model and data."""
+
+    reward_funcs: Any
+    reward_weights: Sequence[float] | None
+    samplers: Mapping[str, Sampler] | None
+    recommender: Recommender | None
+    ref_model: PreTrainedModel | None
+    optimizer: torch.optim.Optimizer | None
+
+    @property
+    def rewards(self) -> list[Any]:
+        """The rewards, one by one."""
+        if self.reward_funcs is None:
+            return []
+        return list(self.reward_funcs) if isinstance(self.reward_funcs, list | tuple) else [self.reward_funcs]
+
+    def recorded(self) -> dict[str, Any]:
+        """The import paths of what changes what is learned, for the run's folder and its checkpoints."""
+        found: dict[str, Any] = {}
+        if self.samplers:
+            found["samplers"] = {name: import_path(sampler) for name, sampler in self.samplers.items()}
+        if self.recommender is not None:
+            found["recommender"] = import_path(self.recommender)
+        if self.rewards:
+            weights = self.reward_weights or [1.0] * len(self.rewards)
+            paths = [reward if isinstance(reward, str) else import_path(reward) for reward in self.rewards]
+            found["rewards"] = dict(zip(paths, map(float, weights), strict=False))
+        if self.ref_model is not None:
+            found["ref_model"] = getattr(self.ref_model.config, "_name_or_path", "") or import_path(self.ref_model)
+        if self.optimizer is not None:
+            found["optimizer"] = import_path(type(self.optimizer))
+        return found
+
+
+def check_given(name: str, args: TrainingConfig, given: Given) -> None:
+    """Raise InputError for parts that the method of the trainer called `name` does not read."""
+    draws = hasattr(args, "trajectories")
+    unread = {
+        "reward_funcs": bool(given.rewards) and not draws,
+        "samplers": bool(given.samplers) and not draws,
+        "recommender": given.recommender is not None and not draws,
+        "ref_model": given.ref_model is not None and not args.reads_reference,
+        "reward_weights": given.reward_weights is not None and not given.rewards,
+    }
+    for field in (field for field, found in unread.items() if found):
+        remedy = "Give reward_funcs too, or leave it out." if field == "reward_weights" else "Leave it out."
+        raise InputError(f"{name} with these settings reads no {field}.", remedy=remedy, field=field)
+    if given.reward_weights is not None and len(given.reward_weights) != len(given.rewards):
+        raise InputError(
+            f"{len(given.reward_weights)} reward_weights are given for {len(given.rewards)} reward_funcs.",
+            remedy="Give one for each.",
+            field="reward_weights",
+        )
+
+
+def make_rows(args: TrainingConfig, train: Any, evaluated: Any) -> tuple[Dataset | None, Rows]:
+    """The training rows, numbered where something is kept of each, and those to evaluate on; checked."""
+    rows = None if train is None else as_rows("train_dataset", train)
+    if rows is not None and args.numbers_rows:
+        rows = numbered(rows)
+    if isinstance(evaluated, Mapping):
+        return rows, {name: as_rows(f"eval_dataset[{name!r}]", part) for name, part in evaluated.items()}
+    return rows, None if evaluated is None else as_rows("eval_dataset", evaluated)
+
+
+def frozen_reference(
+    args: TrainingConfig, model: PreTrainedModel, given: Given, *, adapted: bool
+) -> PreTrainedModel | None:
+    """The model that is compared with, frozen; None where it is that in training without adapters, or a table."""
+    if not args.reads_reference or args.precompute_ref_log_probs:
+        return None
+    if given.ref_model is not None:
+        return given.ref_model.eval().requires_grad_(False)
+    return None if adapted else frozen_copy(model)
+
+
+def find_recommender(args: TrainingConfig, given: Given, catalog: Catalog, train: Rows, evaluated: Rows) -> Any:
+    """The recommender of the run, None without one. Raises InputError for one that was fitted on other rows."""
+    if given.recommender is not None or not args.recommender:
+        return given.recommender
+    splits = {"train": train} | (evaluated if isinstance(evaluated, dict) else {"validation": evaluated})
+    return load_recommender(
+        args.recommender, catalog, {name: rows for name, rows in splits.items() if rows is not None}
+    )
+
+
+def make_callbacks(
+    args: TrainingConfig, callbacks: list[TrainerCallback] | None
+) -> tuple[list[TrainerCallback], RunFolder]:
+    """The callbacks of a run, with early stopping where it is asked for, and the one that writes the run's folder."""
+    callbacks = list(callbacks or [])
+    if args.early_stopping_patience is not None:
+        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
+    folder = next((callback for callback in callbacks if isinstance(callback, RunFolder)), RunFolder())
+    return list(dict.fromkeys([*callbacks, folder])), folder
+
+
+def make_rollouts(
+    trainer: "RecommenderTrainer", tokenizer: PreTrainedTokenizerBase, given: Given, ask: BatchRecommender | None
+) -> Rollouts:
+    """The mixture of samplers that the config counts, and the engine behind `policy`."""
+    args, catalog = trainer.args, trainer.catalog
+    engine = make_engine(args, trainer.accelerator, trainer.model, trainer.prompts, tokenizer, catalog)
+    parts = SamplerParts(trainer.trie, trainer.policy, ask, lambda: progress(trainer), catalog.fingerprint, engine)
+    mixture = build_mixture(args.samplers, parts, given.samplers or {})
+    if args.trajectories not in (None, mixture.count):
+        raise InputError(
+            f"trajectories={args.trajectories}, but the counts of samplers={args.samplers} sum to {mixture.count}.",
+            remedy="Make them agree.",
+            field="trajectories",
+            value=args.trajectories,
+        )
+    check_count(args, trainer.model, trainer.prompts, mixture.count, evaluates=trainer.eval_dataset is not None)
+    rollouts = Rollouts(
+        mixture,
+        engine,
+        trainer.policy,
+        trainer.processes,
+        trainer.metrics,
+        prefetch=args.rollout_staleness > 0,
+        exact=computes_float32(trainer),
+    )
+    rows = trainer.train_dataset
+    if rows is not None and "user" not in rows.column_names and rollouts.of_kind(ReplaySampler):
+        raise InputError(
+            "samplers: replay remembers by user, and train_dataset has no column user.",
+            remedy="Add one.",
+            field="samplers",
+        )
+    if mixture.count < args.fewest_trajectories:
+        raise InputError(
+            f"{type(trainer).__name__} with these settings needs {args.fewest_trajectories} trajectories per prompt; "
+            f"samplers={args.samplers} give fewer."
+        )
+    return rollouts
+
+
+def make_method(
+    trainer: "RecommenderTrainer",
+    tokenizer: PreTrainedTokenizerBase,
+    given: Given,
+    ask: BatchRecommender | None,
+    frozen: PreTrainedModel | None,
+) -> Method:
+    """The method with its reward and its reference; it has scored some rows, so that what cannot work fails here."""
+    args = trainer.args
+    parts = MethodParts(
+        catalog=trainer.catalog,
+        trie=trainer.trie,
+        policy=trainer.policy,
+        prompts=trainer.prompts,
+        reward=_make_reward(args, given, RewardParts(trainer.catalog, ask, trainer.policy, tokenizer)),
+        reference=_make_reference(trainer, frozen) if args.reads_reference else None,
+        progress=lambda: progress(trainer),
+        training_prompts=trainer.rows.prompts_of,
+    )
+    method = args.make_method(parts)
+    if trainer.train_dataset is not None and parts.reward is not None:
+        batch = trainer.rows.prompts_of(range(8))
+        items = torch.stack([batch.target, (batch.target + 1) % trainer.trie.items], 1)
+        method.check(batch, Trajectories.from_items(items, trainer.trie.codes(items), "random"))
+    return method
+
+
+def _make_reward(args: TrainingConfig, given: Given, parts: RewardParts) -> WeightedSum | None:
+    if given.rewards:
+        rewards = named_rewards(given.rewards, parts)
+        weights = dict(zip(rewards, given.reward_weights or [1.0] * len(rewards), strict=True))
+        return WeightedSum(rewards, weights, parts.catalog, args.signed_rewards)
+    if args.rewards or args.default_rewards:
+        return build_rewards(args.rewards, parts, args.signed_rewards)
+    return None
+
+
+def _make_reference(trainer: "RecommenderTrainer", frozen: PreTrainedModel | None) -> Reference | PrecomputedReference:
+    args, accelerator = trainer.args, trainer.accelerator
+    if args.precompute_ref_log_probs:
+        return PrecomputedReference(
+            accelerator,
+            trainer.policy,
+            trainer.rows.prompts_of,
+            len(trainer.train_dataset),
+            args.per_device_eval_batch_size,
+            progress_bar=not args.disable_tqdm,
+        )
+    if frozen is None:  # under LoRA the policy that training starts from is the model without its adapters
+        return Reference(trainer.loss_policy(trainer.model), trainer.model.disable_adapter)  # type: ignore[operator]
+    if trainer.is_deepspeed_enabled:
+        from trl.models.utils import prepare_deepspeed
+
+        frozen = prepare_deepspeed(frozen, accelerator)
+    return Reference(trainer.loss_policy(frozen.to(args.device)))
+
+
+def progress(trainer: "RecommenderTrainer") -> float:
+    """Share of the training that is done, 0 to 1."""
+    return trainer.state.global_step / max(1, trainer.state.max_steps)
+
+
+def say_kept(args: TrainingConfig, step: int) -> None:
+    """Log that the steps done lie in a checkpoint."""
+    kept = "is kept" if args.save_only_model else "resumes"
+    logger.error("Stopped. %s/checkpoint-%d %s.", args.output_dir, step, kept)

@@ -11,6 +11,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from catalog import Catalog, word_tokenizer
+from evaluation.markdown import markdown_rows
 from interactions import PromptBatch, PromptBuilder
 from policy import CausalPolicy, TriePolicy
 
@@ -112,8 +113,10 @@ def alternate(
 
 def table(ours: list[float], theirs: list[float], names: tuple[str, str]) -> str:
     """Minimum, median and maximum seconds of both sides, and the speed-up pair by pair."""
-    lines = ["| | min s | median s | max s |", "| --- | --- | --- | --- |"]
-    for name, values in zip(names, (ours, theirs), strict=True):
-        lines.append(f"| {name} | {min(values):.3f} | {np.median(values):.3f} | {max(values):.3f} |")
     ratio = np.array(theirs) / np.array(ours)
-    return "\n".join([*lines, f"| times faster | {ratio.min():.1f} | {np.median(ratio):.1f} | {ratio.max():.1f} |"])
+    rows = [
+        [name, f"{min(values):.3f}", f"{np.median(values):.3f}", f"{max(values):.3f}"]
+        for name, values in zip(names, (ours, theirs), strict=True)
+    ]
+    rows.append(["times faster", f"{ratio.min():.1f}", f"{np.median(ratio):.1f}", f"{ratio.max():.1f}"])
+    return markdown_rows(["", "min s", "median s", "max s"], rows)

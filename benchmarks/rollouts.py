@@ -77,7 +77,7 @@ def compare(catalog: Catalog, items: int, args: argparse.Namespace) -> dict[str,
     policy, builder = make_policy(catalog, args.hidden, args.layers, items, heads=4, widening=2)
     prompts = make_prompts(builder, catalog, args.prompts, items)
     valid = {tuple(path) for path in policy.tokens[catalog.trie.path(torch.arange(args.items))[:, 1:]].tolist()}
-    lists = [ids[mask.bool()].tolist() for ids, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
+    lists = prompts.token_lists()
     seeds = [2**32 + 1000 * row for row in range(args.prompts)]
     shared = {"n": args.samples, "max_tokens": args.levels, "logprobs": 0}
     with tempfile.TemporaryDirectory() as folder:

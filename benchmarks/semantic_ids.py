@@ -16,6 +16,8 @@ from pathlib import Path
 
 from common import arguments
 
+from evaluation.markdown import markdown_rows
+
 CODES = ["--codebook_sizes", "256", "256", "256"]
 MEASURED = ("recall@10", "recall@50", "ndcg@10", "coverage@10")
 
@@ -35,9 +37,8 @@ def main() -> None:
     }
     head = ["IDs from", "distinct IDs", "items that collide", "residual", *(MEASURED if args.epochs else ())]
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # so small a policy is faster with a core to itself
-        rows = pool.map(lambda kind: row(args, *kind), kinds.items())
-        table = [head, ["---"] * len(head), *rows]
-    print("\n".join(f"| {' | '.join(row)} |" for row in table))
+        rows = list(pool.map(lambda kind: row(args, *kind), kinds.items()))
+    print(markdown_rows(head, rows))
 
 
 def row(args: Namespace, name: str, flags: list[str]) -> list[str]:

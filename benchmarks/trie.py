@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from catalog import Trie
+from evaluation.markdown import markdown_rows
 
 
 def prefixes(codes: np.ndarray) -> dict[tuple[int, ...], set[int]]:
@@ -67,9 +68,8 @@ def main() -> None:
     args = parser.parse_args()
     results = {items: measure(items, args.levels, args.width, args.rows, args.repeats) for items in args.items}
     names = list(results[args.items[0]])
-    print("| items | " + " | ".join(names) + " |\n|" + " --- |" * (len(names) + 1))
-    for items, figures in results.items():
-        print(f"| {items:,} | " + " | ".join(f"{figures[name]:.3g}" for name in names) + " |")
+    rows = [[f"{items:,}", *(f"{figures[name]:.3g}" for name in names)] for items, figures in results.items()]
+    print(markdown_rows(["items", *names], rows))
     print(json.dumps({name: {items: figures[name] for items, figures in results.items()} for name in names}))
 
 

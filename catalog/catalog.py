@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +61,7 @@ class Catalog:
 
     @property
     def titles_digest(self) -> str:
-        """Differs between catalogues that call any item otherwise, which prompts with titles show."""
+        """Differs between catalogues in which any item has another title; prompts may hold titles."""
         return hashlib.sha256(json.dumps(self.titles).encode()).hexdigest()[:16]
 
     def check_trained(self, config: PretrainedConfig) -> None:
@@ -69,7 +70,7 @@ class Catalog:
         if known not in (None, self.fingerprint):
             raise InputError(
                 f"The model was trained for catalogue {known}, not for {self.fingerprint}: its codes mean other items.",
-                remedy="Give the folder of data it was trained with, or train anew.",
+                remedy="Give the folder of data it was trained with, or train again.",
             )
 
     def __len__(self) -> int:
@@ -98,9 +99,8 @@ class Catalog:
                 f"{len(item_ids)} items with codes of shape {codes.shape}.", remedy="Give each item a row of codes."
             )
         if len(set(item_ids)) < len(item_ids):
-            seen: set[str] = set()
-            twice = next(item for item in item_ids if item in seen or seen.add(item))  # type: ignore[func-returns-value]
-            raise InputError(f"Item {twice!r} is listed twice in the catalogue.", remedy="Keep one of its rows.")
+            repeated = next(item for item, times in Counter(item_ids).items() if times > 1)
+            raise InputError(f"Item {repeated!r} is listed twice in the catalogue.", remedy="Keep one of its rows.")
         if len(titles) not in (0, len(item_ids)):
             raise InputError(
                 f"{len(item_ids)} items with {len(titles)} titles.", remedy='Give each item a title, "" for none.'
@@ -125,7 +125,7 @@ class Catalog:
     def save(self, folder: str | Path) -> None:
         """Write catalog.safetensors (the trie) and catalog.json (everything else) under `folder`.
 
-        Where either cannot be written, both stay as they were.
+        If one of them cannot be written, both stay as they were.
         """
         folder = Path(folder)
         shape = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
@@ -135,7 +135,7 @@ class Catalog:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":
-        """The catalogue that `save` wrote. Raises InputError where it is missing, damaged, or two that were mixed."""
+        """The catalogue that `save` wrote. Raises InputError where it is missing, damaged or mixed."""
         folder = Path(folder)
         table = read_json(folder / "catalog.json", "The catalogue")
         try:
@@ -158,7 +158,7 @@ class Catalog:
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:
-    """Raise InputError for more codes or levels than words can be made of, before any tensor of that size is."""
+    """Raise InputError for more codes or levels than there are words, before a tensor of that size is made."""
     if sum(sizes) > MOST_CODES:
         level = int(np.argmax(sizes))
         raise InputError(

@@ -1,4 +1,4 @@
-"""What goes wrong for a user, as three types that carry what a program needs to say or to test."""
+"""The errors of this library: three types, with fields that a program can print or test."""
 
 from pathlib import Path
 from typing import Any
@@ -41,8 +41,8 @@ class SetupError(GFlowGRError, RuntimeError):
 
 
 class RunError(GFlowGRError, RuntimeError):
-    """What failed while a run was at work: a loss that is no number, a reward that raised, a request to stop."""
+    """What failed during a run: a loss that is no number, a reward that raised, a request to stop."""
 
 
 class DivergedError(RunError):
-    """A weight, a loss or a log-probability is no number any more: what a run then has in memory is not kept."""
+    """A weight, a loss or a log-probability is not a number. What the run has in memory is then not saved."""

@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from catalog.errors import InputError, SetupError
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR)
-"""What the system says where a place cannot be written to; all else is raised by what was done meanwhile."""
+"""The system errors that mean that a place cannot be written to."""
 MARKER = "complete.json"
-"""Written last into a folder: what it is of, and the size and SHA-256 of every other file in it."""
+"""The file that is written last into a folder: what the folder was made of, and size and SHA-256 of its files."""
 
 
 @contextmanager
@@ -33,7 +33,8 @@ def complete(path: Path) -> Iterator[Path]:
     A killed process leaves the old `path` or the new one, never a mixture; what it left beside them is removed by the
     next `complete` of the same path. Raises SetupError where the disk is full; the old `path`, if any, is untouched.
     """
-    temporary, replaced = (path.with_name(_temporary_name(path, end)) for end in ("tmp", "old"))
+    temporary = path.with_name(_temporary_name(path, "tmp"))
+    replaced = path.with_name(_temporary_name(path, "old"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_leftovers(path)
@@ -86,7 +87,10 @@ def _alive(process: int) -> bool:
 
 
 def _remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def seal(folder: Path, about: dict[str, Any]) -> None:
@@ -120,7 +124,7 @@ def sealing(folder: Path, about: dict[str, Any], replaces: str = MARKER) -> Iter
 
 
 def broken(folder: Path, *, contents: bool = False) -> str | None:
-    """Why a folder is not what `seal` marked as complete, None for a whole one. contents: all files are read too."""
+    """Why a folder is not what `seal` marked as complete; None for a whole one. contents: whether files are read."""
     if not (folder / MARKER).is_file():
         return f"it has no {MARKER}, so it was not completed."
     marker = read_json(folder / MARKER, "The marker")
@@ -130,7 +134,7 @@ def broken(folder: Path, *, contents: bool = False) -> str | None:
         if file.stat().st_size != size:
             return f"{name} has {file.stat().st_size} bytes instead of {size}."
     if contents:
-        known: dict[str, str] = marker.get("sha256", {})  # markers of before there were digests have none
+        known: dict[str, str] = marker.get("sha256", {})  # older markers have no digests
         for (name, digest), found in zip(known.items(), _digests([folder / name for name in known]), strict=True):
             if digest != found:
                 return f"the content of {name} was changed or damaged."
@@ -214,7 +218,8 @@ def read_text(path: Path, what: str) -> str:
     """The content of a UTF-8 file, unpacked where its name ends in .gz. Raises InputError; `what` names it."""
     require_file(path, what)
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        packed = path.suffix == ".gz"
+        with gzip.open(path, "rb") if packed else path.open("rb") as file:
             return file.read().decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(

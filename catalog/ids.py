@@ -11,7 +11,7 @@ import pandas as pd
 from catalog.errors import InputError
 
 EXACT = 2**53
-"""From here on floats are no longer every integer, so that different ids may have become one."""
+"""From here on floats cannot hold every integer, so different ids may have become one."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +29,16 @@ def normal_ids(values: Iterable[Any], what: str, file: str | Path | None = None,
     Integers that pandas turned into floats, in a column of numbers or as text all of which ends in ".0", are written as
     integers again: 12.0 -> "12". Nothing else is changed: "007" is not "7".
 
-    what: names the ids in a message. Raises InputError naming row (the index of a series) and value of the first id
-    that is missing, empty, a truth value, bytes or a list, no text that a file can hold, or a float of 2^53 and more.
+    what: names the ids in a message. Raises InputError with the row (the index of a series) and the value of the first
+    id that is missing, empty, a truth value, bytes or a list, text that is not UTF-8, or a float of 2^53 and more.
     """
     column = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
 
-    def refuse(bad: Any, fault: str, remedy: str) -> None:
-        if (bad := np.asarray(bad, bool)).any():
-            row, value = column.index[int(bad.argmax())], column.iloc[int(bad.argmax())]
+    def refuse(wrong: Any, fault: str, remedy: str) -> None:
+        bad = np.asarray(wrong, bool)
+        if bad.any():
+            first = int(bad.argmax())
+            row, value = column.index[first], column.iloc[first]
             at = f"{file}: " if file else ""
             place = f"{column.index.name or 'entry'} {row}"
             problem = f"{at}{place} has {what} {value!r}, which {fault} ({int(bad.sum())} such in all)."
@@ -58,17 +60,18 @@ def normal_ids(values: Iterable[Any], what: str, file: str | Path | None = None,
             wrong = [not isinstance(value, known) or isinstance(value, bool) for value in column]
             refuse(wrong, "is neither text nor an integer", "Write ids as integers or text.")
         texts = column.astype(str)
-    bare = texts.str.strip()
-    stripped = int((bare != texts).sum())
-    refuse(bare == "", "is empty", "Correct or delete it.")
-    if len(bare) and not made_integer and bare.str.fullmatch(r"-?\d+\.0").all():
-        bare, made_integer = bare.str[:-2], len(bare)
-    return Ids(bare, stripped, made_integer)
+    trimmed = texts.str.strip()
+    stripped = int((trimmed != texts).sum())
+    refuse(trimmed == "", "is empty", "Correct or delete it.")
+    if len(trimmed) and not made_integer and trimmed.str.fullmatch(r"-?\d+\.0").all():
+        trimmed, made_integer = trimmed.str[:-2], len(trimmed)
+    return Ids(trimmed, stripped, made_integer)
 
 
 def refuse_repeated(ids: pd.Series, what: str, file: str | Path | None = None) -> None:
     """Raise InputError naming the first id that occurs twice."""
-    if (twice := ids.duplicated().to_numpy()).any():
+    twice = ids.duplicated().to_numpy()
+    if twice.any():
         repeated = ids.iloc[int(twice.argmax())]
         raise InputError(
             f"{f'{file}: ' if file else ''}{what} lists {repeated!r} more than once, blanks around ids left out.",

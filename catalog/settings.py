@@ -1,4 +1,4 @@
-"""Settings: whether each value is of the kind that its annotation names, and what a name or a number may be."""
+"""Checks of settings: the kind of each value against its annotation, and what a name or a number may be."""
 
 import difflib
 import inspect
@@ -20,7 +20,7 @@ WORDS = {bool: "true or false", int: "a whole number", float: "a finite number",
 
 @dataclass
 class Arguments:
-    """Settings: each value is of its annotation's kind, and a table is one, whatever it came as."""
+    """Settings that are checked against their annotations; a table that came as JSON text is read."""
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(type(self)).items():
@@ -36,8 +36,8 @@ def _is_table(kind: Any) -> bool:
 def check_values(settings: Any, without: Collection[str] = ()) -> None:
     """Raise InputError for the first field of a dataclass instance whose value its annotation does not allow.
 
-    A closed list is a `Literal`, an `Enum` or the `choices` of the field's metadata. Defaults are taken as they are,
-    and so are the fields in `without`.
+    A closed list is a `Literal`, an `Enum` or the `choices` of the field's metadata. Defaults and the fields in
+    `without` are not checked.
     """
     kinds = get_type_hints(type(settings))
     for field in fields(settings):
@@ -100,14 +100,14 @@ def _finite(value: Any) -> bool:
 
 
 def _members(kind: Any) -> tuple[Any, ...]:
-    """The kinds of a union. Text beside an `Enum` stands for the values of that."""
+    """The kinds of a union. `str` beside an `Enum` is left out, since it stands for the values of the enum."""
     inner = get_args(kind)
     closed = any(isinstance(member, type) and issubclass(member, Enum) for member in inner)
     return tuple(member for member in inner if not (closed and member is str))
 
 
 def _choices(kind: Any) -> list[Any]:
-    """What a closed list allows, [] for an annotation that is none."""
+    """What a closed list allows; [] for an annotation that is no closed list."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
     if get_origin(kind) in (Union, UnionType):
@@ -159,19 +159,22 @@ def _nearest(name: str, known: Collection[str]) -> str:
 
 
 def at_least(settings: Any, bound: float, *names: str, strictly: bool = False) -> None:
-    """Raise InputError for the first of these settings that is a number below `bound`, or with `strictly` at it."""
+    """Raise InputError for the first of these settings that is a number below `bound`; with `strictly` also for
+    `bound` itself."""
     for name in names:
         value = getattr(settings, name)
-        if value is not None and not (value > bound if strictly else value >= bound):
-            raise InputError(
-                f"{name}={value}: it must be {'above' if strictly else 'at least'} {bound}.", field=name, value=value
-            )
+        if value is None:
+            continue
+        within = value > bound if strictly else value >= bound
+        if not within:
+            limit = f"above {bound}" if strictly else f"at least {bound}"
+            raise InputError(f"{name}={value}: it must be {limit}.", field=name, value=value)
 
 
 def as_table(name: str, value: Any, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A setting that a recipe gives as a table and the command line as JSON; `default` for none.
 
-    Raises InputError for what is no table, repeats a key or holds NaN or an infinity.
+    Raises InputError for a value that is no table, repeats a key or holds NaN or an infinity.
     """
     if isinstance(value, str):
         try:
@@ -208,9 +211,9 @@ def _no_number(text: str) -> Any:
 
 
 def check_name(what: str, name: Any) -> None:
-    """Raise InputError where a name that becomes that of a folder or file could lead out of its folder.
+    """Raise InputError for a name that could lead out of its folder, where it becomes that of a folder or file.
 
-    what: the setting that gives it, the error's field.
+    what: the setting that holds the name; it is the error's field.
     """
     if not isinstance(name, str) or not re.fullmatch(r"[^/\\\0\s.][^/\\\0]*", name) or re.match(r"[A-Za-z]:", name):
         raise InputError(

@@ -20,6 +20,17 @@ def code_words(sizes: tuple[int, ...]) -> list[str]:
     return [f"<{chr(ord('a') + level)}_{code}>" for level, size in enumerate(sizes) for code in range(size)]
 
 
+def code_offsets(sizes: tuple[int, ...]) -> Tensor:
+    """Where the words of each level begin in `code_words`: [L]."""
+    return torch.tensor([0, *sizes[:-1]]).cumsum(0)
+
+
+def item_words(codes: Tensor, sizes: tuple[int, ...]) -> list[list[str]]:
+    """The words of semantic IDs, codes [n, L]: n lists of L words."""
+    words = code_words(sizes)
+    return [[words[place] for place in row] for row in (codes.cpu() + code_offsets(sizes)).tolist()]
+
+
 def word_tokenizer(sizes: tuple[int, ...]) -> PreTrainedTokenizerFast:
     """A tokenizer whose words are the codes and four special tokens, for a backbone trained from scratch."""
     words = [*SPECIAL.values(), *code_words(sizes)]
@@ -34,10 +45,10 @@ def extend_tokenizer(tokenizer: PreTrainedTokenizerBase, sizes: tuple[int, ...])
 
     The model's embeddings must then be resized to len(tokenizer).
     """
-    # normalized, a code after another one would not be found where the tokenizer puts a space before every text
+    # a normalized token is not found behind another one where the tokenizer puts a space before every text
     before = len(tokenizer)
     tokenizer.add_tokens([AddedToken(word, normalized=False) for word in code_words(sizes)])
-    return len(tokenizer) - before  # add_tokens also counts words that a vocabulary of words has already
+    return len(tokenizer) - before  # add_tokens also counts words that were there
 
 
 def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
@@ -54,7 +65,7 @@ def node_tokens(tokenizer: PreTrainedTokenizerBase, trie: Trie) -> Tensor:
                 remedy="Every code must be one token: call extend_tokenizer(tokenizer, sizes) first.",
             )
     token = torch.tensor(encoded).flatten().to(trie.key.device)  # [sum of sizes]
-    first = torch.tensor([0, *trie.sizes[:-1]], device=token.device).cumsum(0)  # [L], of each level's words
+    first = code_offsets(trie.sizes).to(token.device)  # [L]
     nodes = torch.arange(1, trie.nodes, device=token.device)
     level = torch.bucketize(nodes, torch.tensor(trie.level_start[1:], device=token.device), right=True) - 1
     return torch.cat([token.new_zeros(1), token[first[level] + trie.code(nodes)]])

@@ -66,8 +66,13 @@ class Trie:
         return self.level_start[-1]
 
     @property
+    def first_leaf(self) -> int:
+        """The node with the lowest number among the leaves."""
+        return self.level_start[-2]
+
+    @property
     def leaves(self) -> int:
-        return self.level_start[-1] - self.level_start[-2]
+        return self.nodes - self.first_leaf
 
     @property
     def items(self) -> int:
@@ -90,6 +95,10 @@ class Trie:
 
     def to(self, device: torch.device | str) -> "Trie":
         return replace(self, **{name: getattr(self, name).to(device) for name in self.TENSORS})
+
+    def nodes_at(self, level: int) -> Tensor:
+        """The numbers of all nodes of a level, from 0 for the root to `levels` for the leaves: [n]."""
+        return torch.arange(*self.level_start[level : level + 2], device=self.key.device)
 
     def parent(self, nodes: Tensor) -> Tensor:
         """The parent of each node [...], none of them the root."""
@@ -144,19 +153,28 @@ class Trie:
 
     def item(self, leaves: Tensor) -> Tensor:
         """The item at each leaf [...]; the one with the lowest number where a leaf holds several."""
-        return self.leaf_items[self.leaf_start[leaves - self.level_start[-2]]].long()
+        return self.leaf_items[self.leaf_start[leaves - self.first_leaf]].long()
 
     def representative(self, items: Tensor) -> Tensor:
         """The item that stands for each item's leaf [...]: itself, unless items share their semantic ID."""
         return self.item(self.leaf_of_item[items].long())
 
+    def same_leaf(self, items: Tensor, others: Tensor) -> Tensor:
+        """Whether items have the same semantic ID as others: [...], [...] -> bool, broadcast."""
+        return self.leaf_of_item[items] == self.leaf_of_item[others]
+
+    @cached_property
+    def leaf_number(self) -> Tensor:
+        """The position of each item's leaf among the leaves: [items] int64."""
+        return self.leaf_of_item.long() - self.first_leaf
+
     @cached_property
     def items_below(self) -> Tensor:
         """How many items lie at or below each node: [nodes] int32."""
         counts = torch.zeros(self.nodes, dtype=torch.int32, device=self.key.device)
-        counts[self.level_start[-2] :] = self.leaf_start.diff()
+        counts[self.first_leaf :] = self.leaf_start.diff()
         for level in range(self.levels, 0, -1):
-            nodes = torch.arange(*self.level_start[level : level + 2], device=counts.device)
+            nodes = self.nodes_at(level)
             counts.index_add_(0, self.parent(nodes), counts[nodes])
         return counts
 
@@ -165,7 +183,7 @@ class Trie:
         """Whether a choice is left at or below each node: [nodes] bool. Below the others every step is certain."""
         found = self.first_child.diff() > 1
         for level in range(self.levels, 0, -1):
-            nodes = torch.arange(*self.level_start[level : level + 2], device=found.device)
+            nodes = self.nodes_at(level)
             found[self.parent(nodes[found[nodes]])] = True
         return found
 

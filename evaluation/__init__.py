@@ -6,9 +6,10 @@
 - `breakdown`: a metric for groups of users
 - `metric_help`: what every reported number means, and which way is better
 - `comparison`: all that a page says of some methods; `tables` and `figures` of it
+- `markdown`: any table as Markdown
 - `report`: the comparison as one HTML page, and as Markdown
 
-What only a page needs comes from its own file: a run that trains loads neither plots nor statistics.
+Modules that only a page needs are imported from their own files, so that training loads neither plots nor statistics.
 """
 
 from evaluation.breakdown import break_down

@@ -151,7 +151,8 @@ def training_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 
         blocks = np.ravel(figure.subfigures(len(panels), 1, squeeze=False))
         for (key, panel), block in zip(panels.items(), blocks, strict=True):
             block.suptitle(f"{panel.title}, {panel.unit}", x=0.01, ha="left", fontsize=10.5, fontweight="bold")
-            found = {name: lines for name, seeds in curves.items() if (lines := _logged(seeds, key))}
+            logged = {name: _logged(seeds, key) for name, seeds in curves.items()}
+            found = {name: lines for name, lines in logged.items() if lines}
             axes = block.subplots(rows, columns, squeeze=False, sharey="none" if key == "loss" else "all").ravel()
             for (name, lines), axis in zip(found.items(), axes, strict=False):
                 _draw_line(axis, lines, styles[name])
@@ -257,17 +258,15 @@ def _draw_line(axis: Axes, seeds: Sequence[pd.Series], style: Style) -> None:
     if len(seeds) == 1 and window > 1:
         axis.plot(seeds[0].index, seeds[0], color=style.color, lw=0.8, alpha=0.22)
     smooth = [values.groupby(level=0).last().rolling(window, min_periods=1, center=True).mean() for values in seeds]
-    together = pd.concat(smooth, axis=1).dropna()
-    marker = "o" if len(together) <= 30 else ""
+    common = pd.concat(smooth, axis=1).dropna()  # the steps that all seeds have logged
+    marker = "o" if len(common) <= 30 else ""
     if len(seeds) > 1:
-        axis.fill_between(
-            together.index, together.min(axis=1), together.max(axis=1), color=style.color, alpha=0.15, lw=0
-        )
-    axis.plot(together.index, together.mean(axis=1), color=style.color, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
+        axis.fill_between(common.index, common.min(axis=1), common.max(axis=1), color=style.color, alpha=0.15, lw=0)
+    axis.plot(common.index, common.mean(axis=1), color=style.color, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The bare `<svg>` element, without what HTML does not need: schema addresses, and group ids, which would clash."""
+    """The `<svg>` element without schema addresses, which HTML does not need, and group ids, which would clash."""
     buffer = StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     text = buffer.getvalue()

@@ -19,10 +19,8 @@ def match_metrics(log_prob: Tensor, log_target: Tensor, trie: Trie) -> dict[str,
     R/Z; reward_correlation of log R and log P_F; entropy_l of the policy's choice of the l-th code, the mean over
     prefixes as it reaches them.
     """
-    first_leaf = trie.level_start[-2]
-    target = exact_log_flow(log_target.float(), trie)[:, first_leaf:].log_softmax(-1)  # [B, leaves]
-    leaves = torch.arange(first_leaf, trie.nodes, device=log_prob.device)
-    policy = log_prob[:, trie.item(leaves)]  # [B, leaves]
+    target = exact_log_flow(log_target.float(), trie)[:, trie.first_leaf :].log_softmax(-1)  # [B, leaves]
+    policy = log_prob[:, trie.item(trie.nodes_at(trie.levels))]  # [B, leaves]
     p, q = policy.exp(), target.exp()
     return {
         "tv": 0.5 * (p - q).abs().sum(-1),
@@ -49,7 +47,7 @@ def _level_entropies(policy: Tensor, trie: Trie) -> list[Tensor]:
     edges, below = [], policy.exp()  # probabilities of the nodes of a level
     for level in range(trie.levels, 0, -1):
         edges.append(torch.special.entr(below).sum(-1))
-        nodes = torch.arange(*trie.level_start[level : level + 2], device=policy.device)
+        nodes = trie.nodes_at(level)
         above = torch.zeros(len(policy), trie.level_start[level] - trie.level_start[level - 1], device=policy.device)
         below = above.index_add_(1, trie.parent(nodes) - trie.level_start[level - 1], below)
     totals = [torch.zeros_like(edges[0]), *edges[::-1]]

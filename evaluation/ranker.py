@@ -55,7 +55,7 @@ def rank_exactly(
     excluded.
     """
     trie = policy.trie
-    leaves = trie.level_start[-2] + torch.arange(trie.leaves, device=policy.tokens.device)
+    leaves = trie.nodes_at(trie.levels)
 
     def best(batch: PromptBatch, seen: Tensor) -> Tensor:
         log_p = policy.distribution(batch)[:, trie.item(leaves)]  # [B, leaves]

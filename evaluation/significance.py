@@ -42,14 +42,19 @@ def paired_tests(methods: Mapping[str, np.ndarray], baseline: np.ndarray, seed: 
     wilcoxon = {name: wilcoxon_p(difference) for name, difference in differences.items()}
     holm_bootstrap = holm(np.array([p for _, _, p in intervals.values()]))
     holm_wilcoxon = holm(np.array(list(wilcoxon.values())))
-    return {
-        name: PairedTest(
-            float(differences[name].mean()), low, high, p, float(of_bootstrap), wilcoxon[name], float(of_wilcoxon)
+    tests = {}
+    for place, name in enumerate(differences):
+        low, high, p = intervals[name]
+        tests[name] = PairedTest(
+            difference=float(differences[name].mean()),
+            low=low,
+            high=high,
+            p_bootstrap=p,
+            holm_bootstrap=float(holm_bootstrap[place]),
+            p_wilcoxon=wilcoxon[name],
+            holm_wilcoxon=float(holm_wilcoxon[place]),
         )
-        for (name, (low, high, p)), of_bootstrap, of_wilcoxon in zip(
-            intervals.items(), holm_bootstrap, holm_wilcoxon, strict=True
-        )
-    }
+    return tests
 
 
 def bootstrap(difference: np.ndarray, seed: int = 0) -> tuple[float, float, float]:

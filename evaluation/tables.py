@@ -5,6 +5,7 @@ from typing import Literal, NamedTuple
 
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Example, Sections, Values, spread
+from evaluation.markdown import markdown_rows
 from evaluation.metric_help import COST, MATCH, in_order, metric_help
 from evaluation.significance import PairedTest
 
@@ -31,7 +32,7 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """Cells by section and row; a section without a heading comes first. bold: what bold print says, "" without any."""
+    """Cells by section and row; a section without a heading comes first. bold: what bold print means, "" for none."""
 
     columns: list[Column]
     sections: dict[str, dict[str, list[Cell]]]
@@ -57,8 +58,9 @@ def metric_tables(values: Values, sections: Sections) -> dict[str, Table]:
         InputError: a metric has no explanation.
     """
     parts: dict[str, list[str]] = {"results": [], "match": [], "cost": []}
+    part_of_group = {MATCH: "match", COST: "cost"}
     for name in metric_names(values):
-        parts[{MATCH: "match", COST: "cost"}.get(metric_help(name).group, "results")].append(name)
+        parts[part_of_group.get(metric_help(name).group, "results")].append(name)
     return {part: metric_table(values, sections, names) for part, names in parts.items() if names}
 
 
@@ -130,18 +132,19 @@ def markdown_table(rows: Mapping[str, Mapping[str, float]]) -> str:
     Raises:
         InputError: a metric has no explanation.
     """
-    return markdown(metric_table({method: {n: [v] for n, v in row.items()} for method, row in rows.items()}, {}))
+    values = {method: {name: [value] for name, value in row.items()} for method, row in rows.items()}
+    return markdown(metric_table(values, sections={}))
 
 
 def markdown(table: Table) -> str:
     """The table in Markdown; the heading of a section is a row of its own."""
     heads = [f"{column.heading} ({column.note})" if column.note else column.heading for column in table.columns]
-    lines = [["Method", *heads], ["---", *("---:" if table.align == "right" else "---" for _ in heads)]]
+    lines: list[list[str]] = []
     for heading, rows in table.sections.items():
         if heading:
-            lines.append([f"*{heading}*", *("" for _ in heads)])
+            lines.append([f"*{heading}*", *[""] * len(heads)])
         lines += [[name, *map(_markdown, row)] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+    return markdown_rows(["Method", *heads], lines, table.align)
 
 
 def metric_names(values: Values) -> list[str]:
@@ -166,7 +169,9 @@ def _cell(name: str, mean: float, deviation: float | None, best: str | None) -> 
 
 def _best(name: str, values: Iterable[float]) -> str | None:
     better = metric_help(name).better
-    return None if better is None else _printed(name, max(values) if better == "higher" else min(values))
+    if better is None:
+        return None
+    return _printed(name, max(values) if better == "higher" else min(values))
 
 
 def _printed(name: str, value: float) -> str:

@@ -5,7 +5,7 @@ tables.py     the cells of a file, each with its line; numbers.py: its numbers a
 items.py      the titles of items: `read_items`
 split.py      table -> leave-one-out rows of user, history, target (and what is known of both): `leave_one_out` gives
               `Splits`, with `save`, `load`; `training_matrix` and `training_counts` for classical recommenders
-rows.py       a row ended early: `cut`, and at each of its items: `prefixes`;
+rows.py       a row as it was at an earlier item: `cut`, and at each of its items: `prefixes`;
               what is wrong with rows: `check_rows`, `unrankable`
 prepared.py   catalogue and splits as one folder: `save_prepared`, `load_prepared`
 movielens.py  a public log to start from: `fetch_movielens_100k`, `read_titles`

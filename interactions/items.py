@@ -23,29 +23,29 @@ def read_items(path: str | Path) -> dict[str, str]:
     integer is taken for text. Raises InputError naming the entry that is anything else, and ids listed twice.
     """
     path = Path(path)
-    given = _of_json(path) if ending(path) == ".json" else _of_table(path)
+    given = _items_from_json(path) if ending(path) == ".json" else _items_from_table(path)
     ids = normal_ids([entry for entry, _ in given], "the item", path).texts
     refuse_repeated(ids, "The item table", path)
     return {item: _title(path, item, title) for item, (_, title) in zip(ids, given, strict=True)}
 
 
-def _of_json(path: Path) -> list[tuple[Any, Any]]:
+def _items_from_json(path: Path) -> list[tuple[Any, Any]]:
     table = read_json(path, "The item table")
     if isinstance(table, list):
-        return [_of_row(path, number, row) for number, row in enumerate(table, 1)]
+        return [_item_from_row(path, number, row) for number, row in enumerate(table, 1)]
     if not isinstance(table, Mapping):
         raise InputError(f"{path} holds a {type(table).__name__} and no items.", remedy=SHAPES, file=path)
     return [(item, row.get("title") if isinstance(row, Mapping) else row) for item, row in table.items()]
 
 
-def _of_row(path: Path, number: int, row: Any) -> tuple[Any, Any]:
+def _item_from_row(path: Path, number: int, row: Any) -> tuple[Any, Any]:
     name = next((name for name in ID_COLUMNS if isinstance(row, Mapping) and name in row), None)
     if name is None:
         raise InputError(f"{path}: entry {number} has no id.", remedy=SHAPES, file=path, row=number, value=row)
     return row[name], row.get("title")
 
 
-def _of_table(path: Path) -> list[tuple[Any, Any]]:
+def _items_from_table(path: Path) -> list[tuple[Any, Any]]:
     table = read_table(path)
     name = next((name for name in ID_COLUMNS if name in table), None)
     if name is None or "title" not in table:

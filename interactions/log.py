@@ -60,7 +60,8 @@ def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
     if k < 1:
         raise InputError(f"k={k} is no number of interactions.", remedy="Set it to 1 or more.", field="k", value=k)
     while not log.empty:
-        users, items = (log.groupby(name)[name].transform("size") for name in ("user", "item"))
+        users = log.groupby("user")["user"].transform("size")
+        items = log.groupby("item")["item"].transform("size")
         enough = (users >= k) & (items >= k)
         if enough.all():
             return log.reset_index(drop=True)
@@ -71,8 +72,8 @@ def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
 def in_order(log: pd.DataFrame) -> pd.DataFrame:
     """`log` user by user (users in order of first appearance), each user's interactions from old to new.
 
-    Ties keep the file's order. It is a rule, not a detail: half of the events of MovieLens 100K are tied, and Amazon's
-    same-day ties stand in product-number order, which a model can learn, so that results look better than they are.
+    Ties keep the file's order. That order matters: half of the events of MovieLens 100K are tied, and Amazon's same-day
+    ties are in the order of product numbers, which a model can learn, so that results look better than they are.
     """
     users, _ = pd.factorize(log["user"])
     return log.iloc[np.lexsort((log["timestamp"], users))].reset_index(drop=True)

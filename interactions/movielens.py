@@ -19,7 +19,7 @@ SHA256 = {
     "ml-100k.inter": "4edb74e2a81178c2ba9ff381495f754f996c4aea351b1272ca36b43da0935eff",
     "ml-100k.item": "51d7cdf777ce5c0f5b32c1d947a4a81fe07d75e78abbe761e0cd4d0756064532",
 }
-LICENCE = (
+LICENSE = (
     "MovieLens 100K belongs to GroupLens Research, University of Minnesota: use it for research only, cite Harper and "
     "Konstan (2015), and do not pass it on or sell it without their permission."
 )
@@ -53,7 +53,7 @@ def fetch_movielens_100k(cache: str | Path) -> Path:
         ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    logger.warning(LICENCE)
+    logger.warning(LICENSE)
     return folder
 
 
@@ -61,7 +61,9 @@ def read_titles(path: str | Path) -> dict[str, str]:
     """Item id -> title, with the year where it is known: `{"1": "Toy Story (1995)", ...}`, from `ml-100k.item`."""
     path = Path(path)
     table = read_table(path)
-    items, titles, years = (filled(table, name, path, name) for name in ("item_id", "movie_title", "release_year"))
+    items = filled(table, "item_id", path, "item_id")
+    titles = filled(table, "movie_title", path, "movie_title")
+    years = filled(table, "release_year", path, "release_year")
     titles = titles.where(~years.str.fullmatch(r"\d{4}"), titles + " (" + years + ")")
     return dict(zip(items, titles, strict=True))
 

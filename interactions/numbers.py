@@ -24,7 +24,10 @@ def timestamps(column: pd.Series, path: Path) -> pd.Series:
 
 
 def numbers(column: pd.Series, path: Path) -> pd.Series:
-    """int64 where all are integers of that range, else float64. InputError names what is not finite."""
+    """int64 where all are integers of that range, else float64.
+
+    Raises InputError for the first value that is no finite number, and for an integer that float64 would round.
+    """
     fault = f"a {column.name} that is not a number"
     if column.dtype.kind == "b":
         refuse(column, np.ones(len(column), bool), path, fault)
@@ -39,20 +42,26 @@ def numbers(column: pd.Series, path: Path) -> pd.Series:
     floats = found.astype("float64")
     refuse(column, ~np.isfinite(floats.to_numpy()), path, fault)
     if text is not None or found.dtype.kind == "u":
-        whole = (column.astype(str) if text is None else text).str.fullmatch(r"[+-]?[0-9]+")
-        inexact = whole.to_numpy() & (floats.abs() >= 2**53).to_numpy()
-        if inexact.any():
-            text = column.astype(str).str.strip()
-            exact = [int(value) if -(2**63) <= int(value) < 2**63 else None for value in text] if whole.all() else []
-            if exact and None not in exact:
-                return pd.Series(exact, column.index, dtype="int64")
-            row = column.index[int(inexact.argmax())]
-            raise InputError(
-                f"{path}: {column.index.name} {row} has the {column.name} {text[row]!r}, too large to be kept exactly.",
-                remedy="Write all as integers of at most 64 bits, for instance in microseconds.",
-                file=path,
-                row=row,
-                field=str(column.name),
-                value=text[row],
-            )
+        return _exact(column.astype(str).str.strip(), floats, path)
     return floats
+
+
+def _exact(text: pd.Series, floats: pd.Series, path: Path) -> pd.Series:
+    """The numbers that `text` spells, as `floats` unless these round an integer; then as int64 if all are integers."""
+    whole = text.str.fullmatch(r"[+-]?[0-9]+")
+    rounded = whole.to_numpy() & (floats.abs() >= 2**53).to_numpy()
+    if not rounded.any():
+        return floats
+    if whole.all():
+        integers = [int(value) for value in text]
+        if -(2**63) <= min(integers) and max(integers) < 2**63:
+            return pd.Series(integers, text.index, dtype="int64")
+    row = text.index[int(rounded.argmax())]
+    raise InputError(
+        f"{path}: {text.index.name} {row} has the {text.name} {text[row]!r}, too large to be kept exactly.",
+        remedy="Write all as integers of at most 64 bits, for instance in microseconds.",
+        file=path,
+        row=row,
+        field=str(text.name),
+        value=text[row],
+    )

@@ -57,7 +57,7 @@ def load_prepared(folder: str | Path) -> tuple[Catalog, Splits]:
 
 
 def check_free(folder: Path) -> None:
-    """Raise InputError where something other than a prepared folder is at `folder`."""
+    """Raise InputError where `folder` is something other than a prepared folder."""
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder} is a file.", remedy="Prepare into another folder.", file=folder)
     inside = [path for path in folder.rglob("*") if not path.is_dir()] if folder.is_dir() else []

@@ -55,8 +55,17 @@ class PromptBatch:
 
     @property
     def users(self) -> list[Any]:
-        """Who asks, for messages: the column `user`, or the rows' numbers where there is none."""
+        """The users of the prompts, for messages: the column `user`, or the numbers of the rows without one."""
         return self.columns.get("user", list(range(len(self))))
+
+    def token_lists(self) -> list[list[int]]:
+        """The tokens of each prompt without its padding."""
+        rows = zip(self.input_ids.cpu(), self.attention_mask.cpu().bool(), strict=True)
+        return [tokens[mask].tolist() for tokens, mask in rows]
+
+    def item_lists(self) -> list[list[int]]:
+        """The items of each prompt's history, oldest first, without the padding."""
+        return [[item for item in row if item >= 0] for row in self.history.tolist()]
 
     def rows(self, start: int, stop: int) -> "PromptBatch":
         """The prompts start..stop - 1."""
@@ -78,7 +87,7 @@ class PromptBatch:
 
 
 def _copied(value: Any) -> Any:
-    """Lists of lists anew, as deepcopy does ten times as slowly; what they hold cannot be changed in place."""
+    """A copy of nested lists, ten times as fast as deepcopy. What the lists hold cannot be changed in place."""
     return [_copied(one) for one in value] if isinstance(value, list) else value
 
 
@@ -91,8 +100,8 @@ class PromptBuilder:
     {history}, the codes, once, and may hold {titles} before it: the titles of the same items, oldest first, joined by
     ", ". Without one a prompt is the start token and the codes. Each piece of text is tokenized by itself, without
     special tokens: what stands before {titles}, every title with the comma before it, what stands between {titles} and
-    {history}, and what stands behind. So no code merges with text, and codes have fixed places from the row's end.
-    An item without a title is called UNTITLED.
+    {history}, and what stands behind. So no code merges with text, and codes have fixed places from the row's end. An
+    item without a title is called UNTITLED.
     """
 
     def __init__(
@@ -146,7 +155,8 @@ class PromptBuilder:
         history = _left_padded(items, -1)  # [B, N]
         codes = self.tokens[self.trie.path(history.clamp(min=0))[..., 1:]]  # [B, N, L]
         prompts = [
-            self._prompt(own.tolist(), row[-len(own) :].flatten()) for own, row in zip(items, codes, strict=True)
+            self._prompt(newest.tolist(), row[-len(newest) :].flatten())
+            for newest, row in zip(items, codes, strict=True)
         ]
         return PromptBatch(
             input_ids=_left_padded(prompts, self.pad),
@@ -179,7 +189,10 @@ class PromptBuilder:
     def _titles(self, items: list[int]) -> list[int]:
         if not self.first_titles:
             return []
-        return sum((self.later_titles[item] for item in items[1:]), self.first_titles[items[0]])
+        tokens = list(self.first_titles[items[0]])
+        for item in items[1:]:
+            tokens += self.later_titles[item]
+        return tokens
 
 
 def _pieces(template: str | None) -> tuple[str, str | None, str]:

@@ -1,4 +1,4 @@
-"""What a thing was made of, so that nothing made of other items, rows or settings is mixed with it unnoticed."""
+"""What a folder was made of, so that results of other items, rows or settings are not mixed with it unnoticed."""
 
 import hashlib
 from collections.abc import Mapping
@@ -22,8 +22,8 @@ COLUMNS = {"user", "history", "target", *OPTIONAL, *(f"history_{name}" for name 
 class Provenance:
     """What decides a prepared folder, a fitted recommender, a run or an evaluation.
 
-    catalog: the catalogue's fingerprint. splits: the digest of each split's rows, see `rows_digest`; a thing names the
-    splits it knows. settings: what decides the result beside the data; values as JSON has them.
+    catalog: the catalogue's fingerprint. splits: the digest of the rows of each split that was used, see `rows_digest`.
+    settings: what decides the result beside the data; values as JSON has them.
     """
 
     catalog: str
@@ -34,9 +34,11 @@ class Provenance:
     def from_rows(
         cls, catalog: str, rows: Mapping[str, Dataset], settings: Mapping[str, Any] | None = None
     ) -> "Provenance":
-        """Of a catalogue's fingerprint and the rows of each split, by the columns that splits hold."""
-        known = {name: [column for column in some.column_names if column in COLUMNS] for name, some in rows.items()}
-        digests = {name: rows_digest(some.select_columns(known[name])) for name, some in rows.items()}
+        """From a catalogue's fingerprint and the rows of each split, by the columns that splits hold."""
+        digests = {}
+        for name, some in rows.items():
+            known = [column for column in some.column_names if column in COLUMNS]
+            digests[name] = rows_digest(some.select_columns(known))
         return cls(catalog, digests, settings or {})
 
     @classmethod

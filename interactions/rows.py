@@ -101,10 +101,10 @@ def _is_list(kind: pa.DataType) -> bool:
 
 
 def by_length(batches: Sequence[Sequence[Mapping[str, Any]]]) -> list[list[Mapping[str, Any]]]:
-    """The rows of some batches anew, those of the shortest histories in the first one, so that little is padded.
+    """The rows of several batches sorted by the length of their histories, so that little is padded.
 
-    The batches keep their sizes, and one alone its order. What is summed over all of them, as the loss of an optimizer
-    step is, stays the same.
+    The batches keep their sizes, the first one gets the shortest histories, and a single batch keeps its order. A sum
+    over all of them, such as the loss of an optimizer step, stays the same.
     """
     if len(batches) == 1:
         return [list(batches[0])]

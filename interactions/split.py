@@ -1,4 +1,4 @@
-"""Leave one out: each user's last item is for the test, the one before it for validation, the rest for training."""
+"""Leave one out: each user's last item is for the test, the one before it for validation, the others for training."""
 
 import logging
 from collections.abc import Sequence
@@ -65,8 +65,8 @@ def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) 
 
     A test row's target is the user's last item, a validation row's the second last, and the history is the user's WHOLE
     past: the prompt is cut later, but what is ranked may exclude all of it. Train rows are windows of at most
-    `max_history + 1` items over the rest. The last window ends at the last training item and each earlier one starts
-    `max_history` before it, so windows share one item, which the earlier one trains and for the later one is context.
+    `max_history + 1` of the other items. The last window ends at the last training item, and each earlier one starts
+    `max_history` before it. So two windows share one item, which is a target in the earlier and context in the later.
     With every position of `history + target` trained, each training item but a user's first is predicted exactly once.
 
     Raises InputError for repeated `item_ids`, items that are not in the catalogue, or users with fewer than 3 items.

@@ -2,7 +2,8 @@
 
 A `TriePolicy` has four methods: `log_probs` of given items with the prompt computed once, `sample`, `beam` and the
 exact `distribution`. The forward policy P_F is renormalized over the legal children of a trie node in all four.
-`CausalPolicy` wraps a decoder-only model, `EncoderDecoderPolicy` a T5, and `policy_of` chooses. `check_shared_prefix`
+`CausalPolicy` wraps a decoder-only model, `EncoderDecoderPolicy` a T5, and `policy_of` chooses. `Exploration` says how
+draws may depart from P_F. `check_shared_prefix`
 compares `log_probs` with its plain twin on a run's first step; `check_backbone` refuses backbones that would be
 silently wrong.
 """
@@ -12,10 +13,13 @@ from policy.base import PathLogProbs, TriePolicy, inference
 from policy.causal import CausalPolicy
 from policy.check import check_shared_prefix
 from policy.encoder_decoder import EncoderDecoderPolicy
+from policy.exploration import ON_POLICY, Exploration
 
 __all__ = [
+    "ON_POLICY",
     "CausalPolicy",
     "EncoderDecoderPolicy",
+    "Exploration",
     "PathLogProbs",
     "TriePolicy",
     "auto_class",

@@ -10,7 +10,7 @@ from policy.causal import CausalPolicy, attention_window
 from policy.encoder_decoder import EncoderDecoderPolicy
 
 ALIBI = {"mpt", "bloom"}
-"""Kinds of backbones that always have it; others say so by `alibi`."""
+"""Kinds of backbones that always have ALiBi; others say so in their config's `alibi`."""
 
 
 def policy_of(model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> TriePolicy:
@@ -29,8 +29,8 @@ def check_backbone(config: PreTrainedConfig, longest: int, branches: int, length
 
     longest: tokens of the longest prompt, with `branches` branches of `length` tokens each behind it, all at the same
     positions. Sliding-window layers pass a 4-D mask through unchanged, so a row must fit the window; recurrent and
-    linear layers take no mask; flash attention takes none of this shape. Of encoder-decoders only T5's bias between
-    tokens is known to be that along a branch.
+    linear layers take no mask; flash attention takes none of this shape. Of the encoder-decoders only T5 is supported,
+    whose bias between tokens can be made to follow a branch.
     """
     if config.is_encoder_decoder:
         if config.model_type != "t5":

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from catalog import Trie
 from catalog.errors import DivergedError
 from interactions.prompts import PromptBatch
+from policy.exploration import ON_POLICY, Exploration
 from policy.plan import TriePlan
 
 
@@ -108,11 +109,14 @@ class TriePolicy(ABC):
             return scores - logits.float().logsumexp(-1, keepdim=True)
         return scores.log_softmax(-1)
 
-    def sample(self, prompts: PromptBatch, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L].
+    def sample(
+        self, prompts: PromptBatch, count: int, generator: torch.Generator, exploration: Exploration = ON_POLICY
+    ) -> tuple[Tensor, Tensor]:
+        """`count` independent draws per prompt, without dropout: items [B, count], log_pf [B, count, L] under P_F.
 
-        The mask over a prompt's branches has count * count * L entries, so thousands of draws are better split. This,
-        `beam` and `distribution` raise DivergedError for weights that have diverged to NaN.
+        The draws are from P_F unless `exploration` says otherwise; log_pf is that of P_F in either case. The mask over
+        a prompt's branches has count * count * L entries, so thousands of draws are better split. This, `beam` and
+        `distribution` raise DivergedError for weights that have diverged to NaN.
         """
         with inference(self.model):
             logits, branches = self._read(prompts)
@@ -124,7 +128,8 @@ class TriePolicy(ABC):
                 if level:
                     log_p = self._advance(branches, nodes, width)  # [B, count, width]
                 check_numbers(log_p)
-                slot = torch.multinomial(log_p.exp().flatten(0, 1), 1, generator=generator).view_as(nodes)
+                chances = exploration.probabilities(log_p).flatten(0, 1)
+                slot = torch.multinomial(chances, 1, generator=generator).view_as(nodes)
                 taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
                 nodes = self.trie.first_child[nodes] + slot
             return self.trie.item(nodes), torch.stack(taken, -1)
@@ -159,7 +164,7 @@ class TriePolicy(ABC):
                 score, best = total.topk(min(width, total.shape[1]))
                 nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
                 branches.select(best // fan)
-            items = self.trie.item(nodes.clamp(min=self.trie.level_start[-2])).where(score > -torch.inf, -1)
+            items = self.trie.item(nodes.clamp(min=self.trie.first_leaf)).where(score > -torch.inf, -1)
             missing = (0, width - items.shape[1])
             return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
 
@@ -172,8 +177,10 @@ class TriePolicy(ABC):
         certain = torch.full((*nodes.shape, width), -torch.inf, device=nodes.device)
         certain[..., 0] = 0.0
         unsettled = self.trie.open[nodes] & (nodes > 0)  # [B, K]; a place that no item is left for holds the root
-        most = max(1, int(unsettled.sum(1).max()))  # never none: processes that share a sharded model stay in step
-        column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; a row with fewer is filled up with others
+        most = max(
+            1, int(unsettled.sum(1).max())
+        )  # at least one, so that all processes of a sharded model run the same forwards
+        column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; rows with fewer take others as well
         left = nodes.gather(1, column)
         log_p = self.child_log_probs(branches.advance(self.tokens[left], column), left, width)
         return certain.scatter(1, column.unsqueeze(-1).expand(-1, -1, width), log_p)
@@ -193,7 +200,7 @@ class TriePolicy(ABC):
             for nodes, depth, visible in self._plan.chunks:
                 self._fill(edge, branches.read(self.tokens[nodes], depth, visible), nodes)
             for level in range(2, trie.levels + 1):
-                nodes = torch.arange(*trie.level_start[level : level + 2], device=edge.device)
+                nodes = trie.nodes_at(level)
                 edge[:, nodes] += edge[:, trie.parent(nodes)]
             check_numbers(edge)
             return edge[:, trie.leaf_of_item]
@@ -238,15 +245,16 @@ def gather_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
 
 
 class Branches(ABC):
-    """Partial paths that share one cached prompt: tokens are appended to the cache, and the mask says whose they are.
+    """Partial paths that share one cached prompt.
 
-    So the prompt's keys are neither copied K times nor reordered when a beam changes its parents.
+    Tokens are appended to the cache, and the mask says which branch they belong to. So the prompt's keys are neither
+    copied K times nor reordered when a beam changes its parents.
     """
 
     def __init__(self, attention_mask: Tensor, cache: Cache) -> None:
         self.cache = cache
         self.prompt = attention_mask.bool()  # [B, P]
-        # [B, K, depth], where in the cache each branch's tokens lie; anywhere for those that were not read
+        # [B, K, depth], where in the cache each branch's tokens lie; any place for tokens that were not read
         self.ancestors = torch.empty(len(attention_mask), 1, 0, dtype=torch.long, device=attention_mask.device)
         self.slots = 0  # tokens in the cache behind the prompt
 

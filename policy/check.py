@@ -1,4 +1,4 @@
-"""What shares a prompt against the plain forward: all items in one row, and branches that grow in a cache."""
+"""The two ways of sharing a prompt, all items in one row and branches in a cache, against the plain forward."""
 
 import torch
 from torch import Tensor
@@ -8,12 +8,14 @@ from catalog.errors import GFlowGRError, RunError
 from interactions.prompts import PromptBatch
 from policy.base import TriePolicy, check_numbers, inference
 
+REMEDY = "Try attn_implementation='eager' or another backbone, for instance qwen3, llama or gpt2."
+
 
 def check_shared_prefix(policy: TriePolicy, prompts: PromptBatch, items: Tensor, tolerance: float) -> float:
-    """The largest difference of both from the naive log-probabilities, for items [B, K] and never fewer than two.
+    """The largest difference of both ways from the naive log-probabilities, for items [B, K] and at least two.
 
-    Draws and beams grow in the cache, so that they are checked even where a method trains one item per prompt.
-    Raises RunError above `tolerance`: the backbone then misreads the mask, and every loss or every draw would be wrong.
+    Draws and beams grow in the cache, so the cache is checked even where a method trains one item per prompt. Raises
+    RunError above `tolerance`: the backbone then misreads the mask, and every loss or every draw would be wrong.
     """
     deep = _deepest(policy.trie).expand(len(items), -1)
     items = torch.cat([deep, items], 1)[:, : max(deep.shape[1], items.shape[1])]
@@ -24,19 +26,16 @@ def check_shared_prefix(policy: TriePolicy, prompts: PromptBatch, items: Tensor,
     except (GFlowGRError, torch.OutOfMemoryError):
         raise
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
-        raise RunError(f"The backbone does not take a mask of shared prompts: {error}.", remedy=OTHER) from error
+        raise RunError(f"The backbone does not take a mask of shared prompts: {error}.", remedy=REMEDY) from error
     check_numbers(naive)
     gap = max((log_pf - naive).abs().max().item() for log_pf in found)
     if not gap <= tolerance:
         raise RunError(
             f"The shared-prefix forward differs from the naive one by {gap:.2e} in log-probability (at most "
-            f"{tolerance:.0e} is rounding): this backbone does not honour 4-D attention masks or positions.",
-            remedy=OTHER,
+            f"{tolerance:.0e} is rounding): this backbone does not honor 4-D attention masks or positions.",
+            remedy=REMEDY,
         )
     return gap
-
-
-OTHER = "Try attn_implementation='eager' or another backbone, for instance qwen3, llama or gpt2."
 
 
 def _cached_log_probs(policy: TriePolicy, prompts: PromptBatch, items: Tensor) -> Tensor:
@@ -54,10 +53,10 @@ def _deepest(trie: Trie) -> Tensor:
     """Two items [2] whose paths have as many choices as any, far apart; one where the catalogue has one leaf."""
     choices = (trie.first_child.diff() > 1).long()  # [nodes]
     for level in range(1, trie.levels + 1):
-        nodes = torch.arange(*trie.level_start[level : level + 2], device=choices.device)
+        nodes = trie.nodes_at(level)
         choices[nodes] += choices[trie.parent(nodes)]
-    on_path = choices[trie.level_start[-2] :]  # [leaves]; a leaf has none of its own
+    on_path = choices[trie.first_leaf :]  # [leaves]; at a leaf there is no choice
     most = (on_path == on_path.max()).nonzero().squeeze(1)
     if len(most) == 1:
         most = on_path.topk(min(2, len(on_path))).indices
-    return trie.item(trie.level_start[-2] + most[[0, -1]][: trie.leaves])
+    return trie.item(trie.first_leaf + most[[0, -1]][: trie.leaves])

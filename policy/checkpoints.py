@@ -7,15 +7,15 @@ from catalog.files import MARKER, broken
 
 
 def finished(folder: str | Path) -> bool:
-    """Whether a folder holds the whole policy of a run that came to its end."""
+    """Whether a folder holds the whole policy of a run that has ended."""
     return broken(Path(folder)) is None
 
 
 def check_finished(folder: str | Path) -> None:
-    """Raise InputError where a folder on this machine is to give a policy and has only a part of one.
+    """Raise InputError for a local folder that holds only a part of a policy.
 
-    That is a run that has not come to its end, a damaged checkpoint, or a checkpoint without a tokenizer, for which
-    transformers would make up an empty one. Names of a hub, and what others wrote, pass.
+    That is a run that has not ended, a damaged checkpoint, or a checkpoint without a tokenizer, for which transformers
+    would make up an empty one. Names of a hub and checkpoints of other programs pass.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -27,9 +27,8 @@ def check_finished(folder: str | Path) -> None:
             remedy="Start it again with --resume_from_checkpoint true, or name one of its checkpoints.",
             file=folder,
         )
-    if (folder / "config.json").is_file() and not any(
-        path for pattern in ("*token*", "vocab*", "*.model") for path in folder.glob(pattern)
-    ):
+    has_tokenizer = any(any(folder.glob(pattern)) for pattern in ("*token*", "vocab*", "*.model"))
+    if (folder / "config.json").is_file() and not has_tokenizer:
         raise InputError(
             f"{folder} has no tokenizer, so the tokens of its codes are not known.",
             remedy="Put the tokenizer's files beside the weights.",

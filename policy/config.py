@@ -53,8 +53,8 @@ def load_lora(settings: dict[str, Any] | str | None) -> Any:
         raise SetupError("lora: peft is not installed.", remedy="Run pip install 'gflowgr[peft]'.") from error
 
     kinds = get_type_hints(LoraConfig)
-    own = {"task_type", "peft_type", "inference_mode", "auto_mapping"}  # what these are the trainer says
-    known = {name: kinds[name] for name in LoraConfig.__dataclass_fields__ if name not in own}
+    fixed = {"task_type", "peft_type", "inference_mode", "auto_mapping"}  # the trainer sets them
+    known = {name: kinds[name] for name in LoraConfig.__dataclass_fields__ if name not in fixed}
     check_table("lora", table, known, "peft.LoraConfig")
     try:
         config = LoraConfig(task_type="CAUSAL_LM", **table)

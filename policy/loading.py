@@ -1,4 +1,4 @@
-"""A backbone and its tokenizer: from a checkpoint, which takes in the catalogue's codes, or new."""
+"""A backbone and its tokenizer: new, or of a checkpoint, to which the catalogue's codes are added."""
 
 import importlib.util
 import logging
@@ -68,7 +68,7 @@ def load_backbone(
 
 @contextmanager
 def reading(field: str, name: str) -> Iterator[None]:
-    """What transformers says of a checkpoint or backbone that it cannot make becomes an InputError of that setting."""
+    """Turn an error of transformers about the checkpoint or backbone `name` into an InputError of `field`."""
     try:
         yield
     except GFlowGRError:
@@ -83,7 +83,7 @@ def reading(field: str, name: str) -> Iterator[None]:
 
 
 def pretrained_source(model: str) -> dict[str, Any]:
-    """What `from_pretrained` must be told to read `model`. Raises InputError where GGUF cannot be read."""
+    """The arguments of `from_pretrained` for `model`. Raises InputError where GGUF cannot be read."""
     if not model.endswith(".gguf"):
         return {"pretrained_model_name_or_path": model, "trust_remote_code": False}
     if not importlib.util.find_spec("gguf"):
@@ -113,8 +113,8 @@ def with_start_and_padding(tokenizer: PreTrainedTokenizerBase, model: str) -> Pr
 def _extend(model: PreTrainedModel, tokens: int, added: int, seed: int) -> None:
     """Resize the embeddings, input and output, to `tokens`; the last `added` rows begin at the mean of the others.
 
-    Many checkpoints have more rows than their tokenizer has tokens. These spare rows were never trained, so they go
-    first: neither does a code begin there, nor do they pull the mean.
+    Many checkpoints have more rows than their tokenizer has tokens. These spare rows were never trained. They are cut
+    off first, so that no code begins at one of them and the mean is that of trained rows.
     """
     torch.manual_seed(seed)  # transformers draws the new rows, very close to the mean; processes must draw the same
     model.resize_token_embeddings(tokens - added)
@@ -123,9 +123,9 @@ def _extend(model: PreTrainedModel, tokens: int, added: int, seed: int) -> None:
 
 @contextmanager
 def zero3_init_disabled() -> Iterator[None]:
-    """A model that is made inside lies in every process in full, also under ZeRO-3, which shards it when it trains.
+    """Every process makes the whole model inside, also under ZeRO-3, which shards it when training begins.
 
-    transformers would draw the weights of a new model shard by shard, so that one seed gave other weights.
+    transformers would draw the weights of a new model shard by shard, and one seed would then give other weights.
     """
     from transformers.integrations import deepspeed
 

@@ -26,7 +26,7 @@ class TriePlan:
         depth = torch.zeros(trie.nodes, dtype=torch.long, device=trie.key.device)
         first = torch.arange(trie.nodes, device=trie.key.device)  # the level-1 ancestor
         for level in range(2, trie.levels + 1):
-            nodes = torch.arange(*trie.level_start[level : level + 2], device=trie.key.device)
+            nodes = trie.nodes_at(level)
             depth[nodes], first[nodes] = level - 1, first[trie.parent(nodes)]
         wanted[0] = False
         nodes = wanted.nonzero().squeeze(1)

@@ -1,4 +1,4 @@
-"""Recommenders: baselines to print beside the policy, and what the reward and the samplers ask.
+"""Recommenders: baselines to print beside the policy, and models that rewards and samplers use.
 
 - `base`: the `Recommender` protocol (histories -> `[B, items]` scores or probabilities) and `rank`, scores -> items
 - `popularity`: training counts, the same for everybody
@@ -7,9 +7,9 @@
 - `sasrec`: self-attention over the history
 - `mixture`: several of them as one
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder
-- `batch`: a recommender as the reward and the samplers ask for it, by batch of prompts
+- `batch`: a recommender as rewards and samplers call it, by batch of prompts
 
-All are fitted on the training part; the validation items say when to stop and how sharp a distribution is. A new
+All are fitted on the training part; the validation items decide when to stop and how sharp a distribution is. A new
 recommender is one file with the methods of `Recommender`; with those that `RECOMMENDERS` names, and a line there, it is
 stored and mixed like the others.
 """

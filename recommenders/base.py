@@ -23,8 +23,8 @@ class Recommender(Protocol):
     """A fitted model that scores the whole catalogue for any history, also for users it never saw.
 
     `without` names what a model that counts must not have counted: B lists, the whole training sequence of the user
-    behind each history, once. A count of who took what with what has seen the answer to every training history, and
-    without the user's own share it has not. Models that count nothing ignore it.
+    behind each history, once. Counts over users contain the answer to every training history, and without the share of
+    its user they do not. Models that count nothing ignore it.
     """
 
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
@@ -102,11 +102,14 @@ def rank(scores: Tensor, exclude: Histories, k: int, seed: int = 0) -> np.ndarra
 
 
 def _sortable(scores: Tensor, tie_order: Tensor) -> Tensor:
-    """Distinct integers that sort like (score, tie_order), `[B, items]` int64.
+    """Distinct integers that sort like (score, tie_order): `[B, items]` int64, for `topk`, which orders ties at will.
 
-    `topk` leaves the order of equal values open; with no equal values there is nothing left open.
+    The score is the upper half of each integer and the tie order the lower half. Read as integers, the bits of positive
+    floats sort as the floats do. Those of negative floats sort in reverse, until all bits but the sign are flipped.
     """
-    bits = (scores + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0, its equal
-    # The bits of positive floats sort like integers; those of negative ones sort in reverse until flipped.
-    ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # [B, items]
-    return (ordered.long() << 32) + tie_order
+    without_minus_zero = scores + 0.0  # -0.0 equals 0.0, but has other bits
+    bits = without_minus_zero.view(torch.int32)
+    all_but_sign = torch.iinfo(torch.int32).max
+    flipped = bits.bitwise_xor(all_but_sign)
+    upper = bits.where(bits >= 0, flipped).long()  # [B, items]
+    return upper * 2**32 + tie_order

@@ -1,4 +1,4 @@
-"""A recommender as the reward and the samplers ask for it: by batch of prompts."""
+"""A recommender as rewards and samplers call it: by batch of prompts."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from recommenders.base import Recommender
 class BatchRecommender:
     """What a recommender expects of each prompt.
 
-    The last batch's answer is kept, since a reward and several samplers ask for the same batch.
+    The answer to the last batch is kept, since a reward and several samplers call it with the same batch.
     """
 
     def __init__(self, recommender: Recommender) -> None:
@@ -24,7 +24,6 @@ class BatchRecommender:
         the recommender leaves out of its counts; without the column it leaves nothing out.
         """
         if batch is not self._batch:
-            histories = [[item for item in row if item >= 0] for row in batch.history.tolist()]
-            answer = self.recommender.probabilities(histories, batch.columns.get("user_items"))
+            answer = self.recommender.probabilities(batch.item_lists(), batch.columns.get("user_items"))
             self._batch, self._answer = batch, answer.to(batch.history.device)
         return self._answer

@@ -39,7 +39,7 @@ class Factors(ABC):
 
     @classmethod
     def from_splits(cls, splits: Splits, items: int, settings: Any) -> Self:
-        """Factors of the training interactions; the validation items say the temperature."""
+        """Factors of the training interactions; the temperature is fitted on the validation items."""
         with threadpool_limits(1, "blas"):  # `implicit` has threads of its own and asks for this
             factors = cls.factorize(training_matrix(splits, items), settings)
         model = cls(factors, settings.alpha, settings.decay, settings.ridge)
@@ -108,10 +108,10 @@ class ALS(Factors):
 
 
 class BPR(Factors):
-    """Bayesian personalised ranking, arXiv 1205.2618.
+    """Bayesian personalized ranking, arXiv 1205.2618.
 
-    An item's bias is its last factor. Folding in gives it a weight per history, where training had 1 for all: least
-    squares works on another scale than the pairwise loss, and a bias fixed on that scale would drown the rest.
+    An item's bias is its last factor. In training it has the weight 1 for every user; folding in fits a weight for each
+    history. Least squares works on another scale than the pairwise loss, where a fixed bias would outweigh the others.
     """
 
     @dataclass(frozen=True)

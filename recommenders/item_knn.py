@@ -20,14 +20,14 @@ class ItemKNN:
     """Scores an item by its similarity to the items of the history.
 
     score[b, i] = sum over events j of history b of decay ** age(j) * similarity[j, i],  age 0 = newest event
-    similarity[j, i] = together[j, i] / sqrt(users[j] users[i])
+    similarity[j, i] = cooccurrence[j, i] / sqrt(users[j] users[i])
 
-    together: `[items, items]` CSR; row j holds how many users have both j and i, for the nearest neighbors i of j.
+    cooccurrence: `[items, items]` CSR; row j holds how many users have both j and i, for the nearest neighbors i of j.
     users: `[items]`, how many users have the item.
-    decay: weight that an event loses per step into the past, in (0, 1]; 1 counts all events alike.
+    decay: the factor in the weight of an event for each step into the past, in (0, 1]; 1 counts all events alike.
     """
 
-    together: sparse.csr_matrix
+    cooccurrence: sparse.csr_matrix
     users: np.ndarray
     decay: float = 1.0
 
@@ -57,8 +57,8 @@ class ItemKNN:
         similarity = model.similarity[place][:, place].tocsr()
         users = np.asarray(taken.sum(axis=0)).ravel()
         scale = sparse.diags(np.sqrt(users))
-        together = scale @ (similarity - sparse.diags(similarity.diagonal())) @ scale
-        return cls(together.rint().tocsr(), users, decay)
+        cooccurrence = scale @ (similarity - sparse.diags(similarity.diagonal())) @ scale
+        return cls(cooccurrence.rint().tocsr(), users, decay)
 
     @classmethod
     def from_splits(cls, splits: Splits, items: int, settings: Settings) -> "ItemKNN":
@@ -68,7 +68,7 @@ class ItemKNN:
     def similarity(self) -> sparse.csr_matrix:
         """Cosines of the kept pairs, `[items, items]` CSR; row j does not hold j itself."""
         scale = sparse.diags(_inverse_root(self.users))
-        return (scale @ self.together @ scale).tocsr()
+        return (scale @ self.cooccurrence @ scale).tocsr()
 
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """Summed similarities, `[B, items]` float32; 0 where no event has the item as a neighbor.
@@ -84,8 +84,8 @@ class ItemKNN:
             own[taken] = 1
             scale[taken] = _inverse_root(self.users[taken[1]] - 1)
         weights = weights.multiply(scale).tocsr()
-        pairs = (self.together != 0).astype(np.float64)
-        shared = weights @ self.together - (weights.multiply(own).tocsr() @ pairs).multiply(own)
+        pairs = (self.cooccurrence != 0).astype(np.float64)
+        shared = weights @ self.cooccurrence - (weights.multiply(own).tocsr() @ pairs).multiply(own)
         return torch.from_numpy((shared.toarray() * scale).astype(np.float32))
 
     def probabilities(self, histories: Histories, without: Histories | None = None) -> Tensor:
@@ -93,13 +93,17 @@ class ItemKNN:
         return proportional(self.score(histories, without))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        arrays = {name: getattr(self.together, name) for name in ("data", "indices", "indptr")} | {"users": self.users}
+        arrays = {name: getattr(self.cooccurrence, name) for name in ("data", "indices", "indptr")} | {
+            "users": self.users
+        }
         return {name: torch.from_numpy(array) for name, array in arrays.items()}, {"decay": self.decay}
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "ItemKNN":
-        data, indices, indptr, users = (tensors[name].numpy() for name in ("data", "indices", "indptr", "users"))
-        return cls(sparse.csr_matrix((data, indices, indptr), (len(users), len(users))), users, **numbers)
+        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
+        users = arrays["users"]
+        pairs = (arrays["data"], arrays["indices"], arrays["indptr"])
+        return cls(sparse.csr_matrix(pairs, (len(users), len(users))), users, **numbers)
 
 
 def _inverse_root(counts: np.ndarray) -> np.ndarray:

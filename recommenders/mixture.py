@@ -1,4 +1,4 @@
-"""Several recommenders as one: they err differently, and together less."""
+"""Several recommenders as one: their errors differ, so the mixture has fewer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

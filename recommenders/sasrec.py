@@ -92,7 +92,7 @@ class SASRec:
     """Scores an item by its inner product with the state after the newest item.
 
     No count is kept from which a user could be taken out again, so `without` is ignored; early stopping keeps the
-    network from knowing its sequences by heart. An empty history says nothing: it scores 0 for every item.
+    network from memorizing its sequences. After an empty history every item has the score 0.
     """
 
     network: Network
@@ -103,7 +103,7 @@ class SASRec:
 
     @classmethod
     def from_splits(cls, splits: Splits, items: int, settings: SASRecSettings) -> "SASRec":
-        """Trained on the training sequences; the validation items say when to stop, and the temperature."""
+        """Trained on the training sequences; the validation items decide when to stop, and the temperature."""
         model = cls(_train(splits, items, settings), settings)
         return replace(model, temperature=fit_temperature(model, splits.validation))
 
@@ -205,14 +205,16 @@ def _loss(network: Network, windows: Histories, seen: Tensor | None) -> Tensor:
 
     seen: `[B, items]`, the items that may not be drawn as a negative; None for cross-entropy over the catalogue.
     """
-    history, target = (network.pad(part) for part in ([w[:-1] for w in windows], [w[1:] for w in windows]))  # [B, N]
+    history = network.pad([window[:-1] for window in windows])  # [B, N]
+    target = network.pad([window[1:] for window in windows])  # [B, N]
     mask = target != network.padding
     states = network(history)[mask]  # [positions, dimensions]
     if seen is None:
         return F.cross_entropy(network.logits(states), target[mask])
     negative = _unseen(seen, target.shape[1]).to(target.device)[mask]  # [positions]
-    positive, negative = ((states * network.item(item)).sum(-1) for item in (target[mask], negative))
-    return F.softplus(-positive).mean() + F.softplus(negative).mean()
+    taken_logit = (states * network.item(target[mask])).sum(-1)
+    negative_logit = (states * network.item(negative)).sum(-1)
+    return F.softplus(-taken_logit).mean() + F.softplus(negative_logit).mean()
 
 
 def _unseen(seen: Tensor, count: int) -> Tensor:
@@ -231,7 +233,8 @@ def _validate(model: SASRec, rows: Dataset) -> tuple[float, float]:
         scores = model.score(batch["history"]).to("cpu", copy=True)  # [b, items]
         seen, lengths = flatten(batch["history"])
         scores[np.repeat(np.arange(len(scores)), lengths), seen] = -torch.inf
-        own = scores.gather(1, torch.tensor(batch["target"]).unsqueeze(1))  # [b, 1]
-        places.append((scores > own).sum(1) + ((scores == own).sum(1) - 1) / 2)
+        target = scores.gather(1, torch.tensor(batch["target"]).unsqueeze(1))  # [b, 1]
+        ties = (scores == target).sum(1) - 1
+        places.append((scores > target).sum(1) + ties / 2)
     place = torch.cat(places).numpy()  # [rows], from 0
     return float((place < 10).mean()), float(np.where(place < 10, 1 / np.log2(place + 2), 0).mean())

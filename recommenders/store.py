@@ -45,16 +45,16 @@ def fit_recommender(
     """
     folder, rows = Path(folder), vars(splits)
     chosen = _settings(kind, settings)
-    of = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **asdict(chosen)})
+    provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **asdict(chosen)})
     if kind == "mixture":
-        return _mix(of, catalog, rows, folder)
-    if (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(of):
+        return _mix(provenance, catalog, rows, folder)
+    if (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(provenance):
         return load_recommender(folder, catalog)
     started = time.perf_counter()
     model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
-    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+    with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:
         save_file(tensors, temporary / TENSORS)
         write_json(
             temporary / RECORD, {"kind": kind, "settings": asdict(chosen), "numbers": numbers, "seconds": seconds}
@@ -66,7 +66,7 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
     """The recommender that `fit_recommender` wrote to `folder`.
 
     rows: the rows of each split that it is used with, `vars(splits)`, or some of the splits. They must be those that it
-    was fitted on: a model of a longer log has seen what is held out here. Without them it is loaded as it is.
+    was fitted on: a model of a longer log has seen what is held out here. Without rows there is no such check.
 
     Raises:
         InputError: there is none, it is not whole, or it was fitted on the items of another catalogue or on other rows.
@@ -110,11 +110,11 @@ def made_of(folder: str | Path) -> Provenance:
     return Provenance.from_dict(sealed(folder, "The recommender"))
 
 
-def _mix(of: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: Path) -> Mixture:
+def _mix(provenance: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: Path) -> Mixture:
     """The mixture of the folders beside `folder`, copied into it."""
-    weights = of.settings["weights"]
+    weights = provenance.settings["weights"]
     mixture = Mixture({name: load_recommender(folder.parent / name, catalog, rows) for name in weights}, weights)
-    with sealing(folder, of.as_dict(), replaces=RECORD) as temporary:
+    with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:
         for name in weights:
             shutil.copytree(folder.parent / name, temporary / name)
         seconds = sum(read_json(temporary / name / RECORD, "The recommender's record")["seconds"] for name in weights)

@@ -4,7 +4,7 @@ A `Reward` maps prompts and trajectories to values [B, K] >= 0. The stock ones l
 items that share a semantic ID have the same; `rank` is the exception, a penalty for methods that take no logarithm:
 
 hit.py            1 for the item that the user took next
-behavior.py      what the user did with an item, by behavior or by rating
+behavior.py       what the user did with an item, by behavior or by rating
 collaborative.py  a recommender's probability of the item
 likelihood.py     the policy's own probability of the item
 similarity.py     how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root

@@ -16,7 +16,7 @@ from interactions.prompts import PromptBatch
 class Reward(Protocol):
     """Scores trajectories: [B, K], finite and >= 0.
 
-    It is given copies: what it changes in them changes nothing else.
+    It gets copies, so what it changes in them changes nothing else.
 
     A reward that also has `catalog(batch) -> [B, items]` scores every item at once, which makes exact flows possible.
     One with the attribute `signed = True` returns values below 0, and only a `WeightedSum` that is signed takes it.
@@ -29,9 +29,9 @@ class WeightedSum:
     """R = sum_i weight_i * R_i over named rewards ("Sum" in GFlowGR, arXiv 2506.16114, section on the reward model).
 
     Raises InputError naming the reward whose values are NaN, infinite, negative or of another shape than asked for,
-    and RuntimeError naming the one that raises an error. With `catalog` messages give the ids of items.
+    and RunError naming the one that raises an error. With `catalog` messages give the ids of items.
 
-    signed: values below 0 pass too, for a method that takes no logarithm of the sum.
+    signed: whether values below 0 are allowed, for a method that takes no logarithm of the sum.
     """
 
     def __init__(
@@ -80,10 +80,13 @@ class WeightedSum:
         return reduce(torch.add, (self.weights[name] * self._value(name, batch, None) for name in self.rewards))
 
     def _value(self, name: str, batch: PromptBatch, trajectories: Trajectories | None) -> Tensor:
-        """What one reward says of trajectories [B, K], or of every item [B, items] where none are given; checked."""
-        reward, own = self.rewards[name], batch.copy()
+        """One reward of trajectories [B, K], or of every item [B, items] where none are given; checked."""
+        reward = self.rewards[name]
         try:
-            value = reward.catalog(own) if trajectories is None else reward(own, trajectories.copy())  # type: ignore[attr-defined]
+            if trajectories is None:
+                value = reward.catalog(batch.copy())  # type: ignore[attr-defined]
+            else:
+                value = reward(batch.copy(), trajectories.copy())
         except DivergedError:
             raise
         except Exception as error:
@@ -97,16 +100,24 @@ class WeightedSum:
         elif self._catalog is not None:
             _check_shape(name, value, torch.Size([len(batch), len(self._catalog)]), "items")
         lowest, highest = value.aminmax()  # one pass, and NaN where any value is
-        if not ((lowest > -math.inf if self.signed else lowest >= 0) and highest < math.inf):
-            row, column = (~(value.isfinite() & ((value >= 0) | self.signed))).nonzero()[0].tolist()
-            item = column if trajectories is None else int(trajectories.items[row, column])
-            place = "" if trajectories is None else f"trajectory {column} of "
-            raise InputError(
-                f"Reward {name} is {value[row, column].item()} for {place}user {batch.users[row]!r}, "
-                f"{self._named(item)}.",
-                remedy=f"Rewards are finite{'' if self.signed else ' and >= 0'}; shift or clip it.",
-            )
+        high_enough = lowest > -math.inf if self.signed else lowest >= 0
+        if not (high_enough and highest < math.inf):
+            raise self._out_of_range(name, value, batch, trajectories)
         return value.detach().float()
+
+    def _out_of_range(
+        self, name: str, value: Tensor, batch: PromptBatch, trajectories: Trajectories | None
+    ) -> InputError:
+        """What to raise for the first value that is not finite, or negative where that is not allowed."""
+        allowed = value.isfinite() if self.signed else value.isfinite() & (value >= 0)
+        row, column = (~allowed).nonzero()[0].tolist()
+        item, place = column, ""
+        if trajectories is not None:
+            item, place = int(trajectories.items[row, column]), f"trajectory {column} of "
+        return InputError(
+            f"Reward {name} is {value[row, column].item()} for {place}user {batch.users[row]!r}, {self._named(item)}.",
+            remedy=f"Rewards are finite{'' if self.signed else ' and >= 0'}; shift or clip it.",
+        )
 
     def _ids(self, trajectories: Trajectories) -> list[str] | list[int]:
         """The first three items."""

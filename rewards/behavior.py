@@ -17,10 +17,10 @@ class Behavior:
 
     r_a[b, k] = value of the event / largest value;  0 where none is known
 
-    Known are the target's event and those of the items in the prompt's history; compared is the semantic ID.
+    The events of the target and of the items in the prompt's history are known. Items are compared by semantic ID.
 
-    values: what each `behavior` of the rows is worth, such as {like: 10, click: 1}; the largest of them is the best
-    possible. Without them the number in `rating` is taken, and the best possible is `largest`, by default 5.
+    values: the value of each `behavior` of the rows, such as {like: 10, click: 1}; the largest of them is the best
+    possible. Without them the value is the number in `rating`, and the best possible is `largest`, by default 5.
     """
 
     def __init__(
@@ -30,40 +30,42 @@ class Behavior:
             raise InputError(
                 f"values and largest={largest} are both given.", remedy="Leave out largest, which is for ratings."
             )
-        numbers = [5.0 if largest is None else largest] if values is None else list(values.values())
+        if values is not None:
+            numbers = list(values.values())
+        else:
+            numbers = [5.0 if largest is None else largest]
         if not all(0 <= number < math.inf for number in numbers) or not any(numbers):
             raise InputError(f"What users do is worth {numbers}.", remedy="Give numbers >= 0, the largest of them > 0.")
         self.values = None if values is None else {str(name): float(value) for name, value in values.items()}
         self.column, self.largest = "rating" if values is None else "behavior", max(numbers)
-        self.leaves = catalog.trie.leaves
-        self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
+        self.leaf, self.leaves = catalog.trie.leaf_number, catalog.trie.leaves
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
-        return self._of_leaves(batch).gather(1, self.leaf.to(batch.history.device)[trajectories.items])
+        return self._leaf_values(batch).gather(1, self.leaf.to(batch.history.device)[trajectories.items])
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
-        return self._of_leaves(batch)[:, self.leaf.to(batch.history.device)]
+        return self._leaf_values(batch)[:, self.leaf.to(batch.history.device)]
 
-    def _of_leaves(self, batch: PromptBatch) -> Tensor:
-        """What each leaf is worth: [B, leaves + 1], the last column is the padding's."""
+    def _leaf_values(self, batch: PromptBatch) -> Tensor:
+        """The value of each leaf: [B, leaves + 1], the last column is the padding's."""
         items = torch.cat([batch.history, batch.target.unsqueeze(1)], 1)  # [B, N + 1], oldest first
         leaf = self.leaf.to(items.device)[items].where(items >= 0, self.leaves)
         place = torch.arange(1, items.shape[1] + 1, device=items.device).expand_as(items)
         latest = torch.zeros(len(items), self.leaves + 1, dtype=torch.long, device=items.device)  # 0 for no event
         latest.scatter_reduce_(1, leaf, place, "amax")
-        worth = torch.nn.functional.pad(self._of_events(batch).to(items.device), (1, 0))  # [B, N + 2]
+        worth = torch.nn.functional.pad(self._event_values(batch).to(items.device), (1, 0))  # [B, N + 2]
         return worth.gather(1, latest)
 
-    def _of_events(self, batch: PromptBatch) -> Tensor:
-        """What each event of the prompts is worth, oldest first, the target's last: [B, N + 1], 0 for padding."""
+    def _event_values(self, batch: PromptBatch) -> Tensor:
+        """The value of each event of the prompts, oldest first, the target's last: [B, N + 1], 0 for padding."""
         names = (f"history_{self.column}", self.column)
         if missing := [name for name in names if name not in batch.columns]:
             raise InputError(
                 f"The rows have no column {missing[0]!r}, from which the reward behavior is taken.",
                 remedy=f"Prepare the data again from a log with the column {self.column!r}, or use the reward hit.",
             )
-        past, last = (batch.columns[name] for name in names)
+        past, last = batch.columns[names[0]], batch.columns[names[1]]
         events = [[*row[-batch.history.shape[1] :], event] for row, event in zip(past, last, strict=True)]
         if self.values is not None:
             if unknown := sorted({event for row in events for event in row} - self.values.keys()):

@@ -18,13 +18,12 @@ class Collaborative:
     Where items share a leaf, each has the largest probability among them, so that a semantic ID has one reward.
 
     recommender: probabilities, or other values >= 0, of every item [B, items]. history: whether items of the prompt's
-    history count; they have 0 by default, as they do not belong into a recommendation of something new.
+    history count; by default they have 0, since a recommendation is of something new.
     """
 
     def __init__(self, catalog: Catalog, recommender: Callable[[PromptBatch], Tensor], history: bool = False) -> None:
         self.recommender, self.history = recommender, history
-        self.leaves = catalog.trie.leaves
-        self.leaf = catalog.trie.leaf_of_item.long() - catalog.trie.level_start[-2]  # [items], counted from 0
+        self.leaf, self.leaves = catalog.trie.leaf_number, catalog.trie.leaves
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return self.catalog(batch).gather(1, trajectories.items)
@@ -43,5 +42,7 @@ class Collaborative:
         value.scatter_reduce_(1, leaf.expand_as(score), score, "amax", include_self=False)
         if not self.history:
             value.scatter_(1, leaf[batch.history].where(batch.history >= 0, self.leaves), 0.0)
-        best = value.amax(1, keepdim=True).clamp(min=torch.finfo(value.dtype).tiny)  # a user of whom nothing is known
+        best = value.amax(1, keepdim=True).clamp(
+            min=torch.finfo(value.dtype).tiny
+        )  # 0 / 0 for a user without a positive score
         return (value / best)[:, leaf]

@@ -10,11 +10,11 @@ from interactions.prompts import PromptBatch
 class Hit:
     """1 for the target and 0 for everything else.
 
-    Where a leaf holds several items, each of them is a hit: what is compared is the semantic ID.
+    Items are compared by semantic ID: where a leaf holds several items, each of them is a hit.
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self.leaf = catalog.trie.leaf_of_item
+        self.leaf = catalog.trie.leaf_number
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return self._same(batch, trajectories.items)

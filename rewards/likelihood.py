@@ -1,4 +1,4 @@
-"""The policy's own opinion of a trajectory."""
+"""The policy's own probability of a trajectory."""
 
 from torch import Tensor
 
@@ -12,8 +12,8 @@ class Likelihood:
 
     r_y[b, k] = P_F(item[b, k] | prompt b) / max_i P_F(i | prompt b)
 
-    The largest is that of the whole catalogue, exactly, so the policy's favorite has 1 and nothing has more. The
-    weights are the current ones: as the policy learns, the reward moves along.
+    The largest probability is that of the whole catalogue, exactly, so the policy's favorite has 1 and nothing has
+    more. The weights are the current ones, so the reward changes as the policy learns.
     """
 
     def __init__(self, policy: TriePolicy) -> None:

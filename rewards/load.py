@@ -37,21 +37,22 @@ REWARDS: dict[str, Callable[..., Reward]] = {
     "prefix": SharedPrefix,
     "rank": Rank,
 }
-"""The stock rewards. An argument with the name of one of the `RewardParts` is given that part; others are settings."""
+"""The stock rewards. Arguments with names of `RewardParts` are filled with these parts; the others are settings."""
 
 REMEDIES = {
-    "recommender": "a recommender. Set recommender to the folder of a fitted one",
-    "policy": "the policy. Use it where one is trained or evaluated, RewardParts(policy=...)",
-    "tokenizer": "for the tokenizer, which writes trajectories as text. Give it, RewardParts(tokenizer=...)",
+    "recommender": "Set recommender to the folder of a fitted one.",
+    "policy": "Use it where a policy is trained or evaluated, RewardParts(policy=...).",
+    "tokenizer": "Give the one that writes trajectories as text, RewardParts(tokenizer=...).",
 }
+"""What to do where a reward needs a part that the run does not have."""
 
 
 @dataclass(frozen=True)
 class RewardParts:
-    """What a run has to make rewards of.
+    """The parts of a run that rewards are made of.
 
-    recommender: its probability of every item [B, items], None where the run has none; policy: the one
-    that is trained; tokenizer: the one of the prompts, which reward functions of TRL are given texts of.
+    recommender: prompts -> probabilities [B, items], None where the run has none; policy: the one that is trained;
+    tokenizer: that of the prompts, which writes the texts for reward functions of TRL.
     """
 
     catalog: Catalog
@@ -63,31 +64,31 @@ class RewardParts:
 def load_reward(name: str, parts: RewardParts, /, **settings: Any) -> Reward:
     """The reward called `name`, or the one that the import path "my_module:my_reward" leads to.
 
-    A class is constructed with the catalogue as its first argument and with `settings`; a function is the reward itself
-    and has none. What it leads to may be TRL's kind of reward, see `as_reward`. Modules are also looked for in the
-    working directory. Raises InputError naming what is missing.
+    A class is constructed with the catalogue as its first argument and with `settings`. A function is the reward itself
+    and has no settings. Either may be TRL's kind of reward, see `as_reward`. Modules are also looked for in the working
+    directory. Raises InputError naming what is missing.
     """
     if name in REWARDS:
         return _construct(name, REWARDS[name], parts, settings)
-    own = _import(name)
-    if isinstance(own, type):
-        return as_reward(name, _construct(name, partial(own, parts.catalog), parts, settings), parts)
+    imported = _import(name)
+    if isinstance(imported, type):
+        return as_reward(name, _construct(name, partial(imported, parts.catalog), parts, settings), parts)
     if settings:
         raise InputError(
             f"Reward {name} is a function and has no setting {min(settings)!r}.", remedy="Make it a class."
         )
-    return as_reward(name, own, parts)
+    return as_reward(name, imported, parts)
 
 
 def as_reward(name: str, reward: Any, parts: RewardParts) -> Reward:
     """A reward as it is; a reward function of TRL, (prompts, completions, **columns) -> list, as a reward.
 
-    Raises InputError where the latter has no tokenizer to be given texts of.
+    Raises InputError where the latter has no tokenizer to make its texts.
     """
     if not is_trl(reward):
         return reward
     if parts.tokenizer is None:
-        raise InputError(f"Reward {name} asks {REMEDIES['tokenizer']}.")
+        raise InputError(f"Reward {name} needs a tokenizer.", remedy=REMEDIES["tokenizer"])
     return TRLReward(reward, parts.catalog.trie, parts.tokenizer)
 
 
@@ -116,7 +117,7 @@ def build_rewards(
     """The weighted sum that a recipe asks for: {hit: 1.0, behavior: {weight: 0.5, values: {like: 10, click: 1}}}.
 
     settings: each reward's weight, or a table of its weight, by default 1, and its settings. signed: whether values
-    below 0 pass.
+    below 0 are allowed.
     """
     tables = {name: dict(v) if isinstance(v, Mapping) else {"weight": v} for name, v in settings.items()}
     weights = {name: table.pop("weight", 1.0) for name, table in tables.items()}
@@ -138,18 +139,19 @@ def settings_of(name: str) -> list[str]:
 
     Raises InputError where the path leads nowhere.
     """
-    own = _import(name)
-    if not isinstance(own, type):
+    imported = _import(name)
+    if not isinstance(imported, type):
         return []
     parts = {part.name for part in fields(RewardParts)}
-    return [argument for argument in list(inspect.signature(own).parameters)[1:] if argument not in parts]
+    arguments = list(inspect.signature(imported).parameters)[1:]  # the first one is the catalogue
+    return [argument for argument in arguments if argument not in parts]
 
 
 def _construct(name: str, build: Callable[..., Reward], parts: RewardParts, settings: Mapping[str, Any]) -> Reward:
     signature = inspect.signature(build)
     needed = {part.name: getattr(parts, part.name) for part in fields(parts) if part.name in signature.parameters}
     if missing := [part for part, value in needed.items() if value is None]:
-        raise InputError(f"Reward {name} asks {REMEDIES[missing[0]]}.")
+        raise InputError(f"Reward {name} needs a {missing[0]}.", remedy=REMEDIES[missing[0]])
     known = [setting for setting in signature.parameters if setting not in needed]
     if name in REWARDS:
         kinds = annotations(build)

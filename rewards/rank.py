@@ -5,6 +5,7 @@ from torch import Tensor
 
 from catalog import PADDING, Catalog, Trajectories
 from interactions.prompts import PromptBatch
+from rewards.hit import Hit
 
 
 class Rank:
@@ -12,22 +13,21 @@ class Rank:
 
     r[b, k] = -d(i) / sum_{j < K'} d(j) for a miss,  0 for a hit,  d(i) = 1 / log2(i + 2)
 
-    i = 0, 1, ... is the trajectory's place among the prompt's K' real ones by descending probability under the policy
-    that drew them; those that no policy drew come behind all others, in the order of their slots. A hit has the
-    target's semantic ID. Where none of a prompt's trajectories hits, all have 0, as empty slots do.
+    i = 0, 1, ... is the trajectory's place among the K' of the prompt's slots that are not empty, by descending
+    probability under the policy that drew them. Those that no policy drew come behind all others, in the order of their
+    slots. A hit has the target's semantic ID. Where no trajectory of a prompt hits, all have 0, as empty slots do.
     """
 
     signed = True
     """Values lie below 0, see `Reward`."""
 
     def __init__(self, catalog: Catalog) -> None:
-        self.leaf = catalog.trie.leaf_of_item
+        self.hit = Hit(catalog)
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         mask = trajectories.source != PADDING  # [B, K]
         discount = (_places(trajectories.log_pf.sum(-1), mask) + 2).log2().reciprocal() * mask
-        leaf = self.leaf.to(batch.history.device)
-        hit = (leaf[trajectories.items] == leaf[batch.target].unsqueeze(1)) & mask
+        hit = self.hit(batch, trajectories).bool() & mask
         costs = mask & ~hit & hit.any(1, keepdim=True)
         return (-discount / discount.sum(1, keepdim=True)).where(costs, 0.0)
 

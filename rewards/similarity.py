@@ -14,16 +14,16 @@ class MatchedCodes:
 
     r_sim[b, k] = |{l : t_l = t'_l}| / L,  1 for the target    (the paper's count, divided by L)
 
-    Below the first level, equal codes mean alike items only where all nodes of a level share one codebook, as in a
-    residual quantizer; with a hierarchical one take `SharedPrefix`. A last level that merely numbers the children of
-    its nodes, as the one that tells apart items of equal codes, has no meaning of its own either: it counts where all
-    codes before it agree, since most items have the code 0 there.
+    Below the first level, equal codes mean similar items only where all nodes of a level share one codebook, as in a
+    residual quantizer; with a hierarchical one take `SharedPrefix`. A last level may merely number the children of each
+    node, to tell apart items of equal codes. Such a level counts only where all codes before it agree, since most items
+    have the code 0 there.
     """
 
     def __init__(self, catalog: Catalog) -> None:
         trie = catalog.trie
         self.codes = trie.codes(torch.arange(trie.items))  # [items, L]
-        leaves = torch.arange(*trie.level_start[-2:], device=trie.key.device)
+        leaves = trie.nodes_at(trie.levels)
         first_sibling = trie.first_child[trie.parent(leaves)]
         self.numbered = bool((trie.code(leaves) == leaves - first_sibling).all())
 

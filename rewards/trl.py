@@ -17,7 +17,7 @@ from interactions.prompts import PromptBatch
 from interactions.texts import item_texts, prompt_texts
 
 TAKEN = ("prompt", "completion", "prompts", "completions", "completion_ids")
-"""Columns of these names are not handed on: TRL keeps them for itself, and the last three are arguments."""
+"""Columns of these names are not passed on: TRL reserves them, and the last three are names of arguments."""
 
 NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
@@ -26,7 +26,7 @@ def is_trl(reward: Any) -> bool:
     """Whether a callable is TRL's kind of reward: it has an argument `completions`, and ours has none."""
     try:
         return "completions" in inspect.signature(reward).parameters
-    except (TypeError, ValueError):  # what is written in C may not tell its arguments
+    except (TypeError, ValueError):  # functions written in C may have no signature
         return False
 
 
@@ -43,8 +43,8 @@ class TRLReward:
     ...              every further column of the rows: user, rating, ...
 
     The function gets those that it names, and all of them if it has **kwargs. `trainer_state`, `log_extra` and
-    `log_metric` are the trainer's of TRL and are not given. None, "does not apply", counts 0. An async function is
-    awaited. Empty slots hold the target, and what is said of them does not count.
+    `log_metric` belong to TRL's trainer and are not given. None, which means "does not apply", counts as 0. An async
+    function is awaited. Empty slots hold the target, and their values do not count.
 
     Raises InputError where the function asks for more than there is or returns another number of values.
     """
@@ -70,7 +70,7 @@ class TRLReward:
         items, count = trajectories.items.flatten().cpu(), trajectories.items.shape[1]
         columns: dict[str, list[Any]] = {
             "prompts": prompt_texts(batch, self.tokenizer),
-            "history": [[item for item in row if item >= 0] for row in batch.history.tolist()],
+            "history": batch.item_lists(),
             "target": batch.target.tolist(),
             "target_text": item_texts(batch.target.cpu(), self.trie),
         }
@@ -83,14 +83,14 @@ class TRLReward:
 
     def _asked(self, given: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
         """Those of the arguments that the function takes."""
-        of = inspect.Parameter
-        required = [name for name, p in self.parameters.items() if p.kind in NAMED and p.default is of.empty]
+        empty, any_keyword = inspect.Parameter.empty, inspect.Parameter.VAR_KEYWORD
+        required = [name for name, p in self.parameters.items() if p.kind in NAMED and p.default is empty]
         if missing := [name for name in required if name not in given]:
             raise InputError(
                 f"it asks for {missing[0]!r}, but there are only {sorted(given)}.",
                 remedy="Add the column to the rows, or give the argument a default.",
             )
-        if any(p.kind is of.VAR_KEYWORD for p in self.parameters.values()):
+        if any(p.kind is any_keyword for p in self.parameters.values()):
             return dict(given)
         return {name: values for name, values in given.items() if name in self.parameters}
 
@@ -101,7 +101,10 @@ async def _wait(values: Awaitable[Any]) -> Any:
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """One loop for all calls, since what a function keeps open is bound to it; a thread's own, as notebooks run one."""
+    """One event loop for all calls, since a function's open connections are bound to it.
+
+    It runs in a thread, since a notebook already runs a loop in the main one.
+    """
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="async-rewards", daemon=True).start()
     return loop

@@ -11,13 +11,14 @@ from torch.nn.functional import pad
 from catalog import PADDING, Trajectories, Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
+from policy import ON_POLICY, Exploration
 
 
 class Sampler(Protocol):
     """Draws `count` trajectories per prompt; the same (batch, count, seed) gives the same draw.
 
-    The batch is a copy: what a sampler changes in it changes nothing else.
-    Where a prompt has fewer to give, the remaining slots have the source PADDING and hold any item.
+    The batch is a copy, so what a sampler changes in it changes nothing else. Where a prompt has fewer trajectories to
+    give, the remaining slots have the source PADDING and hold any item.
     """
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories: ...
@@ -56,15 +57,25 @@ class Mixture:
         )
 
     def start(self, batch: PromptBatch, seed: int) -> None:
-        """Let those samplers begin that can draw in the background; `sample` with the same seed takes it up."""
+        """Start the samplers that can draw in the background; `sample` with the same seed returns their draws."""
         for name, n in self.counts.items():
             if start := getattr(self.samplers[name], "start", None):
                 start(batch, n, _stream(seed, name))
 
 
 def _stream(seed: int, name: str) -> int:
-    """The seed of one source: of its name alone, so that adding another does not change its draws."""
+    """The seed of one source. It depends on the name alone, so that adding another source changes no draws."""
     return seed * 31 + crc32(name.encode())
+
+
+def check_beams(beams: bool, exploration: Exploration) -> None:
+    """Raise InputError where a beam, which draws nothing, is to explore."""
+    if beams and exploration != ON_POLICY:
+        raise InputError(
+            "policy: beams draw nothing, so temperature and epsilon would change nothing.",
+            remedy="Leave out beams, or leave out both.",
+            field="samplers",
+        )
 
 
 def generator(seed: int, device: torch.device) -> torch.Generator:
@@ -85,7 +96,7 @@ def draw(items: Tensor, weight: Tensor, count: int, seed: int) -> Tensor:
 
 
 def with_padding(items: Tensor, batch: PromptBatch, trie: Trie, source: str) -> Trajectories:
-    """Trajectories to items [B, K] that no policy drew; -1 is a padding slot, with the target if it is known."""
+    """Trajectories to items [B, K] that no policy drew; -1 is an empty slot, which holds the target if it is known."""
     empty = items < 0
     filler = batch.history[:, -1] if batch.given_target is None else batch.target
     items = filler.unsqueeze(1).where(empty, items)

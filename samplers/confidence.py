@@ -13,7 +13,7 @@ from samplers.unknown import best_unknown
 
 
 class ConfidenceSampler:
-    """Of a recommender's `pool` best unknown items those the policy finds least likely (GFlowGR, arXiv 2506.16114).
+    """The least likely under the policy of a recommender's `pool` best unknown items (GFlowGR, arXiv 2506.16114).
 
     The paper's variant "low generation confidence from a pool that the recommender filters". Nothing is drawn
     at random, so the seed changes nothing; the policy, with its current weights, reads the pool in one forward.

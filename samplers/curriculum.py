@@ -13,11 +13,11 @@ from samplers.unknown import best_unknown
 
 
 class CurriculumSampler:
-    """Early in training items that the recommender scores low, later ones near the user's taste (arXiv 2506.16114).
+    """Items with low scores early in training, and items near the user's taste later (arXiv 2506.16114).
 
-    A prompt's candidates are its `pool` unknown items with the highest scores (`unknown_items`), from easy, the lowest
-    of these scores, to hard. A window over a share `window` of them moves evenly from the easy end to the hard end,
-    where it stands once `progress()`, the share of training that is done, has come to `until`. Draws are uniform
+    A prompt's candidates are its `pool` unknown items with the highest scores (`unknown_items`). A low score among them
+    is easy, a high one hard. A window over a share `window` of the candidates moves evenly from the easy end to the
+    hard end. It arrives there when `progress()`, the share of training that is done, reaches `until`. Draws are uniform
     inside the window and distinct within a prompt.
 
     recommender: prompts -> probabilities [B, items].
@@ -58,8 +58,8 @@ class CurriculumSampler:
                 remedy="Raise window or pool, or ask for fewer.",
                 field="curriculum",
             )
-        to_go = 1 - min(self.progress() / self.until, 1.0)
-        start = (to_go * (candidates - size)).round()  # [B, 1]
+        remaining = 1 - min(self.progress() / self.until, 1.0)
+        start = (remaining * (candidates - size)).round()  # [B, 1]
         column = torch.arange(items.shape[1], device=items.device)
         inside = (column >= start) & (column < start + size)  # [B, pool]
         drawn = draw(items, inside.float(), count, seed)

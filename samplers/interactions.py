@@ -1,4 +1,4 @@
-"""The user's own log: what else the user took."""
+"""The other items of the user's log."""
 
 import torch
 from torch.nn.functional import pad
@@ -21,13 +21,13 @@ class InteractionsSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         items = batch.history  # [B, N]
-        if later := batch.columns.get("future_items"):
-            longest = max(map(len, later))
-            rows = [[*row, *[-1] * (longest - len(row))] for row in later]
+        if future := batch.columns.get("future_items"):
+            longest = max(map(len, future))
+            rows = [row + [-1] * (longest - len(row)) for row in map(list, future)]
             items = torch.cat([items, torch.tensor(rows, dtype=torch.long, device=items.device)], 1)  # [B, M]
-        leaf, order = self.trie.leaf_of_item[items].where(items >= 0, -1).sort(dim=1, stable=True)
+        leaf, order = self.trie.leaf_number[items].where(items >= 0, -1).sort(dim=1, stable=True)
         repeated = pad(leaf.diff() == 0, (1, 0), value=False)
-        target = self.trie.leaf_of_item[batch.target].unsqueeze(1)
+        target = self.trie.leaf_number[batch.target].unsqueeze(1)
         fresh = (leaf >= 0) & (leaf != target) & ~repeated
         drawn = draw(items.gather(1, order), fresh.float(), count, seed)
         return with_padding(drawn, batch, self.trie, "interactions")

@@ -1,4 +1,4 @@
-"""Samplers by name: those of this package with their settings, and a user's own."""
+"""Samplers by name: those of this package with their settings, and samplers of a user."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
@@ -10,7 +10,7 @@ from catalog import Trie
 from catalog.errors import InputError
 from catalog.settings import annotations, check_known, check_table, check_value
 from interactions.prompts import PromptBatch
-from policy import TriePolicy
+from policy import Exploration, TriePolicy
 from samplers.base import Mixture, Sampler
 from samplers.confidence import ConfidenceSampler
 from samplers.curriculum import CurriculumSampler
@@ -24,10 +24,17 @@ from samplers.target import TargetSampler
 
 
 def policy_sampler(
-    policy: TriePolicy, engine: RolloutEngine | None, beams: bool = False
+    policy: TriePolicy,
+    engine: RolloutEngine | None,
+    beams: bool = False,
+    temperature: float = 1.0,
+    epsilon: float = 0.0,
 ) -> PolicySampler | RolloutSampler:
     """The rollout worker: the engine where the run has one, else the policy itself."""
-    return PolicySampler(policy, beams) if engine is None else RolloutSampler(engine, policy, beams)
+    exploration = Exploration(temperature, epsilon)
+    if engine is None:
+        return PolicySampler(policy, beams, exploration)
+    return RolloutSampler(engine, policy, beams, exploration)
 
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
@@ -39,15 +46,15 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "confidence": ConfidenceSampler,
     "replay": ReplaySampler,
 }
-"""The stock samplers. An argument named like one of the `SamplerParts` is given that part; the others are settings."""
+"""The stock samplers. Arguments with names of `SamplerParts` are filled with these parts; the others are settings."""
 
 
 @dataclass(frozen=True)
 class SamplerParts:
-    """What a run has to make samplers of.
+    """The parts of a run that samplers are made of.
 
-    recommender: prompts -> probabilities [B, items], None where the run has none; progress: the
-    share of training that is done, 0..1; engine: what draws from the policy in its stead, None for transformers.
+    recommender: prompts -> probabilities [B, items], None where the run has none; progress: the share of training that
+    is done, 0..1; engine: draws from the policy, None for transformers.
     """
 
     trie: Trie
@@ -66,7 +73,7 @@ def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -
     check_table("samplers", settings, known, f"the sampler {name}")
     if "recommender" in needed and parts.recommender is None:
         raise InputError(
-            f"samplers: {name} asks a recommender.",
+            f"samplers: {name} needs a recommender.",
             remedy="Set recommender to the folder of a fitted one.",
             field="samplers",
         )
@@ -78,8 +85,8 @@ def build_mixture(
 ) -> Mixture:
     """The mixture that a recipe asks for: {target: 1, curriculum: {count: 2, pool: 100}}.
 
-    settings: each sampler's count, or a table of its count and its settings. own: a user's samplers by name, which
-    replace or join the stock ones and have no settings but the count. A sampler with the count 0 is left out.
+    settings: each sampler's count, or a table of its count and its settings. own: samplers of a user by name. They
+    replace stock samplers or add to them, and have no setting but the count. A sampler with the count 0 is left out.
     """
     samplers: dict[str, Sampler] = {}
     counts: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""What was tried before: a bounded, prioritised memory of each user's trajectories."""
+"""Trajectories of earlier steps: a bounded memory with priorities for each user."""
 
 import json
 from pathlib import Path
@@ -16,16 +16,16 @@ from interactions.prompts import PromptBatch
 from samplers.base import draw, with_padding
 
 LEAST = 1e-3
-"""Added to every priority, so that nothing that is remembered has probability 0."""
+"""Added to every priority, so that every remembered item can be drawn."""
 
 
 class ReplaySampler:
     """Trajectories of earlier steps, drawn in proportion to their priority among those of the same user.
 
-    prioritise: by "reward" (arXiv 2305.07170) or by "error", the size of the loss's residual (arXiv 1511.05952).
-    size: how many distinct semantic IDs are kept per user; beyond it the one with the lowest priority goes.
-    Users are told apart by the rows' column `user`. A trainer calls `update` after each loss, and `save` and `load`
-    with its checkpoints.
+    prioritize: by "reward" (arXiv 2305.07170) or by "error", the size of the loss's residual (arXiv 1511.05952).
+    size: how many distinct semantic IDs are kept per user; beyond it the one with the lowest priority is dropped.
+    The rows' column `user` says whose trajectories they are. A trainer calls `update` after each loss, and `save` and
+    `load` with its checkpoints.
     """
 
     def __init__(
@@ -33,18 +33,18 @@ class ReplaySampler:
         trie: Trie,
         catalog_fingerprint: str,
         size: int = 32,
-        prioritise: Literal["reward", "error"] = "reward",
+        prioritize: Literal["reward", "error"] = "reward",
     ) -> None:
         if size < 1:
             raise InputError(f"replay: size={size} remembers nothing.", remedy="Set it to 1 or more.", field="replay")
-        if prioritise not in ("reward", "error"):
+        if prioritize not in ("reward", "error"):
             raise InputError(
-                f"replay: prioritise={prioritise!r} is unknown.",
+                f"replay: prioritize={prioritize!r} is unknown.",
                 remedy="Set it to 'reward' or 'error'.",
                 field="replay",
             )
         self.trie, self.catalog_fingerprint = trie, catalog_fingerprint
-        self.size, self.prioritise = size, prioritise
+        self.size, self.prioritize = size, prioritize
         self.users: dict[Any, dict[int, float]] = {}  # user -> item that stands for its leaf -> priority
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
@@ -52,20 +52,20 @@ class ReplaySampler:
         target = self.trie.representative(batch.target).tolist()
         items, priority = [], []
         for user, excluded in zip(batch.columns["user"], target, strict=True):
-            own = [(item, p) for item, p in self.users.get(user, {}).items() if item != excluded]
-            own += [(-1, 0.0)] * (self.size - len(own))
-            items.append([item for item, _ in own])
-            priority.append([p for _, p in own])
+            memory = {item: p for item, p in self.users.get(user, {}).items() if item != excluded}
+            empty = self.size - len(memory)
+            items.append([*memory, *[-1] * empty])
+            priority.append([*memory.values(), *[0.0] * empty])
         device = batch.history.device
         drawn = draw(torch.tensor(items, device=device), torch.tensor(priority, device=device), count, seed)
         return with_padding(drawn, batch, self.trie, "replay")
 
     def update(self, batch: PromptBatch, trajectories: Trajectories, reward: Tensor, error: Tensor) -> None:
-        """Remember what was drawn, but not the target's own trajectory; what is known gets its new priority.
+        """Remember what was drawn, except for the source `target`. An item that is known gets its new priority.
 
         reward [B, K] >= 0; error [B, K] of either sign.
         """
-        priority = (reward if self.prioritise == "reward" else error.abs()) + LEAST
+        priority = (reward if self.prioritize == "reward" else error.abs()) + LEAST
         source = trajectories.source
         row, slot = ((source != PADDING) & (source != SOURCES.index("target"))).nonzero(as_tuple=True)
         item = self.trie.representative(trajectories.items[row, slot])
@@ -73,23 +73,23 @@ class ReplaySampler:
             self._put(batch.columns["user"][r], i, p)
 
     def _put(self, user: Any, item: int, priority: float) -> None:
-        own = self.users.setdefault(user, {})
-        own[item] = priority
-        if len(own) > self.size:
-            del own[min(own, key=own.__getitem__)]
+        memory = self.users.setdefault(user, {})
+        memory[item] = priority
+        if len(memory) > self.size:
+            del memory[min(memory, key=memory.__getitem__)]
 
     def state_dict(self) -> dict[str, Any]:
         """users; and for all of them in turn counts [users], items and float64 priorities [sum of the counts]."""
-        entries = [entry for own in self.users.values() for entry in own.items()]
+        entries = [entry for memory in self.users.values() for entry in memory.items()]
         return {
             "users": list(self.users),
-            "counts": torch.tensor([len(own) for own in self.users.values()], dtype=torch.long),
+            "counts": torch.tensor([len(memory) for memory in self.users.values()], dtype=torch.long),
             "items": torch.tensor([item for item, _ in entries], dtype=torch.long),
             "priority": torch.tensor([priority for _, priority in entries], dtype=torch.float64),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Remember exactly what `state_dict` gave, in its order, on which draws depend."""
+        """Remember exactly what `state_dict` gave. The order stays the same, since draws depend on it."""
         self.users = {}
         owners = [user for user, n in zip(state["users"], state["counts"].tolist(), strict=True) for _ in range(n)]
         for user, item, priority in zip(owners, state["items"].tolist(), state["priority"].tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""tau_1: the item that the user took next."""
+"""The item that the user took next: tau_1 of GFlowGR (arXiv 2506.16114)."""
 
 from catalog import Trajectories, Trie
 from interactions.prompts import PromptBatch

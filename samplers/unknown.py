@@ -1,4 +1,4 @@
-"""Which items a user has not met, as far as a prompt tells."""
+"""Which items a user has not met, judged by the prompt."""
 
 import torch
 from torch import Tensor
@@ -10,10 +10,9 @@ from interactions.prompts import PromptBatch
 def unknown_items(trie: Trie, batch: PromptBatch) -> Tensor:
     """All items but the target, the history, and those that share a semantic ID with these: bool [B, items]."""
     known = torch.cat([batch.history, batch.target.unsqueeze(1)], 1)  # [B, N + 1]
-    leaf = trie.leaf_of_item.long() - trie.level_start[-2]  # [items], counted from 0
-    taken = leaf[known].where(known >= 0, trie.leaves)  # [B, N + 1]; the last column is the padding's
+    taken = trie.leaf_number[known].where(known >= 0, trie.leaves)  # [B, N + 1]; the last column is the padding's
     free = torch.ones(len(batch), trie.leaves + 1, dtype=torch.bool, device=known.device)
-    return free.scatter_(1, taken, False)[:, leaf]
+    return free.scatter_(1, taken, False)[:, trie.leaf_number]
 
 
 def best_unknown(trie: Trie, batch: PromptBatch, score: Tensor, pool: int) -> Tensor:

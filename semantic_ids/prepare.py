@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 def prepare(args: DataArguments) -> dict[str, Any]:
     """Log -> catalogue and splits in args.output_dir, whole or not at all; returns what was counted."""
-    check_free(Path(args.output_dir))  # before the work, too
+    check_free(Path(args.output_dir))  # before the work, and again when it is written
     log, titles = _read(args)
     changed = dict(log.attrs)
     log = in_order(k_core(log, args.min_interactions))
@@ -96,15 +96,18 @@ def _split(log: Any, item_ids: Sequence[str], args: DataArguments) -> Splits:
 
 
 def _known_titles(item_ids: Sequence[str], titles: dict[str, str]) -> list[str]:
-    """The title of each item, "" for none; [] where no item has one, of which is warned if titles were given."""
+    """The title of each item, "" for none; [] where no item has one, with a warning if titles were given."""
     known = [titles.get(item, "") for item in item_ids]
     if any(known):
         return known
     if titles:
+        given = sum(map(bool, titles.values()))
         logger.warning(
             "No item has a title: the table has titles of %d items, the first of them %r, and the log has items like "
             "%r. Check that ids are the same and that the column is called title.",
-            *(sum(map(bool, titles.values())), next(iter(titles)), item_ids[0]),
+            given,
+            next(iter(titles)),
+            item_ids[0],
         )
     return []
 

@@ -16,14 +16,14 @@ from catalog.errors import InputError
 
 
 class Quantized(NamedTuple):
-    """codes [items, L] int64; residual: the squared distance that they leave over, as a share of the variance."""
+    """codes [items, L] int64; residual: the squared distance that the codes leave, as a share of the variance."""
 
     codes: np.ndarray
     residual: float
 
 
 def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantized:
-    """Level l clusters what the levels before it left over of `vectors` [items, d].
+    """Level l clusters the residuals of `vectors` [items, d] that the levels before it left.
 
     sizes: the number of clusters of each level. Raises InputError for NaN or infinite vectors, which it names by row,
     and for more clusters than items.
@@ -53,8 +53,8 @@ def rq_vae(
     """Residual quantization of what an encoder makes of `vectors` [items, d], trained to be decoded again.
 
     The RQ-VAE of TIGER, arXiv 2305.05065: an encoder d -> 512 -> 256 -> 128 -> 32, the decoder its mirror image, and
-    codebooks by vector-quantize-pytorch, which begin at k-means and follow as moving averages; codes that fall out of
-    use begin anew. Raises InputError as `residual_kmeans` does, and where the package is missing.
+    codebooks by vector-quantize-pytorch, which begin at k-means and are updated as moving averages; codes that are no
+    longer used are drawn again. Raises InputError as `residual_kmeans` does, and where the package is missing.
     """
     _check(vectors, sizes)
     if not importlib.util.find_spec("vector_quantize_pytorch"):
@@ -96,7 +96,10 @@ QUANTIZERS: dict[str, Callable[..., Quantized]] = {"kmeans": residual_kmeans, "r
 
 
 def _layers(widths: list[int]) -> nn.Sequential:
-    layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.ReLU())]
+    """Linear layers of these widths with ReLU between them."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 
 
@@ -121,4 +124,5 @@ def _check(vectors: np.ndarray, sizes: tuple[int, ...]) -> None:
 
 
 def _share(left: np.ndarray, vectors: np.ndarray) -> float:
+    """The squared norm of what is left of the vectors, as a share of their variance."""
     return float((left**2).sum() / ((vectors - vectors.mean(0)) ** 2).sum())

@@ -16,7 +16,7 @@ from semantic_ids.interaction_vectors import INTERACTION_VECTORS
 
 logger = logging.getLogger(__name__)
 PAIRS = 20_000
-"""So many pairs of successive items are compared at most."""
+"""The largest number of pairs of successive items that are compared."""
 FAITHFUL = 0.1
 """Affinity below which vectors or codes hardly belong to the log's items: Amazon Beauty's index has 0.39 on its own
 log, and 0.08 on that of Amazon Instruments, whose items have numbers too."""
@@ -25,24 +25,26 @@ log, and 0.08 on that of Amazon Instruments, whose items have numbers too."""
 def item_vectors(
     sources: Sequence[str], item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
 ) -> tuple[np.ndarray, dict[str, float]]:
-    """Vectors [items, d] float32 in the order of `item_ids`; of several sources the unit vectors side by side.
+    """Vectors [items, d] float32 in the order of `item_ids`, and the `affinity` of each source.
 
-    Beside them the `affinity` of each source; a low one is warned of.
+    Several sources give their unit vectors side by side. A low affinity is logged as a warning.
+
     sources: names of `INTERACTION_VECTORS`, files .npz or .npy, folders of sentence-transformers models.
     Raises InputError for a source that is none of these, or does not have every item.
     """
-    parts = [_of_source(source, item_ids, titles, splits, seed) for source in sources]
+    parts = [_vectors_from_source(source, item_ids, titles, splits, seed) for source in sources]
     alike = {source: affinity(part, splits) for source, part in zip(sources, parts, strict=True)}
     for source, found in alike.items():
         if found < FAITHFUL:
             logger.warning(
                 "%s: items that follow each other have vectors hardly more alike than items at random (affinity %.2f). "
                 "Check that every row belongs to its item; a .npz file with ids leaves no doubt.",
-                *(source, found),
+                source,
+                found,
             )
     if len(parts) == 1:
         return parts[0], alike
-    # so that what two items have in common counts alike in each, whatever its number of dimensions
+    # unit vectors, so that each source counts alike, whatever its number of dimensions
     units = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts]
     return np.concatenate(units, 1), alike
 
@@ -51,7 +53,7 @@ def affinity(vectors: np.ndarray, splits: Splits) -> float:
     """How much more alike an item and the user's next one are than two at random: cosines, in standard deviations.
 
     vectors [items, d] in the order of the catalogue; pairs are of training sequences only, and items at random are as
-    popular as the next ones. About 0 where rows belong to other items: all would run, and the IDs would be noise.
+    popular as the next ones. It is about 0 where rows belong to other items, of which IDs would be noise.
     """
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
     return _more_alike(lambda item, other: (unit[item] * unit[other]).sum(1), splits)[0]
@@ -60,7 +62,7 @@ def affinity(vectors: np.ndarray, splits: Splits) -> float:
 def index_affinity(codes: np.ndarray, splits: Splits) -> float:
     """The same of semantic IDs [items, L]: how many more leading codes successive items share, in standard deviations.
 
-    Warned of where it cannot be told from 0, as that of an index of other items.
+    Logs a warning where it is small or within three standard errors of 0, as for an index of other items.
     """
 
     def shared(item: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -71,13 +73,17 @@ def index_affinity(codes: np.ndarray, splits: Splits) -> float:
         logger.warning(
             "Items that follow each other hardly share more leading codes than others (affinity %.2f, %d pairs). "
             "Check that the index is of the log's items: another data set's ids may be called the same.",
-            *(found, pairs),
+            found,
+            pairs,
         )
     return found
 
 
 def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: Splits) -> tuple[float, int]:
-    """alike(item, following) against alike(item, the following item of another pair), and of how many pairs."""
+    """How far alike(item, following) lies above alike(item, the following item of another pair), and of how many pairs.
+
+    In standard deviations of the difference.
+    """
     rng = np.random.default_rng(0)
     successive = [(a, b) for history in splits.validation["history"] for a, b in pairwise(history) if a != b]
     if not successive:
@@ -87,23 +93,23 @@ def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: S
     return float(more.mean() / max(more.std(), 1e-12)), len(item)
 
 
-def _of_source(
+def _vectors_from_source(
     source: str, item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
 ) -> np.ndarray:
     if source in INTERACTION_VECTORS:
         return INTERACTION_VECTORS[source](splits, len(item_ids), seed)
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return _of_file(path, item_ids)
+        return _vectors_from_file(path, item_ids)
     if (path / "config.json").is_file():
-        return _of_titles(path, item_ids, titles)
+        return _vectors_from_titles(path, item_ids, titles)
     known = ", ".join(INTERACTION_VECTORS)
     raise InputError(
         f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.", field="vectors"
     )
 
 
-def _of_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
+def _vectors_from_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
     """.npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value."""
     if path.suffix == ".npz":
         arrays = _arrays(path, "ids", "vectors")
@@ -148,15 +154,13 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
         if isinstance(error, InputError):
             raise
-        python_objects = "Object arrays" in str(error)
-        raise InputError(
-            f"{path} cannot be read ({error}).",
-            remedy="Save ids as text or integers, "
-            "for instance ids=np.asarray(ids, dtype=str): arrays of Python objects are not read."
-            if python_objects
-            else "Write it again.",
-            file=path,
-        ) from error
+        remedy = "Write it again."
+        if "Object arrays" in str(error):
+            remedy = (
+                "Save ids as text or integers, for instance ids=np.asarray(ids, dtype=str): arrays of Python objects "
+                "are not read."
+            )
+        raise InputError(f"{path} cannot be read ({error}).", remedy=remedy, file=path) from error
 
 
 def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.ndarray:
@@ -183,7 +187,7 @@ def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.nda
     return vectors
 
 
-def _of_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
+def _vectors_from_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
     if absent := [item for item in item_ids if not titles.get(item)]:
         if len(absent) == len(item_ids):
             raise InputError(
@@ -191,9 +195,8 @@ def _of_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -
                 remedy="Give the item table as items.",
                 field="vectors",
             )
-        logger.warning(
-            "%s: %d of %d items have no title, so their vectors say nothing", *(path, len(absent), len(item_ids))
-        )
+        counts = len(absent), len(item_ids)
+        logger.warning("%s: %d of %d items have no title, so their vectors say nothing", path, *counts)
     try:
         from sentence_transformers import SentenceTransformer
     except ModuleNotFoundError as error:

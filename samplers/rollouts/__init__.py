@@ -1,8 +1,9 @@
 """The worker behind the sampler `policy`: an engine that holds a copy of the policy's weights and draws.
 
 - `engine`: the `RolloutEngine` protocol
-- `sampler`: `RolloutSampler`, trajectories of an engine, also ahead of the step that reads them
+- `sampler`: `RolloutSampler`, trajectories of an engine, also drawn before the step that reads them
 - `vllm_engine`: vLLM in this process; `constraint`: the trie among its logits processors
-- `server`, `client`: an engine behind HTTP and its other side; `http_limits`, `http_client`: what both refuse
+- `server`, `client`: an engine behind HTTP, and the engine of a run that calls it; `http_limits`, `http_client`: their
+  bounds of time and size
 - `weights`: the policy's weights, whatever they are sharded or adapted by, bucket by bucket
 """

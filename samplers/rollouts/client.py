@@ -1,4 +1,4 @@
-"""Rollouts from servers that recipes/serve.py started: no vLLM here, and any of them may die."""
+"""Rollouts from servers that recipes/serve.py started; this process needs no vLLM, and a server may die."""
 
 import json
 import logging
@@ -28,13 +28,13 @@ KEY = "GFLOWGR_API_KEY"
 """The environment variable with the key, on both sides."""
 
 MOST_PROMPTS = 2048
-"""How many prompts one request may have; more go in several."""
+"""How many prompts one request may have; more are split into several requests."""
 
 MOST_DRAWS = 2**17
 """How many trajectories, or next codes, one request may ask for over all its prompts."""
 
 BUCKET_BYTES = 256 * 2**20
-"""Of the weights in one request, unless a single one is larger."""
+"""Bytes of the weights in one request, unless a single weight is larger."""
 
 RETRIES = 3
 
@@ -53,10 +53,10 @@ class ServerEngine:
     seconds until the whole of an answer must be there. wait: seconds until the servers must be up. sender: whether this
     process sends the weights in `load`; exactly one does. bucket_bytes: of the weights in one request.
 
-    A server that does not answer, or answers what cannot be, is left out with a warning and the others do its work.
-    Nothing may be drawn before the first `load` and `confirm_weights`. Raises RunError for a url where no server
-    answers, InputError for what is no url and for a server with another key, catalogue or vocabulary or for
-    shorter prompts.
+    A server that does not answer, or gives an impossible answer, is left out with a warning, and the others do its
+    work. Nothing may be drawn before the first `load` and `confirm_weights`. Raises RunError for a url where no server
+    answers, InputError for what is no url and for a server with another key, catalogue or vocabulary or for shorter
+    prompts.
     """
 
     urls: Sequence[str]
@@ -111,11 +111,11 @@ class ServerEngine:
         """Send the weights to every server that answers; `confirm_weights` then tells which of them have it."""
         self.version = version
         if not self.sender:
-            deque(weights, maxlen=0)  # taking the weights is collective where they are sharded
+            deque(weights, maxlen=0)  # every process must read them all, since sharded weights are gathered together
             return
         receivers: Iterable[str] = self._each(self.urls, self._health, OSError, ValueError)
         part = 0
-        for bucket in buckets(weights, self.bucket_bytes):  # to the end, even if no server is left: see above
+        for bucket in buckets(weights, self.bucket_bytes):  # to the end, even if no server is left, for the same reason
             body = save({name: tensor.cpu().contiguous() for name, tensor in bucket.items()})
             receivers = self._send(receivers, body, part=part, last=False)
             part += 1
@@ -163,7 +163,7 @@ class ServerEngine:
     def _draw(
         self, path: str, total: int, shape: tuple[int, ...], body: Callable[[list[int]], dict[str, Any]]
     ) -> tuple[Tensor, Tensor]:
-        """tokens and log_pf [total, *shape]; body(rows) asks for some prompts. What a server fails to do, others do."""
+        """tokens and log_pf [total, *shape]; body(rows) asks for some prompts. Other servers repeat what one failed."""
         most = max(1, min(MOST_PROMPTS, MOST_DRAWS // shape[0]))  # prompts of one request
         drawn: dict[int, tuple[Tensor, Tensor]] = {}
         chunks: dict[str, list[int]] = {}
@@ -175,16 +175,17 @@ class ServerEngine:
             try:
                 return _read_draw(content, wanted, self.vocabulary, sampled=path == "/sample")
             except _BadAnswerError as error:
-                raise ConnectionError(f"{url} answers what cannot be: {error}.") from error
+                raise ConnectionError(f"{url} gives an impossible answer: {error}.") from error
 
         while missing := [row for row in range(total) if row not in drawn]:
             live = self._live()[: len(missing)]
             parts = np.array_split(missing, len(live))
             chunks = {url: rows[:most].tolist() for url, rows in zip(live, parts, strict=True)}
-            for url, answer in self._each(chunks, ask, OSError).items():
-                drawn.update(zip(chunks[url], zip(*answer, strict=True), strict=True))
-        tokens, log_pf = zip(*(drawn[row] for row in range(total)), strict=True)
-        return torch.stack(tokens), torch.stack(log_pf)
+            for url, (tokens, log_pf) in self._each(chunks, ask, OSError).items():
+                for place, row in enumerate(chunks[url]):
+                    drawn[row] = tokens[place], log_pf[place]
+        in_order = [drawn[row] for row in range(total)]
+        return torch.stack([tokens for tokens, _ in in_order]), torch.stack([log_pf for _, log_pf in in_order])
 
     def _send(self, receivers: Iterable[str], body: bytes, part: int, last: bool) -> Iterable[str]:
         """Give one part to the receivers; returns those that took it."""
@@ -192,15 +193,16 @@ class ServerEngine:
         return self._each(receivers, lambda url: self._call(url, "PUT", path, body), OSError, InputError)
 
     def _health(self, url: str) -> dict[str, Any]:
-        """What the server says of itself. Raises InputError where it is none for this run, else as `_call` does."""
+        """The server's state. Raises InputError where it is not one for this run, and otherwise as `_call` does."""
         retries, timeout = (0 if url in self._down else RETRIES), min(10, self.timeout)
         answer = self._call(url, "GET", "/health", retries=retries, timeout=timeout)
         try:
             health = json.loads(answer.content)
-            known = {name: type(health[name]) for name in ("version", "longest", "exact")}
+            version, longest, exact = health["version"], health["longest"], health["exact"]
+            expected = isinstance(version, str | None) and type(longest) is int and type(exact) is bool
         except (ValueError, RecursionError, KeyError, TypeError):
-            known = {}
-        if known not in [{"version": kind, "longest": int, "exact": bool} for kind in (str, type(None))]:
+            expected = False
+        if not expected:
             raise ConnectionError(f"{url} answers, but is no rollout server.")
         for name, mine, option in (
             ("catalog_fingerprint", self.catalog_fingerprint, "--data"),
@@ -242,8 +244,12 @@ class ServerEngine:
         if answer.status == 200:
             return answer
         reason = " ".join(answer.content[:300].decode(errors="replace").split()).rstrip(".")
-        kinds = {400: InputError, 422: InputError, 401: PermissionError}
-        raise kinds.get(answer.status, ConnectionError)(f"{url} answers {answer.status}: {reason}.")
+        problem = f"{url} answers {answer.status}: {reason}."
+        if answer.status in (400, 422):
+            raise InputError(problem)
+        if answer.status == 401:
+            raise PermissionError(problem)
+        raise ConnectionError(problem)
 
     def _live(self) -> list[str]:
         if live := [url for url in self.urls if url not in self._down]:
@@ -256,7 +262,7 @@ class ServerEngine:
     def _each(
         self, urls: Iterable[str], call: Callable[[str], Result], *failures: type[Exception]
     ) -> dict[str, Result]:
-        """call(url) of all at once: the answers of those that gave one, the others are left out from now on."""
+        """call(url) for all at once: url -> answer. Servers whose call fails are left out from now on."""
         answers = {}
         with ThreadPoolExecutor(len(self.urls)) as threads:
             for url, future in [(url, threads.submit(call, url)) for url in urls]:
@@ -273,11 +279,11 @@ class ServerEngine:
 
 
 class _BadAnswerError(Exception):
-    """What a server said that no engine can have drawn."""
+    """An answer that no engine can have drawn."""
 
 
 def _read_draw(content: bytes, shape: tuple[int, ...], vocabulary: int, *, sampled: bool) -> tuple[Tensor, Tensor]:
-    """tokens and log_pf of this shape. sampled: every one was drawn, so that none may be impossible."""
+    """tokens and log_pf of this shape. sampled: whether all tokens were drawn, so that none has probability 0."""
     try:
         answer = load(content)
     except (SafetensorError, KeyError, RuntimeError, ValueError) as error:

@@ -29,7 +29,7 @@ class TrieConstraint:
     """Which tokens may follow a partial semantic ID.
 
     trie, tokens [nodes] (`catalog.node_tokens`) lie on the logits' device; end: the only token that is legal after a
-    whole ID and after what is none.
+    whole ID, and after tokens that begin no ID.
     """
 
     def __init__(self, trie: Trie, tokens: Tensor, vocabulary: int, end: int) -> None:
@@ -64,8 +64,11 @@ class TrieConstraint:
         rows: bool [rows], those that are constrained; None for all.
         """
         legal = self.legal(taken)
-        kept = logits.gather(1, legal)  # of rows without the constraint too, where it goes back to where it was
-        logits.fill_(-torch.inf) if rows is None else logits.masked_fill_(rows.unsqueeze(1), -torch.inf)
+        kept = logits.gather(1, legal)  # also of rows without the constraint, where it changes nothing
+        if rows is None:
+            logits.fill_(-torch.inf)
+        else:
+            logits.masked_fill_(rows.unsqueeze(1), -torch.inf)
         return logits.scatter_(1, legal, kept)
 
 
@@ -79,7 +82,7 @@ def check_prefix(params: SamplingParams) -> None:
     length = prefix_length(params)
     if length is not None and (type(length) is not int or length < 0):
         raise InputError(
-            f"{ARGUMENT}={length!r}: give the number of the item's codes at the end of the prompt, 0 ...",
+            f"{ARGUMENT}={length!r}: give the number of the item's codes at the end of the prompt, 0 or more.",
             field=ARGUMENT,
             value=length,
         )
@@ -90,9 +93,8 @@ class TrieLogitsProcessor(LogitsProcessor):
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:
         self.constraint, self.device = TrieConstraint.from_config(vllm_config, device), device
-        self.requests: dict[
-            int, tuple[list[int], list[int]]
-        ] = {}  # row -> codes in its prompt, live list of its output
+        # row -> the codes at the end of its prompt, and the list that its output is appended to
+        self.requests: dict[int, tuple[list[int], list[int]]] = {}
 
     @classmethod
     def validate_params(cls, sampling_params: SamplingParams) -> None:
@@ -109,7 +111,10 @@ class TrieLogitsProcessor(LogitsProcessor):
         params: SamplingParams, prompt: list[int] | None, output: list[int]
     ) -> tuple[list[int], list[int]] | None:
         length = prefix_length(params)
-        return None if length is None else ((prompt or [])[len(prompt or []) - length :], output)
+        if length is None:
+            return None
+        tokens = prompt or []
+        return tokens[len(tokens) - length :], output
 
     def apply(self, logits: Tensor) -> Tensor:
         if not self.requests:
@@ -134,7 +139,7 @@ class TrieLogitsProcessorV2(LogitsProcessorV2):
 
     @cached_property
     def constraint(self) -> TrieConstraint:
-        """Made at the first use: what is made while the model is loaded lies in the memory that a sleep discards."""
+        """Made at the first use, since a sleep discards the memory of what is made while the model is loaded."""
         return TrieConstraint.from_config(self.config, self.states.device)
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What draws from a copy of the policy's weights: the protocol of rollout engines."""
+"""The protocol of rollout engines, which draw from a copy of the policy's weights."""
 
 from collections.abc import Iterable, Sequence
 from typing import Protocol
@@ -22,7 +22,7 @@ class RolloutEngine(Protocol):
     def load(self, weights: Weights, version: int) -> None: ...
 
     def confirm_weights(self) -> None:
-        """Every process has come back from `load`: find out what may draw now."""
+        """Called once every process has returned from `load`: find out what may draw now."""
         ...
 
     def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -37,9 +37,9 @@ class RolloutEngine(Protocol):
         ...
 
     def sleep(self) -> None:
-        """Nothing is drawn until the next `load`: free what it can."""
+        """Nothing will be drawn until the next `load`: free memory."""
         ...
 
     def close(self) -> None:
-        """Nothing will be drawn any more; before the group of the processes is left, of which an engine may be part."""
+        """Nothing will be drawn any more. Called before the process group ends, which an engine may use."""
         ...

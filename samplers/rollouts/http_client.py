@@ -22,8 +22,8 @@ def request(
 ) -> Answer:
     """The whole answer within `timeout` seconds, retries included, and of at most `largest` bytes.
 
-    A server that refuses the connection is asked again `retries` times, and one that broke off once, if there are any.
-    Raises ConnectionError where no such answer comes.
+    A request is repeated up to `retries` times where the server refuses the connection, and at most once where it
+    breaks off. Raises ConnectionError where no such answer comes.
     """
     end = time.monotonic() + timeout
     for attempt in range(retries + 1):
@@ -32,9 +32,10 @@ def request(
         except (OSError, http.client.HTTPException, ValueError) as error:
             if time.monotonic() >= end or isinstance(error, TimeoutError):
                 raise ConnectionError(f"timed out after {timeout:g} s") from error
-            broke_off = not isinstance(error, ConnectionRefusedError | socket.gaierror)
+            refused = isinstance(error, ConnectionRefusedError | socket.gaierror)
+            allowed = retries if refused else min(retries, 1)
             pause = 0.3 * 2**attempt
-            if attempt == (min(retries, 1) if broke_off else retries) or time.monotonic() + pause >= end:
+            if attempt == allowed or time.monotonic() + pause >= end:
                 raise ConnectionError(f"{type(error).__name__}: {error}") from error
             time.sleep(pause)
     raise AssertionError("the last attempt answers or raises")
@@ -46,7 +47,7 @@ def _once(method: str, url: str, headers: dict[str, str], body: bytes, end: floa
     left = max(0.01, end - time.monotonic())
     with closing(kind(where.hostname or "", where.port, timeout=min(10, left))) as connection:
         connection.connect()
-        connection.sock.settimeout(left)  # of one read; an answer of a byte a second is ended by the timer
+        connection.sock.settimeout(left)  # for one read; the timer ends an answer that comes byte by byte
         late = Timer(max(0.01, end - time.monotonic()), _cut, [connection.sock])
         late.daemon = True
         late.start()

@@ -1,4 +1,4 @@
-"""What a server on an open port needs before it reads a request: the key, and bounds of time, size and number."""
+"""The checks of a server on an open port before it reads a request: the key, and bounds of time, size and number."""
 
 import asyncio
 import hmac
@@ -12,22 +12,22 @@ from uvicorn import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
-"""Until the head of a request must be there."""
+"""How long the head of a request may take."""
 
 BODY_SECONDS = 300.0
-"""Until its body must be there: the weights of a large model take a while."""
+"""How long its body may take: the weights of a large model are slow."""
 
 WAITING = 128
-"""Connections without a head. One more, and the oldest of them is closed, so that nobody can shut the others out."""
+"""Connections that have not sent a head. Beyond that number the oldest is closed, so that nobody can block the port."""
 
 CONNECTIONS = 512
-"""Connections at once; to more, 503 is answered."""
+"""Connections at once; further ones get 503."""
 
 
-class Punctual(H11Protocol):
+class HeadTimeoutProtocol(H11Protocol):
     """uvicorn's protocol, except that a connection has to send the head of a request soon."""
 
-    waiting: ClassVar[dict["Punctual", asyncio.TimerHandle]] = {}  # the oldest first
+    waiting: ClassVar[dict["HeadTimeoutProtocol", asyncio.TimerHandle]] = {}  # the oldest first
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -54,11 +54,11 @@ class Punctual(H11Protocol):
             late.cancel()
 
 
-class Door:
-    """Lets in what carries the key, with its body in full.
+class KeyAndSizeLimits:
+    """Passes on requests that carry the key, with their whole body.
 
     Answers 401 before anything of a body is read, 413 for more than `largest(path)` bytes, 408 for one that takes too
-    long. The weights come in one at a time, since each may take as much memory as the largest of them.
+    long. Parts of the weights are read one at a time, since each may take as much memory as the largest of them.
     """
 
     def __init__(self, app: ASGIApp, key: str, largest: Callable[[str], int], refusal: str) -> None:
@@ -73,11 +73,11 @@ class Door:
             await _refuse(self.refusal, 401)(scope, receive, send)
         elif scope["method"] == "PUT":
             async with self._uploads:
-                await self._let_in(scope, receive, send)
+                await self._pass_on(scope, receive, send)
         else:
-            await self._let_in(scope, receive, send)
+            await self._pass_on(scope, receive, send)
 
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         largest = self.largest(scope["path"])
         body, more = bytearray(), True
         try:
@@ -108,4 +108,4 @@ def _refuse(sentence: str, status: int) -> PlainTextResponse:
 
 def server_config(app: ASGIApp) -> Config:
     """How uvicorn has to serve an app on an open port."""
-    return Config(app, log_level="warning", http=Punctual, ws="none", limit_concurrency=CONNECTIONS)
+    return Config(app, log_level="warning", http=HeadTimeoutProtocol, ws="none", limit_concurrency=CONNECTIONS)

@@ -16,8 +16,8 @@ from catalog import Trajectories, code_of_token
 from catalog.errors import DivergedError, RunError
 from catalog.files import complete
 from interactions.prompts import PromptBatch
-from policy import TriePolicy
-from samplers.base import with_padding
+from policy import ON_POLICY, Exploration, TriePolicy
+from samplers.base import check_beams, generator, with_padding
 from samplers.rollouts.engine import RolloutEngine
 
 
@@ -33,12 +33,17 @@ class Drawn:
 class RolloutSampler:
     """Independent draws from P_F by an engine, or with `beams` the best items of a beam: `PolicySampler` on vLLM.
 
-    `start` draws in the background what a later `sample` of the same returns; `Trajectories.age` says how many
-    versions of the weights ago that was. Everything that was started and not yet taken is in `save` and `load`.
+    exploration: how the draws depart from P_F; their log-probabilities stay those of P_F.
+
+    `start` draws in the background what a later `sample` with the same arguments returns. `Trajectories.age` says how
+    many versions of the weights ago that was. `save` and `load` keep what was started and not yet returned.
     """
 
-    def __init__(self, engine: RolloutEngine, policy: TriePolicy, beams: bool = False) -> None:
-        self.engine, self.policy, self.beams = engine, policy, beams
+    def __init__(
+        self, engine: RolloutEngine, policy: TriePolicy, beams: bool = False, exploration: Exploration = ON_POLICY
+    ) -> None:
+        check_beams(beams, exploration)
+        self.engine, self.policy, self.beams, self.exploration = engine, policy, beams, exploration
         self._trie, self._device = policy.trie, policy.tokens.device
         self._background = ThreadPoolExecutor(1, thread_name_prefix="rollout", initializer=self._enter)
         self._started: dict[str, Future[Drawn]] = {}  # by `_name`
@@ -49,14 +54,14 @@ class RolloutSampler:
             torch.cuda.set_device(self._device)
 
     def start(self, batch: PromptBatch, count: int, seed: int) -> None:
-        """Begin to draw; what was drawn for the same before, in a run that is resumed, is kept."""
-        prompts = _token_lists(batch)
+        """Begin to draw, unless a draw with the same arguments is under way or was loaded."""
+        prompts = batch.token_lists()
         if (name := self._name(prompts, count, seed)) not in self._started:
             self._started[name] = self._background.submit(self._draw, prompts, count, seed)
 
     def _name(self, prompts: list[list[int]], count: int, seed: int) -> str:
-        """Of a draw: a run that is resumed with other data or settings must not take up what was drawn for others."""
-        return hashlib.sha256(repr((prompts, count, seed, self.beams)).encode()).hexdigest()
+        """Identifies a draw, so that a run resumed with other data or settings does not use those of a checkpoint."""
+        return hashlib.sha256(repr((prompts, count, seed, self.beams, self.exploration)).encode()).hexdigest()
 
     def wait(self) -> None:
         """Return when the engine is idle, since weights must not change while it draws."""
@@ -65,7 +70,7 @@ class RolloutSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """Raises RunError where the engine drew what is no item of the catalogue."""
-        prompts = _token_lists(batch)
+        prompts = batch.token_lists()
         started = self._started.pop(self._name(prompts, count, seed), None)
         drawn = started.result() if started else self._draw(prompts, count, seed)
         found = with_padding(drawn.items, batch, self._trie, "policy")
@@ -75,6 +80,8 @@ class RolloutSampler:
     def _draw(self, prompts: list[list[int]], count: int, seed: int) -> Drawn:
         if self.beams:
             items, log_pf = self._best(prompts, count)
+        elif self.exploration != ON_POLICY:
+            items, log_pf = self._explore(prompts, count, seed)
         else:
             # children k of a prompt's request are seeded with its seed + k: far apart, so that none meet
             seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64) >> np.uint64(2)
@@ -87,7 +94,7 @@ class RolloutSampler:
         """The items of token sequences [..., L]: [...]."""
         known = tokens.clamp(max=len(self._code) - 1).to(self._device)
         leaf = self._trie.leaf(self._code[known])
-        item = self._trie.item(leaf.clamp(min=self._trie.level_start[-2]))  # any, for what leads nowhere
+        item = self._trie.item(leaf.clamp(min=self._trie.first_leaf))  # any, for what leads nowhere
         right = (self.policy.tokens[self._trie.path(item)[..., 1:]].cpu() == tokens).all(-1)
         if not right.all():
             raise RunError(
@@ -95,6 +102,29 @@ class RolloutSampler:
                 remedy="Start it with this run's catalogue and vocabulary.",
             )
         return item
+
+    def _explore(self, prompts: list[list[int]], count: int, seed: int) -> tuple[Tensor, Tensor]:
+        """Draws that depart from P_F: items [B, count], and log_pf [B, count, L] under P_F.
+
+        An engine gives the log-probabilities of the distribution that it draws from. It is therefore asked for P_F over
+        the children of every node on the way, once for each distinct node, and the draws are made here.
+        """
+        stream = generator(seed, torch.device("cpu"))
+        tokens = torch.zeros(len(prompts), count, 0, dtype=torch.long)
+        log_pf = torch.zeros(len(prompts), count, 0)
+        for level, width in enumerate(self._trie.max_children):
+            begun = [
+                tuple(prompt + path) for prompt, paths in zip(prompts, tokens.tolist(), strict=True) for path in paths
+            ]
+            place = {prefix: row for row, prefix in enumerate(dict.fromkeys(begun))}
+            codes, log_p = self.engine.extend([list(prefix) for prefix in place], level, width)
+            _check_numbers(log_p.amax(-1))  # every node has a child
+            row = torch.tensor([place[prefix] for prefix in begun])
+            chances = self.exploration.probabilities(log_p[row])  # [B * count, width]
+            slot = torch.multinomial(chances, 1, generator=stream)
+            tokens = torch.cat([tokens, codes[row].gather(1, slot).view(len(prompts), count, 1)], -1)
+            log_pf = torch.cat([log_pf, log_p[row].gather(1, slot).view(len(prompts), count, 1)], -1)
+        return self._items(tokens), log_pf
 
     def _best(self, prompts: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
         """The best items of a beam: items [B, width], -1 behind the last, and log_pf [B, width, L]."""
@@ -121,12 +151,12 @@ class RolloutSampler:
         return items, log_pf.masked_fill((items < 0).unsqueeze(-1), torch.nan)
 
     def forget(self) -> None:
-        """Drop what was started, for a run that does not go on."""
+        """Drop what was started, when training ends."""
         wait(self._started.values())
         self._started.clear()
 
     def save(self, path: Path) -> None:
-        """Wait for what was started and write it to `path`, complete or not at all; what failed is left out."""
+        """Wait for what was started and write it to `path`, complete or not at all; failed draws are left out."""
         drawn = {name: future.result() for name, future in self._started.items() if not future.exception()}
         tensors = {f"{name}.items": one.items.cpu() for name, one in drawn.items()}
         tensors |= {f"{name}.log_pf": one.log_pf.cpu() for name, one in drawn.items()}
@@ -134,12 +164,13 @@ class RolloutSampler:
             temporary.write_bytes(save(tensors, {name: str(one.version) for name, one in drawn.items()}))
 
     def load(self, path: Path) -> None:
-        """Hold ready what `save` wrote; without such a file, of a run that drew nothing ahead, all is drawn anew."""
+        """Keep what `save` wrote for `sample`; nothing without such a file, which a run without prefetch lacks."""
         if not path.exists():
             return
         with safe_open(path, "pt") as file:
             for name, version in (file.metadata() or {}).items():
-                items, log_pf = (file.get_tensor(f"{name}.{part}").to(self._device) for part in ("items", "log_pf"))
+                items = file.get_tensor(f"{name}.items").to(self._device)
+                log_pf = file.get_tensor(f"{name}.log_pf").to(self._device)
                 ready: Future[Drawn] = Future()
                 self._started[name] = ready
                 ready.set_result(Drawn(items, log_pf, int(version)))
@@ -156,9 +187,3 @@ def _check_numbers(log_pf: Tensor) -> None:
 def _grown(paths: Tensor, parent: Tensor, last: Tensor) -> Tensor:
     """The paths [B, W, n] of the parents [B, W', 1], each one step longer by last [B, W']: [B, W', n + 1]."""
     return torch.cat([paths.gather(1, parent.expand(-1, -1, paths.shape[-1])), last.unsqueeze(-1)], -1)
-
-
-def _token_lists(batch: PromptBatch) -> list[list[int]]:
-    """The prompts without their padding."""
-    rows = zip(batch.input_ids.cpu(), batch.attention_mask.cpu().bool(), strict=True)
-    return [ids[mask].tolist() for ids, mask in rows]

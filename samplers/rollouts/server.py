@@ -20,20 +20,20 @@ from catalog import Catalog, Trie
 from catalog.errors import GFlowGRError, InputError
 from samplers.rollouts.client import KEY, MOST_DRAWS, MOST_PROMPTS
 from samplers.rollouts.engine import RolloutEngine
-from samplers.rollouts.http_limits import Door
+from samplers.rollouts.http_limits import KeyAndSizeLimits
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]  # draw k of a prompt has its seed + k, which must stay below 2^63
 Prompts = Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]
 Version = Annotated[str, Field(max_length=200)]
 
 
-class Asked(BaseModel):
-    """A request whose numbers are numbers and that has nothing else."""
+class StrictRequest(BaseModel):
+    """A request without further fields, whose values have exactly the stated kinds."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class SampleRequest(Asked):
+class SampleRequest(StrictRequest):
     """B prompts, and as many seeds."""
 
     version: Version
@@ -42,7 +42,7 @@ class SampleRequest(Asked):
     seeds: list[Seed]
 
 
-class ExtendRequest(Asked):
+class ExtendRequest(StrictRequest):
     """B prompts, each ending with `prefix` codes of an item."""
 
     version: Version
@@ -53,7 +53,7 @@ class ExtendRequest(Asked):
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a request may hold, all that the engine could fail at.
+    """What a request may hold, so that the engine cannot fail at it.
 
     trie: the catalogue's. vocabulary: tokens of the model. longest: tokens of the longest prompt. part_bytes: of the
     largest part of the weights.
@@ -93,11 +93,12 @@ class Bounds:
         raise InputError(f"{field}: {value} cannot be, {reason}.", field=field, value=value)
 
 
-class Holder:
+class EngineState:
     """An engine that does one thing at a time, and the name of the weights it holds.
 
     version: None as long as it holds its checkpoint's weights, or those of a transfer that is not complete. failure:
-    what to tell once the engine has failed. What it is asked has been checked, so that an exception is a failure.
+    the answer to every request once the engine has failed. Requests have been checked before, so that every exception
+    is a failure of the engine.
     """
 
     def __init__(self, engine: RolloutEngine) -> None:
@@ -105,7 +106,7 @@ class Holder:
         self.version: str | None = None
         self.failure = ""
         self._lock = Lock()
-        self._taken: tuple[str, int] = ("", -1)  # whose transfer, and its part that came last
+        self._taken: tuple[str, int] = ("", -1)  # the transfer's version and its last part
 
     def check(self) -> None:
         """Answer 503 where the engine has failed."""
@@ -122,16 +123,15 @@ class Holder:
                 )
             try:
                 tokens, log_pf = draw()
-            except Exception as error:  # vLLM keeps what it was drawing, and would draw without end next time
+            except Exception as error:  # vLLM keeps the requests and would never finish them
                 self.failure = f"The engine failed ({type(error).__name__}: {error}): start recipes/serve.py again."
                 raise
         return Response(save({"tokens": tokens, "log_pf": log_pf}), media_type="application/octet-stream")
 
     def take(self, version: str, part: int, last: bool, weights: dict[str, Tensor]) -> None:
-        """Load one part of a transfer; 409 for a part that does not follow, since a server may restart in between.
+        """Load one part of a transfer; 409 for a part that does not follow the last, as after a restart.
 
-        Raises InputError for weights that are not the model's. A whole transfer then has to come before anything is
-        drawn.
+        Raises InputError for weights that are not the model's. Nothing is drawn then until a whole transfer has come.
         """
         with self._lock:
             self.check()
@@ -164,15 +164,15 @@ def make_app(
 ) -> FastAPI:
     """The app around `engine`, for requests with the header `Authorization: Bearer KEY`; serve it by `server_config`.
 
-    Its numbers are those of `Bounds`. What is refused is told in one sentence: 401 another key, 408 and 413 a body that
-    is too slow or too large, 409 other weights than the request is for, 400 what the engine could not draw or load, 503
-    once it has failed.
+    Its numbers are those of `Bounds`. A refusal is one sentence: 401 for another key, 408 and 413 for a body that is
+    too slow or too large, 409 for other weights than the request names, 400 for what the engine could not draw or load,
+    and 503 once the engine has failed.
     """
     bounds = Bounds(catalog.trie, vocabulary, longest, part_bytes)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     refusal = f"The key is not the server's: set {KEY} to the same value on both."
-    app.add_middleware(Door, key=key, largest=bounds.body, refusal=refusal)
-    holder = Holder(engine)
+    app.add_middleware(KeyAndSizeLimits, key=key, largest=bounds.body, refusal=refusal)
+    state = EngineState(engine)
 
     @app.exception_handler(HTTPException)
     def refuse(_: Request, error: HTTPException) -> Response:
@@ -195,9 +195,9 @@ def make_app(
 
     @app.get("/health")
     async def health() -> dict[str, Any]:  # async: it waits neither for the engine nor for a thread
-        holder.check()
+        state.check()
         return {
-            "version": holder.version,
+            "version": state.version,
             "catalog_fingerprint": catalog.fingerprint,
             "vocabulary": vocabulary,
             "longest": longest,
@@ -207,12 +207,12 @@ def make_app(
     @app.post("/sample")
     def sample(asked: SampleRequest) -> Response:
         bounds.check(asked)
-        return holder.draw(asked.version, lambda: engine.sample(asked.prompts, asked.count, asked.seeds))
+        return state.draw(asked.version, lambda: engine.sample(asked.prompts, asked.count, asked.seeds))
 
     @app.post("/extend")
     def extend(asked: ExtendRequest) -> Response:
         bounds.check(asked)
-        return holder.draw(asked.version, lambda: engine.extend(asked.prompts, asked.prefix, asked.width))
+        return state.draw(asked.version, lambda: engine.extend(asked.prompts, asked.prefix, asked.width))
 
     @app.put("/weights")
     def weights(
@@ -221,6 +221,6 @@ def make_app(
         last: bool,
         body: Annotated[bytes, Depends(_body)],
     ) -> None:
-        holder.take(version, part, last, load(body))
+        state.take(version, part, last, load(body))
 
     return app

@@ -17,11 +17,16 @@ from samplers.rollouts.engine import Weights
 SUPPORTED = "0.31"
 """The vLLM whose interfaces for logits processors and weights this is written for."""
 
-OWN = {
-    *("model", "load_format", "max_model_len", "logprobs_mode", "additional_config", "logits_processors"),
+RESERVED = {
+    "additional_config",
+    "load_format",
+    "logits_processors",
+    "logprobs_mode",
+    "max_model_len",
+    "model",
     "trust_remote_code",
 }
-"""Arguments of vLLM that nobody else may give."""
+"""Arguments of vLLM that the engine sets and `settings` may not."""
 
 
 class VLLMEngine:
@@ -32,8 +37,8 @@ class VLLMEngine:
     prompt. dtype: of its copy of the weights, "float32" or "bfloat16". sleep: give the GPU's memory back in between
     (vLLM's sleep mode). settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
 
-    A process has one engine: a new one ends the one before, which otherwise would take their common process groups
-    with it whenever it is collected.
+    A process has one engine. A new one closes the one before, whose garbage collection would otherwise destroy the
+    process groups that both share.
 
     Raises InputError where vLLM is missing or another version, RunError where it does not start.
     """
@@ -72,11 +77,11 @@ class VLLMEngine:
             logprobs_mode="processed_logprobs",  # after the constraint: P_F
             additional_config={ARGUMENT: str(catalog)},
             enable_sleep_mode=sleep,
-            **(_cpu_arguments() if not torch.cuda.is_available() else {"gpu_memory_utilization": 0.3}),
         )
+        arguments |= {"gpu_memory_utilization": 0.3} if torch.cuda.is_available() else _cpu_arguments()
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
             arguments["distributed_executor_backend"] = "external_launcher"  # the processes that there are
-        if taken := OWN & set(settings or ()):
+        if taken := RESERVED & set(settings or ()):
             raise InputError(
                 f"vllm_engine: {min(taken)} is set by the run.", remedy="Leave it out.", field="vllm_engine"
             )
@@ -102,7 +107,7 @@ class VLLMEngine:
         self.sleep()
 
     def load(self, weights: Weights, version: int) -> None:
-        """Take over weights; what was cached under the old ones is dropped."""
+        """Load weights and drop what was cached under the old ones."""
         if self.sleep_mode:
             self.llm.wake_up(tags=["weights"])
         self.llm.collective_rpc(_load, args=(weights,))
@@ -121,7 +126,7 @@ class VLLMEngine:
             self.llm.sleep(level=2)
 
     def close(self) -> None:
-        """Leave the process groups, which else would be left a second time at the end of the process."""
+        """Leave the process groups now, so that they are not left a second time at the end of the process."""
         VLLMEngine._finalize()
 
     def sample(self, prompts: Sequence[list[int]], count: int, seeds: Sequence[int]) -> tuple[Tensor, Tensor]:
@@ -141,7 +146,8 @@ class VLLMEngine:
         for row, (output,) in enumerate(rows):
             # the drawn token comes first and again in its place among the best
             best = dict(zip(output.logprobs.token_ids, output.logprobs.logprobs, strict=True))
-            legal = sorted(((p, token) for token, p in best.items() if p > -torch.inf), reverse=True)[:width]
+            legal = [(p, token) for token, p in best.items() if p > -torch.inf]
+            legal = sorted(legal, reverse=True)[:width]
             log_pf[row, : len(legal)] = torch.tensor([p for p, _ in legal])
             tokens[row, : len(legal)] = torch.tensor([token for _, token in legal])
         return tokens, log_pf
@@ -168,16 +174,17 @@ class VLLMEngine:
             extra_args=None if prefix is None else {ARGUMENT: prefix},
             **shared,
         )
-        own = slice(None)
-        if self.group is not None:  # the processes that share an engine ask it for the same
+        begin, end = 0, len(prompts)
+        if self.group is not None:  # the processes that share an engine must give it the same requests
             every: list[Any] = [None] * self.group.world_size
             torch.distributed.all_gather_object(every, (list(prompts), list(seeds)), group=self.group.cpu_group)
-            begin = sum(len(asked) for asked, _ in every[: self.group.rank_in_group])
-            own = slice(begin, begin + len(prompts))
-            prompts, seeds = (sum(parts, []) for parts in zip(*every, strict=True))
+            begin = sum(len(theirs) for theirs, _ in every[: self.group.rank_in_group])
+            end = begin + len(prompts)
+            prompts = [prompt for theirs, _ in every for prompt in theirs]
+            seeds = [seed for _, theirs in every for seed in theirs]
         params = [SamplingParams(seed=seed, **common) for seed in seeds]
         done = self.llm.generate([TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False)
-        return [request.outputs for request in done[own]]
+        return [request.outputs for request in done[begin:end]]
 
 
 def save_skeleton(
@@ -201,7 +208,9 @@ def check_vllm() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine here, where weights can be handed over
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # bound threads of several processes share a core
+    os.environ.setdefault(
+        "VLLM_CPU_OMP_THREADS_BIND", "nobind"
+    )  # else the threads of several processes are bound to one core
     try:
         import vllm
     except ModuleNotFoundError as error:
@@ -219,7 +228,7 @@ def check_vllm() -> None:
 
 
 def _cpu_arguments() -> dict[str, Any]:
-    """What vLLM on a CPU needs beside. Two of its habits are changed for good: see the comments."""
+    """Further arguments of vLLM on a CPU. Two of its functions are replaced in this process, see the comments."""
     from vllm.model_executor.layers import utils
     from vllm.v1.sample.ops.topk_topp_sampler import TopKTopPSampler
 

@@ -47,7 +47,8 @@ def policy_weights(
     sources = {source.name: source for source in _sources(model, skip, adapted=hasattr(model, "peft_config"))}
     for copy, original in getattr(model, "all_tied_weights_keys", {}).items():
         if copy in sources and original in sources:
-            if [*map(id, sources[copy].parts)] != [*map(id, sources[original].parts)]:
+            pairs = zip(sources[copy].parts, sources[original].parts, strict=False)
+            if len(sources[copy].parts) != len(sources[original].parts) or any(a is not b for a, b in pairs):
                 raise InputError(
                     f"The model's config ties {copy!r} to {original!r}, and so will the engine, but an adapter has "
                     "set them apart: take them out of target_modules and modules_to_save, or load the model with "

@@ -55,6 +55,13 @@ def test_nodes_and_their_children_are_the_prefixes_in_use(drawn):
         max(len(row) for prefix, row in zip(other.prefixes, children, strict=True) if len(prefix) == level)
         for level in range(len(sizes))
     )
+    levels = [[node for node, prefix in enumerate(other.prefixes) if len(prefix) == n] for n in range(len(sizes) + 1)]
+    assert [trie.nodes_at(level).tolist() for level in range(len(sizes) + 1)] == levels
+    assert trie.first_leaf == levels[-1][0]
+    assert trie.leaf_number.tolist() == [levels[-1].index(other.node[row]) for row in other.rows]
+    items = torch.arange(trie.items)
+    same = [[row == column for column in other.rows] for row in other.rows]
+    assert trie.same_leaf(items.unsqueeze(1), items).tolist() == same
     assert trie.items_below.tolist() == [len(other.items(prefix)) for prefix in other.prefixes]
     ways = [len({other.rows[item] for item in other.items(prefix)}) for prefix in other.prefixes]
     assert trie.open.tolist() == [count > 1 for count in ways]

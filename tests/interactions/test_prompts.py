@@ -31,7 +31,9 @@ def test_a_prompt_is_a_start_token_and_the_codes_of_the_history_padded_on_the_le
     )
     assert batch.input_ids.tolist() == [[0, 0, 0, 0, 1, 5, 8], [1, 4, 6, 4, 7, 5, 8], [0, 0, 1, 4, 7, 4, 7]]
     assert batch.attention_mask.tolist() == [[0, 0, 0, 0, 1, 1, 1], [1] * 7, [0, 0, 1, 1, 1, 1, 1]]
+    assert batch.token_lists() == [[1, 5, 8], [1, 4, 6, 4, 7, 5, 8], [1, 4, 7, 4, 7]]
     assert batch.history.tolist() == [[-1, -1, 2], [0, 1, 2], [-1, 1, 1]]
+    assert batch.item_lists() == [[2], [0, 1, 2], [1, 1]]
     assert batch.target.tolist() == [0, 1, 2]
     assert len(batch) == 3 and batch.columns == {}
 

@@ -202,7 +202,7 @@ def test_a_reward_function_is_given_the_same_by_trl_and_here(export, data, catal
     [
         (["--negatives", "0"], "negatives=0: it must be at least 1"),
         (["--prompt_template", "{history}."], "prompt_template: without a model the tokenizer has no words"),
-        (["--kind", "preference", "--sampler", "curriculum"], "curriculum asks a recommender. Set recommender"),
+        (["--kind", "preference", "--sampler", "curriculum"], "curriculum needs a recommender. Set recommender"),
         (["--kind", "preference", "--negatives", "48"], "48 random trajectories are asked for, but only"),
         (["--max_history", "0"], "max_history=0: it must be at least 1."),
         (["--kind", "pairs"], "invalid choice: 'pairs'"),

@@ -93,7 +93,7 @@ def test_a_class_gets_its_settings(parts, make_batch):
 def test_a_class_that_asks_the_recommender_gets_it(shared, parts, make_batch):
     reward = load_reward("my_reward:Taught", parts, color="red")
     assert reward.catalog(make_batch([0])).tolist() == [[0, 1, 2, 3, 4, 5]] and reward.anything == {"color": "red"}
-    with pytest.raises(ValueError, match="Reward my_reward:Taught asks a recommender. Set recommender to the"):
+    with pytest.raises(ValueError, match="Reward my_reward:Taught needs a recommender. Set recommender to the"):
         load_reward("my_reward:Taught", RewardParts(shared))
 
 
@@ -111,8 +111,8 @@ def test_stock_rewards_have_names_and_settings(parts):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("collaborative", "collaborative asks a recommender. Set recommender to the folder of a fitted one"),
-        ("likelihood", r"likelihood asks the policy. .*RewardParts\(policy=...\)"),
+        ("collaborative", "collaborative needs a recommender. Set recommender to the folder of a fitted one"),
+        ("likelihood", r"likelihood needs a policy. .*RewardParts\(policy=...\)"),
     ],
 )
 def test_a_reward_whose_part_is_missing_says_so(name, message, shared):

@@ -122,7 +122,7 @@ def test_a_slip_is_named(catalog, parts, batch, drawn):
         total(lambda completions, trainer_state: [1.0] * 12)
     with pytest.raises(ValueError, match=r"mine is -1.0 for trajectory 0 of user 'u1'.*Rewards are finite and >= 0"):
         total(lambda completions: [-1.0] * 12)
-    with pytest.raises(ValueError, match=r"mine asks for the tokenizer.*Give it, RewardParts\(tokenizer=...\)"):
+    with pytest.raises(ValueError, match=r"mine needs a tokenizer.*RewardParts\(tokenizer=...\)"):
         as_reward("mine", lambda completions: [], RewardParts(catalog))
 
 

@@ -24,13 +24,13 @@ def test_numbers_are_counts_and_tables_hold_counts_and_settings(parts, prompts):
         "policy": {"count": 2, "beams": True},
         "random": {"count": 0},
         "curriculum": {"count": 3, "pool": 24, "until": 0.5},
-        "replay": {"count": 1, "size": 4, "prioritise": "error"},
+        "replay": {"count": 1, "size": 4, "prioritize": "error"},
     }
     mixture = build_mixture(recipe, parts, {})
     assert mixture.counts == {"target": 1, "policy": 2, "curriculum": 3, "replay": 1}
     drawn, replay = mixture.samplers["curriculum"], mixture.samplers["replay"]
     assert mixture.samplers["policy"].beams and (drawn.pool, drawn.window, drawn.until) == (24, 0.25, 0.5)
-    assert (replay.size, replay.prioritise, replay.catalog_fingerprint) == (4, "error", "catalogue")
+    assert (replay.size, replay.prioritize, replay.catalog_fingerprint) == (4, "error", "catalogue")
     assert mixture.sample(prompts, seed=0).items.shape == (4, 7)
 
 
@@ -44,7 +44,7 @@ def test_without_a_recommender_the_others_work(policy):
     parts = SamplerParts(policy.trie, policy, None, lambda: 0.5, "catalogue")
     assert build_mixture({"target": 1, "random": 2, "curriculum": 0}, parts, {}).count == 3
     for name in ("curriculum", "confidence"):
-        with pytest.raises(ValueError, match=f"{name} asks a .* Set recommender to the folder of a fitted one"):
+        with pytest.raises(ValueError, match=f"{name} needs a .* Set recommender to the folder of a fitted one"):
             build_mixture({"target": 1, name: 1}, parts, {})
 
 
@@ -54,8 +54,14 @@ def test_without_a_recommender_the_others_work(policy):
         ({"polcy": 1}, "polcy"),
         ({"policy": {"beam": True, "count": 1}}, "beam"),
         ({"policy": {"beams": "yes", "count": 1}}, "yes"),
+        ({"policy": {"count": 1, "temperature": 0}}, 0),
+        ({"policy": {"count": 1, "temperature": -0.5}}, -0.5),
+        ({"policy": {"count": 1, "temperature": "warm"}}, "warm"),
+        ({"policy": {"count": 1, "epsilon": 1}}, 1),
+        ({"policy": {"count": 1, "epsilon": -0.1}}, -0.1),
+        ({"policy": {"count": 1, "beams": True, "epsilon": 0.1}}, None),
         ({"curriculum": {"count": 1, "recommender": "knn"}}, "recommender"),
-        ({"replay": {"count": 1, "prioritise": "rewards"}}, "rewards"),
+        ({"replay": {"count": 1, "prioritize": "rewards"}}, "rewards"),
         ({"mine": {"count": 1, "pool": 3}}, "pool"),
         ({"policy": {"beams": True}}, None),
         ({"policy": -1}, None),

@@ -59,9 +59,9 @@ def test_draws_are_without_replacement_never_the_target_and_padded():
     assert len(drawn_items(replay.sample(batch_of("a"), 2, seed=0))) == 2
 
 
-@pytest.mark.parametrize(("prioritise", "expected"), [("reward", 2.0), ("error", 3.0)])
-def test_the_priority_is_the_reward_or_the_size_of_the_error(prioritise, expected):
-    replay = ReplaySampler(TRIE, "catalogue", prioritise=prioritise)
+@pytest.mark.parametrize(("prioritize", "expected"), [("reward", 2.0), ("error", 3.0)])
+def test_the_priority_is_the_reward_or_the_size_of_the_error(prioritize, expected):
+    replay = ReplaySampler(TRIE, "catalogue", prioritize=prioritize)
     replay.update(batch_of("a"), seen([[6]]), torch.tensor([[2.0]]), torch.tensor([[-3.0]]))
     assert replay.users == {"a": {6: pytest.approx(expected + LEAST)}}
 
@@ -155,7 +155,7 @@ def test_another_catalogue_is_refused(tmp_path):
     ("arguments", "message"),
     [
         ({"size": 0}, "replay: size=0 remembers nothing. Set it to 1 or more"),
-        ({"prioritise": "loss"}, "replay: prioritise='loss' is unknown. Set it to 'reward' or 'error'"),
+        ({"prioritize": "loss"}, "replay: prioritize='loss' is unknown. Set it to 'reward' or 'error'"),
     ],
 )
 def test_a_memory_that_cannot_be_is_refused(arguments, message):

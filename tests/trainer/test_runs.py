@@ -51,7 +51,7 @@ def test_a_resumed_run_repeats_the_uninterrupted_one_bit_for_bit(objective, make
         save_strategy="steps",
         save_steps=7,  # in the middle of the second epoch, when the replay memory has something to give
         objective=objective,
-        samplers={"target": 1, "policy": 2, "replay": {"count": 2, "prioritise": "error"}},
+        samplers={"target": 1, "policy": 2, "replay": {"count": 2, "prioritize": "error"}},
         random_cut=True,
         model={"kind": "gpt2"},
         lr_scheduler_type="linear",

@@ -14,7 +14,7 @@ from vllm.exceptions import VLLMValidationError
 
 from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBuilder
-from policy import CausalPolicy, inference
+from policy import CausalPolicy, Exploration, inference
 from samplers import PolicySampler, RolloutSampler
 from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
 from samplers.rollouts.weights import policy_weights
@@ -114,9 +114,22 @@ def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):
             assert often.sum() > 20 and chisquare(*pairs).pvalue > 1e-3
 
 
+@pytest.mark.parametrize("exploration", [Exploration(temperature=1.5), Exploration(0.8, 0.3)], ids=str)
+def test_draws_that_explore_have_the_policys_log_probabilities(exploration, make_engine, prompts):
+    engine, policy = make_engine(**QWEN3)
+    sampler = RolloutSampler(engine, policy, exploration=exploration)
+    drawn = sampler.sample(prompts, 50, seed=1)
+    with inference(policy.model):
+        expected = policy.log_probs(prompts, drawn.items).log_pf
+    torch.testing.assert_close(drawn.log_pf, expected, atol=1e-4, rtol=0)
+    assert torch.equal(sampler.sample(prompts, 50, seed=1).items, drawn.items)
+    plain = RolloutSampler(engine, policy).sample(prompts, 50, seed=1)
+    assert len(drawn.items.unique()) > len(plain.items.unique()) or exploration.temperature < 1
+
+
 def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, prompts, catalog, tokenizer):
     engine, policy = make_engine(**QWEN3)
-    ids = [row[mask.bool()].tolist() for row, mask in zip(prompts.input_ids, prompts.attention_mask, strict=True)]
+    ids = prompts.token_lists()
     begun = ids[0] + policy.tokens[catalog.trie.path(torch.tensor(7))[1:3]].tolist()
     asked = [(ids[0], None), (ids[1], 0), (begun, 2), (ids[1], None)] * 8  # the longer ones leave no room to go on
     params = [

@@ -28,8 +28,7 @@ DRAWS = 200
 @pytest.fixture
 def tokens(prompts):
     """The prompts as the engine gets them."""
-    pairs = zip(prompts.input_ids, prompts.attention_mask.bool(), strict=True)
-    return [ids[mask].tolist() for ids, mask in pairs]
+    return prompts.token_lists()
 
 
 @pytest.fixture
@@ -37,9 +36,7 @@ def many(catalog, tokenizer):
     """64 prompts: seconds of work with DRAWS each."""
     rng = np.random.default_rng(2)
     rows = [{"history": rng.integers(0, 48, n % 20 + 1).tolist(), "target": 0} for n in range(64)]
-    batch = PromptBuilder(catalog, tokenizer, 20)(rows)
-    pairs = zip(batch.input_ids, batch.attention_mask.bool(), strict=True)
-    return [ids[mask].tolist() for ids, mask in pairs]
+    return PromptBuilder(catalog, tokenizer, 20)(rows).token_lists()
 
 
 def test_servers_draw_from_the_policy_whose_weights_they_were_sent(servers, catalog, tokenizer, prompts):

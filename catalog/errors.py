@@ -42,3 +42,7 @@ class SetupError(GFlowGRError, RuntimeError):
 
 class RunError(GFlowGRError, RuntimeError):
     """What failed while a run was at work: a loss that is no number, a reward that raised, a request to stop."""
+
+
+class DivergedError(RunError):
+    """A weight, a loss or a log-probability is no number any more: what a run then has in memory is not kept."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
 from catalog import Trie
-from catalog.errors import RunError
+from catalog.errors import DivergedError
 from interactions.prompts import PromptBatch
 from policy.plan import TriePlan
 
@@ -112,7 +112,7 @@ class TriePolicy(ABC):
         """`count` independent draws from P_F per prompt, without dropout: items [B, count], log_pf [B, count, L].
 
         The mask over a prompt's branches has count * count * L entries, so thousands of draws are better split. This,
-        `beam` and `distribution` raise RunError for weights that have diverged to NaN.
+        `beam` and `distribution` raise DivergedError for weights that have diverged to NaN.
         """
         with inference(self.model):
             logits, branches = self._read(prompts)
@@ -220,9 +220,9 @@ class TriePolicy(ABC):
 
 
 def check_numbers(log_p: Tensor) -> None:
-    """Raise RunError where log-probabilities are NaN: a draw would fail in torch, and a beam would prefer them."""
+    """Raise DivergedError where log-probabilities are NaN: a draw would fail in torch, and a beam would prefer them."""
     if log_p.isnan().any():
-        raise RunError(
+        raise DivergedError(
             "The policy's log-probabilities are NaN: its weights have diverged.",
             remedy="Go on from an earlier checkpoint with a lower learning rate.",
         )

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from catalog import Catalog, Trajectories
-from catalog.errors import InputError, RunError
+from catalog.errors import DivergedError, InputError, RunError
 from interactions.prompts import PromptBatch
 
 
@@ -84,6 +84,8 @@ class WeightedSum:
         reward, own = self.rewards[name], batch.copy()
         try:
             value = reward.catalog(own) if trajectories is None else reward(own, trajectories.copy())  # type: ignore[attr-defined]
+        except DivergedError:
+            raise
         except Exception as error:
             items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
             raise RunError(

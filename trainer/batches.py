@@ -7,7 +7,6 @@ from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from datasets import Dataset
 
 from interactions.prompts import PromptBatch, PromptBuilder
@@ -22,11 +21,9 @@ class RowReader:
     user_items: whether rows get all the training items of their user, so that a recommender can leave them out.
     """
 
-    def __init__(
-        self, rows: Dataset | None, prompts: PromptBuilder, device: torch.device, *, random_cut: bool, user_items: bool
-    ) -> None:
-        self.rows, self.prompts, self.device = rows, prompts, device
-        self._random_cut, self._add_user_items = random_cut, user_items
+    def __init__(self, args: TrainingConfig, rows: Dataset | None, prompts: PromptBuilder, *, user_items: bool) -> None:
+        self.rows, self.prompts, self.device = rows, prompts, args.device
+        self._random_cut, self._add_user_items = args.random_cut, user_items
 
     def __call__(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
         if self._random_cut:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from catalog import PADDING, SOURCES, Trajectories
-from catalog.errors import RunError
+from catalog.errors import DivergedError
 from catalog.files import write_json
 from interactions.prompts import PromptBatch
 from policy import PathLogProbs
@@ -117,7 +117,7 @@ def gather_nodes(values: Tensor, nodes: Tensor) -> Tensor:
 
 
 def check_loss(micro_batch: MicroBatch, log_pf: Tensor, loss: Tensor, folder: Path, step: int) -> None:
-    """Raise RunError for a loss that is no number, after its micro-batch with log_pf [B, K, L] is in `folder`."""
+    """Raise DivergedError for a loss that is no number, after its micro-batch with log_pf [B, K, L] is in `folder`."""
     if loss.isfinite():
         return
     path = folder / f"failed_batch_{os.environ.get('RANK', 0)}.json"
@@ -133,7 +133,8 @@ def check_loss(micro_batch: MicroBatch, log_pf: Tensor, loss: Tensor, folder: Pa
     }
     about = {"step": step, "loss": str(loss.item()), "users": prompts.users, "sources": SOURCES}
     write_json(path, about | {name: tensor.tolist() for name, tensor in tensors.items()})
-    raise RunError(
-        f"The loss is {loss.item()} at step {step}; the prompts and trajectories are in {path}. "
-        "Lower the learning rate or the reward's range."
+    raise DivergedError(
+        f"The loss is {loss.item()} at step {step}; the prompts and trajectories are in {path}.",
+        remedy="Lower the learning rate or the reward's range.",
+        file=path,
     )

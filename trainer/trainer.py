@@ -141,13 +141,7 @@ class RecommenderTrainer(Trainer):
         self.trie = self.catalog.trie.to(args.device)
         self.tokens = self.prompts.tokens.to(args.device)
         self.policy = policy_of(self.model, self.trie, self.tokens)
-        self.rows = RowReader(
-            self.train_dataset,
-            self.prompts,
-            args.device,
-            random_cut=args.random_cut,
-            user_items=recommender is not None,
-        )
+        self.rows = RowReader(args, self.train_dataset, self.prompts, user_items=recommender is not None)
         self.steps = StepReader(args, self.rows)
         ask = None if recommender is None else BatchRecommender(recommender)
         self.rollouts = construction.make_rollouts(self, tokenizer, given, ask)
@@ -163,7 +157,6 @@ class RecommenderTrainer(Trainer):
         started, step = time.perf_counter(), self.state.global_step
         self.watchdog.heartbeat(f"step {step}")
         pending, new = self.steps.read(epoch_iterator, step)
-        branches = self.rollouts.mixture.count * (self.trie.levels - 1)
         if pending is None:
             return [], None
         self.rollouts.sync(self.model, step, new)
@@ -173,9 +166,8 @@ class RecommenderTrainer(Trainer):
                 trajectories = self.rollouts.draw(batch, seed)
             with self.processes.attempt():  # apart: where a model is sharded, all processes must draw the next ones too
                 scored.append((batch, trajectories, self.method.score(batch, trajectories)))
-        num_targets, num_prompts, tokens = self.processes.agree(
-            f"step {step}", *pending.counts(self.args.sft_positions, branches)
-        )
+        counts = pending.counts(self.args.sft_positions, self.rollouts.mixture.count * (self.trie.levels - 1))
+        num_targets, num_prompts, tokens = self.processes.agree(f"step {step}", *counts)
         self.rollouts.sleep()
         micro_batches = [
             MicroBatch(
@@ -188,11 +180,7 @@ class RecommenderTrainer(Trainer):
         return micro_batches, torch.tensor(num_prompts, device=device)
 
     def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: MicroBatch,
-        return_outputs: bool = False,
-        num_items_in_batch: Tensor | None = None,
+        self, model: nn.Module, inputs: MicroBatch, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor:
         """sft_weight * L_SFT + the method's loss, as this process's share of the mean over the optimizer step."""
         all_positions = self.args.sft_positions == "all" and self.args.sft_weight > 0
@@ -318,9 +306,9 @@ class RecommenderTrainer(Trainer):
             {"method": type(self).__name__, "python_parts": self.python_parts},
         )
 
-    def _abort(self, error: Exception) -> NoReturn:
-        """Keep the steps done in a checkpoint and raise; RunError where they led to weights that are no numbers."""
-        if self.state.global_step:
+    def _abort(self, error: Exception, keep: bool) -> NoReturn:
+        """Raise; the steps done are kept in a checkpoint first, unless they led to weights that have diverged."""
+        if self.state.global_step and keep:
             self.checkpoints.check_finite(self.state.global_step, error)
             self._save_checkpoint(self.model, None)
             construction.say_kept(self.args, self.state.global_step)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from catalog import Trajectories, code_of_token
-from catalog.errors import RunError
+from catalog.errors import DivergedError, RunError
 from catalog.files import complete
 from interactions.prompts import PromptBatch
 from policy import TriePolicy
@@ -147,7 +147,7 @@ class RolloutSampler:
 
 def _check_numbers(log_pf: Tensor) -> None:
     if not log_pf.isfinite().all():
-        raise RunError(
+        raise DivergedError(
             "The rollout engine's log-probabilities are no numbers: the policy's weights have diverged.",
             remedy="Go on from an earlier checkpoint with a lower learning rate.",
         )

@@ -9,17 +9,19 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from catalog.errors import InputError
+from catalog.errors import DivergedError, InputError
 from trainer.runtime.watchdog import Interrupted, Watchdog
 
 
 class Processes:
     """Failures are kept in the process they happen in until `agree`, where all processes stop together.
 
-    abort: ends this process with an error, after it has kept what was done; all processes call it at the same time.
+    abort: ends this process with an error, after it has kept what was done if `keep`; all processes call it together.
     """
 
-    def __init__(self, accelerator: Accelerator, watchdog: Watchdog, abort: Callable[[Exception], NoReturn]) -> None:
+    def __init__(
+        self, accelerator: Accelerator, watchdog: Watchdog, abort: Callable[[Exception, bool], NoReturn]
+    ) -> None:
         self.accelerator, self.watchdog, self._abort = accelerator, watchdog, abort
         self._error: Exception | None = None
 
@@ -38,15 +40,17 @@ class Processes:
         any of them since the last time, or where any was asked to stop.
         """
         self.watchdog.heartbeat(where)
-        own = [*counts, float(self._error is not None), float(self.watchdog.stop_requested)]
+        own = [*counts, _severity(self._error), float(self.watchdog.stop_requested)]
         every = self.accelerator.gather(torch.tensor([own], dtype=torch.float64, device=self.accelerator.device))
         *sums, failed, asked = every.sum(0).tolist()  # every [processes, counts + 2]
         if failed:
             error, self._error = self._error, None
-            first = int(every[:, -2].argmax())
-            self._abort(error or Interrupted(f"Process {first} failed, see its message; this one stops too."))
+            worst = int(every[:, -2].argmax())
+            keep = every[worst, -2].item() < _severity(DivergedError(""))
+            other = Interrupted(f"Process {worst} failed, see its message; this one stops too.")
+            self._abort(error or other, keep)
         if asked:
-            self._abort(Interrupted("The run was asked to stop."))
+            self._abort(Interrupted("The run was asked to stop."), True)
         return sums
 
     def leave(self) -> None:
@@ -69,3 +73,8 @@ class Processes:
         if error:
             raise error
         return found
+
+
+def _severity(error: Exception | None) -> float:
+    """0 for none, 1 for one that leaves the weights as they were, 2 for weights that have diverged."""
+    return 0.0 if error is None else 1.0 + isinstance(error, DivergedError)

@@ -14,7 +14,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 
-from catalog.errors import InputError, RunError
+from catalog.errors import DivergedError, InputError
 from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
 from policy.checkpoints import finished
@@ -162,7 +162,7 @@ class RunCheckpoints:
         self.saved_at = step
 
     def check_finite(self, step: int, cause: Exception | None = None) -> None:
-        """Raise RunError on every process where a weight or buffer of any of them is no finite number."""
+        """Raise DivergedError on every process where a weight or buffer of any of them is no finite number."""
         tensors = [t for t in (*self._model.parameters(), *self._model.buffers()) if t.is_floating_point()]
         rank, device = self._accelerator.process_index, self._accelerator.device
         # with offloading some lie in main memory and some on the device
@@ -174,7 +174,7 @@ class RunCheckpoints:
         remedy = "Lower the learning rate or the reward's range."
         if last is not None:
             remedy = f"{last} is the last good checkpoint: start a new run from it (--model), with a lower rate."
-        raise RunError(
+        raise DivergedError(
             f"The weights after step {step} are no finite numbers, so they are not kept.", remedy=remedy
         ) from cause
 

@@ -89,7 +89,7 @@ def summary(trainer: Any, method: str) -> str:
     """What will be trained, on what."""
     found = trainer.runtime_info
     return (
-        f"{method}: {len(trainer.train_dataset):,} rows, {len(trainer.catalog):,} items, {trainer.mixture().count} "
+        f"{method}: {len(trainer.train_dataset):,} rows, {len(trainer.catalog):,} items, {trainer.rollouts.mixture.count} "
         f"trajectories per prompt, {trainer.prompts_per_step} prompts per step\n"
         + ", ".join(f"{name} {value:,}" if isinstance(value, int) else value for name, value in found.items())
     )

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -59,7 +60,7 @@ class Given:
             found["recommender"] = import_path(self.recommender)
         if self.rewards:
             weights = self.reward_weights or [1.0] * len(self.rewards)
-            paths = [reward if isinstance(reward, str) else import_path(reward) for reward in self.rewards]
+            paths = [str(reward) if isinstance(reward, str | Path) else import_path(reward) for reward in self.rewards]
             found["rewards"] = dict(zip(paths, map(float, weights), strict=False))
         if self.ref_model is not None:
             found["ref_model"] = getattr(self.ref_model.config, "_name_or_path", "") or import_path(self.ref_model)

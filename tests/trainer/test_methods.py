@@ -87,7 +87,9 @@ def test_with_adapters_the_reference_is_the_model_without_them_and_no_copy(make_
     step = first_step(trainer)
     expected = plain.policy.log_probs(step.prompts, step.trajectories.items).log_pf
     trainer.train()
-    torch.testing.assert_close(trainer.method.reference_log_probs(step.prompts, step.trajectories), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        trainer.method.reference_log_probs(step.prompts, step.trajectories), expected, atol=1e-5, rtol=1e-5
+    )
     after = trainer.policy.log_probs(step.prompts, step.trajectories.items).log_pf
     assert (after - expected).abs().max() > 0.1
     assert trainer.method.reference.policy.model is trainer.model

@@ -32,7 +32,7 @@ MATCH_USERS = 200
 
 SHAPE = ("reward_floor", "reward_floor_end", "reward_temperature", "reward_temperature_end")
 PYTHON = "python_parts"
-"""In resolved.yaml: what the run was given in Python, by its import path where it has one; rewards with their weights."""
+"""In resolved.yaml: what the run was given in Python, by its import path where it has one, rewards with weights."""
 
 
 class Match(NamedTuple):

@@ -16,7 +16,7 @@ from recommenders import BatchRecommender, Recommender, load_recommender
 from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
 from samplers import ReplaySampler, Sampler, SamplerParts, build_mixture
 from trainer.checks import check_count, computes_float32
-from trainer.config import TrainingConfig
+from trainer.config import RolloutConfig, TrainingConfig
 from trainer.front_door import as_rows
 from trainer.methods.base import Method, MethodParts
 from trainer.reporting.run_folder import RunFolder
@@ -71,7 +71,7 @@ class Given:
 
 def check_given(name: str, args: TrainingConfig, given: Given) -> None:
     """Raise InputError for parts that the method of the trainer called `name` does not read."""
-    draws = hasattr(args, "trajectories")
+    draws = isinstance(args, RolloutConfig)
     unread = {
         "reward_funcs": bool(given.rewards) and not draws,
         "samplers": bool(given.samplers) and not draws,

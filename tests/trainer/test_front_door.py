@@ -173,8 +173,12 @@ def test_weights_of_rewards_that_are_not_there_are_refused(make_trainer):
         make_trainer(GRPOTrainer, rewards=["hit", "hit"])
     with raises(InputError, field="reward_funcs"):
         make_trainer(GRPOTrainer, rewards="some/folder")
-    with raises(InputError, field="reward_funcs"):
-        make_trainer(SFTTrainer, parts={"reward_funcs": "hit"})
+
+
+def test_what_supervised_fine_tuning_does_not_read_is_refused(make_trainer):
+    for name, value in (("reward_funcs", "hit"), ("samplers", {"mine": None}), ("recommender", object())):
+        with raises(InputError, field=name):
+            make_trainer(SFTTrainer, parts={name: value})
 
 
 def test_a_model_that_classifies_is_given_prompt_and_completion(make_trainer, tokenizer, tmp_path):
@@ -241,4 +245,4 @@ def test_an_optimizer_of_ones_own_trains(make_trainer, make_model, catalog, toke
     )
     trainer.train()
     assert losses(trainer) == pytest.approx(losses(stock), rel=1e-5)
-    assert trainer.python_parts == {"optimizer": "torch.optim:SGD"}
+    assert trainer.python_parts == {"optimizer": "torch.optim.sgd:SGD"}

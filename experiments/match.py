@@ -20,7 +20,7 @@ from interactions import PromptBatch, PromptBuilder, Splits
 from interactions.provenance import Provenance
 from policy import TriePolicy
 from recommenders import BatchRecommender, load_recommender
-from rewards import RewardParts, build_rewards
+from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
 from rewards.load import settings_of
 from trainer import GFlowNetConfig
 from trainer.scoring.target import Target
@@ -32,7 +32,7 @@ MATCH_USERS = 200
 
 SHAPE = ("reward_floor", "reward_floor_end", "reward_temperature", "reward_temperature_end")
 PYTHON = "python_parts"
-"""In resolved.yaml: what the run was given as an object, by its import path where it has one."""
+"""In resolved.yaml: what the run was given in Python, by its import path where it has one, rewards with weights."""
 
 
 class Match(NamedTuple):
@@ -53,7 +53,7 @@ def reward_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     A reward that the run was given in Python is named by its import path, or as what it is where it has none.
     """
     given = settings.get(PYTHON) or {}
-    rewards = {given["rewards"]: 1.0} if given.get("rewards") else settings.get("rewards")
+    rewards = given.get("rewards") or settings.get("rewards")
     if not rewards:
         return {}
     recommender = given.get("recommender") or settings.get("recommender")
@@ -121,16 +121,26 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
     if config.recommender:
         recommender = BatchRecommender(load_recommender(config.recommender, catalog, vars(splits)))
     parts = RewardParts(catalog, recommender, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
-    assert isinstance(config.rewards, dict)
     try:
-        if "rewards" in given and settings_of(given["rewards"]):  # of an object it is not known how it was made
-            raise _unrecorded(run, "rewards", given["rewards"])
-        reward = build_rewards(config.rewards, parts, signed=True)  # of any method's run; what is below 0 is the floor
+        reward = _make_reward(config, given, parts)
     except InputError as error:
         if lost := [name for name in ("rewards", "recommender") if name in given]:
-            raise _unrecorded(run, lost[0], given[lost[0]]) from error
+            value = ", ".join(given["rewards"]) if lost[0] == "rewards" else given["recommender"]
+            raise _unrecorded(run, lost[0], value) from error
         raise
     return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
+
+
+def _make_reward(config: GFlowNetConfig, given: Mapping[str, Any], parts: RewardParts) -> WeightedSum:
+    """The reward of any method's run; what is below 0 is the floor."""
+    if not (weights := given.get("rewards")):
+        assert isinstance(config.rewards, dict)
+        return build_rewards(config.rewards, parts, signed=True)
+    for name in weights:
+        if ":" in name and settings_of(name):  # of an object it is not known how it was made
+            raise InputError(f"The reward {name} has settings.", field="rewards", value=name)
+    rewards = named_rewards(list(weights), parts)
+    return WeightedSum(rewards, dict(zip(rewards, weights.values(), strict=True)), parts.catalog, signed=True)
 
 
 def _unrecorded(run: Path, name: str, value: Any) -> Unrecorded:

@@ -87,10 +87,11 @@ def _missing(argv: Sequence[str], name: str) -> Path | None:
 
 def summary(trainer: Any, method: str) -> str:
     """What will be trained, on what."""
-    found = trainer.runtime_info
+    args, found, count = trainer.args, trainer.runtime_info, trainer.rollouts.mixture.count
+    prompts = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
     return (
-        f"{method}: {len(trainer.train_dataset):,} rows, {len(trainer.catalog):,} items, {trainer.mixture().count} "
-        f"trajectories per prompt, {trainer.prompts_per_step} prompts per step\n"
+        f"{method}: {len(trainer.train_dataset):,} rows, {len(trainer.catalog):,} items, {count} trajectories per "
+        f"prompt, {prompts} prompts per step\n"
         + ", ".join(f"{name} {value:,}" if isinstance(value, int) else value for name, value in found.items())
     )
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -19,6 +20,7 @@ from trainer.config import TrainingConfig
 from trainer.front_door import as_rows
 from trainer.methods.base import Method, MethodParts
 from trainer.reporting.run_folder import RunFolder
+from trainer.rollout_config import RolloutConfig
 from trainer.rollouts import Rollouts
 from trainer.runtime.engine import make_engine
 from trainer.runtime.provenance import import_path
@@ -59,7 +61,7 @@ class Given:
             found["recommender"] = import_path(self.recommender)
         if self.rewards:
             weights = self.reward_weights or [1.0] * len(self.rewards)
-            paths = [reward if isinstance(reward, str) else import_path(reward) for reward in self.rewards]
+            paths = [str(reward) if isinstance(reward, str | Path) else import_path(reward) for reward in self.rewards]
             found["rewards"] = dict(zip(paths, map(float, weights), strict=False))
         if self.ref_model is not None:
             found["ref_model"] = getattr(self.ref_model.config, "_name_or_path", "") or import_path(self.ref_model)
@@ -70,7 +72,7 @@ class Given:
 
 def check_given(name: str, args: TrainingConfig, given: Given) -> None:
     """Raise InputError for parts that the method of the trainer called `name` does not read."""
-    draws = hasattr(args, "trajectories")
+    draws = isinstance(args, RolloutConfig)
     unread = {
         "reward_funcs": bool(given.rewards) and not draws,
         "samplers": bool(given.samplers) and not draws,

@@ -12,6 +12,7 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import TrainerCallback, TrainerState
 
 from experiments.command_line import fail
 from tests.distributed.problem import losses, make_trainer
-from trainer import GFlowNetTrainer
+from trainer.methods.base import MethodLoss
 from trainer.runtime.watchdog import Interrupted
 
 out, fault = Path(sys.argv[1]), sys.argv[2]
@@ -50,15 +51,16 @@ def reward(batch, trajectories) -> Tensor:
     return values
 
 
-def method_loss(*args: Any) -> Tensor:
-    loss = GFlowNetTrainer.method_loss(trainer, *args)
-    return loss * torch.nan if fault == "nan" and Steps.done == 5 and int(os.environ["RANK"]) == 1 else loss
+def loss(*args: Any) -> MethodLoss:
+    found = own_loss(*args)
+    broken = fault == "nan" and Steps.done == 5 and int(os.environ["RANK"]) == 1
+    return replace(found, loss=found.loss * torch.nan) if broken else found
 
 
 trainer = make_trainer(
     out,
     kind="gpt2",  # with dropout
-    parts={"rewards": reward, "callbacks": [Steps()]},
+    parts={"reward_funcs": reward, "callbacks": [Steps()]},
     samplers={"target": 1, "policy": 2},
     max_steps=8,
     save_strategy="steps",
@@ -67,7 +69,7 @@ trainer = make_trainer(
     ddp_timeout=10,
     match_rows=0,
 )
-trainer.method_loss = method_loss
+own_loss, trainer.method.loss = trainer.method.loss, loss
 try:
     trainer.train(resume_from_checkpoint=True)
 except (Interrupted, OSError, FloatingPointError) as error:

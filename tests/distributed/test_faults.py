@@ -84,12 +84,12 @@ def test_a_reward_that_fails_in_one_process_stops_all_with_a_checkpoint(whole, t
     assert newest(tmp_path).name == "checkpoint-5"
 
 
-def test_a_loss_that_is_no_number_leaves_its_batch_and_a_checkpoint(tmp_path):
+def test_a_loss_that_is_no_number_leaves_its_batch_and_the_checkpoint_before(tmp_path):
     status, printed = run(worker(tmp_path, "nan"))
     assert status != 0 and "The loss is nan at step 5; the prompts and trajectories are in" in printed
     batch = json.loads((tmp_path / "failed_batch_1.json").read_text())
     assert batch["step"] == 5 and len(batch["users"]) == len(batch["items"]) == 4
-    assert newest(tmp_path).name == "checkpoint-5"
+    assert newest(tmp_path).name == "checkpoint-4"
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(whole, tmp_path):

@@ -61,10 +61,15 @@ def test_a_reward_given_in_python_is_made_again_or_not_compared_with(
 
     stock = match(rewards={"hit": 1.0})
     assert match(rewards={"hit": 1.0}, recommender="<in memory>").metrics == stock.metrics  # which it does not ask
-    ran = run(python_parts={"rewards": "their_rewards:Short"})
+    ran = run(python_parts={"rewards": {"their_rewards:Short": 1.0}})
     assert match_reward(ran, False, policy, splits.test, prompts, catalog, splits).metrics["tv"] != stock.metrics["tv"]
+    names = {"their_rewards:Short": 0.25, "hit": 2.0}
+    target = load_target(run(python_parts={"rewards": names}), policy, catalog, splits)
+    asked = load_target(run(rewards=names), policy, catalog, splits)  # the same from settings
+    batch = prompts(splits.test.to_list()[:3])
+    assert target.catalog(batch).equal(asked.catalog(batch))
     for lost in ("<in memory>", "their_rewards:Scaled", "nowhere:Reward"):
-        ran = run(rewards={"hit": 1.0}, python_parts={"rewards": lost})
+        ran = run(rewards={"hit": 1.0}, python_parts={"rewards": {lost: 1.0}})
         with raises(InputError, field="rewards", value=lost):
             match_reward(ran, False, policy, splits.test, prompts, catalog, splits)
         caplog.clear()

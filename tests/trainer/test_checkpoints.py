@@ -79,9 +79,9 @@ def test_resuming_goes_on_from_the_last_whole_one_or_begins(make_trainer, saved)
 def test_the_limit_counts_whole_checkpoints_and_never_takes_the_last(make_trainer):
     trainer = make_trainer(SFTTrainer, **KEPT, save_total_limit=1)
     folder = Path(trainer.args.output_dir)
-    save = trainer._save_rng_state
+    save = trainer.rollouts.save
     seen = []
-    trainer._save_rng_state = lambda path: seen.append([newest(folder), names(folder)]) or save(path)
+    trainer.rollouts.save = lambda *args: seen.append([newest(folder), names(folder)]) or save(*args)
     trainer.train()
     assert seen == [
         [None, []],

@@ -36,8 +36,12 @@ def micro_batch(trainer, count=4):
     """The first micro-batch of a step, and what the policy says of it."""
     rows = [trainer.train_dataset[i] for i in range(count)]
     (step,), _ = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)
-    output = trainer.policy.log_probs(step.prompts, step.trajectories.items, children=trainer.reads_children)
+    output = trainer.policy.log_probs(step.prompts, step.trajectories.items, children=trainer.method.reads_children)
     return step, output
+
+
+def objective_inputs(trainer, step, output):
+    return trainer.method.inputs(step, output, flow_heads(trainer.model))
 
 
 @pytest.mark.slow
@@ -56,9 +60,9 @@ def test_the_policy_comes_to_sample_items_in_proportion_to_their_reward(make_tra
         logging_steps=300,
         lr_scheduler_type="linear",
     )
-    before = trainer.held_out_metrics(trainer.eval_dataset)
+    before = trainer.method.held_out_metrics(trainer.eval_dataset, 8)
     trainer.train()
-    after = trainer.held_out_metrics(trainer.eval_dataset)
+    after = trainer.method.held_out_metrics(trainer.eval_dataset, 8)
     assert before["tv"] > 0.5 and after["tv"] < 0.05
     assert after["reward_correlation"] > 0.95 and abs(after["kl"]) < 0.02
     assert after["effective_items"] == pytest.approx(after["target_effective_items"], rel=0.05)
@@ -84,7 +88,7 @@ def test_every_objective_trains_and_its_loss_falls(objective, kind, make_trainer
 def test_exact_objectives_get_the_flows_of_the_whole_catalogue(objective, make_trainer):
     trainer = make_trainer(rewards=ItemValue(), objective=objective)
     step, output = micro_batch(trainer)
-    inputs = trainer.method.inputs(step, output, flow_heads(trainer.model))
+    inputs = objective_inputs(trainer, step, output)
     log_reward = ItemValue().catalog(range(4)).log()
     torch.testing.assert_close(inputs.log_flow[..., 0], log_reward.logsumexp(-1, keepdim=True).expand(-1, 4))
     torch.testing.assert_close(inputs.log_reward, log_reward.gather(1, step.trajectories.items))
@@ -98,9 +102,8 @@ def test_exact_tb_is_tb_with_the_true_log_z(make_trainer):
     step, output = micro_batch(trainer)
     log_z = torch.tensor([1.0 + i % 9 for i in range(48)]).sum().log()
     residual = log_z + output.log_pf.sum(-1) - step.scores.reward.log()
-    torch.testing.assert_close(
-        tb(trainer.method.inputs(step, output, flow_heads(trainer.model))).loss, residual.pow(2).mean(-1)
-    )
+    inputs = objective_inputs(trainer, step, output)
+    torch.testing.assert_close(tb(inputs).loss, residual.pow(2).mean(-1))
 
 
 @pytest.mark.parametrize("objective", ["tb", "exact_db"])
@@ -113,20 +116,17 @@ def test_with_a_reference_an_indifferent_reward_asks_for_the_reference_itself(ob
             return torch.full(trajectories.items.shape, 2.0)
 
     trainer = make_trainer(rewards=Same(), objective=objective, reference_weight=1.0)
-    found = trainer.held_out_metrics(trainer.eval_dataset)
+    found = trainer.method.held_out_metrics(trainer.eval_dataset, 8)
     assert found["tv"] < 1e-5
     step, output = micro_batch(trainer)
     expected = np.log(2.0) + output.log_pf.sum(-1)
     torch.testing.assert_close(step.scores.log_reward, expected)
-    assert trainer.method.scorer.target.whole == (
-        objective == "exact_db"
-    )  # else P_ref of all items would be asked for a few
+    # else P_ref of all items would be asked for a few
+    assert trainer.method.scorer.target.whole == (objective == "exact_db")
     if objective == "exact_db":
-        assert (
-            trainer.method.objective(trainer.method.inputs(step, output, flow_heads(trainer.model))).loss.max() < 1e-8
-        )
+        assert trainer.method.objective(objective_inputs(trainer, step, output)).loss.max() < 1e-8
     trainer.train()  # which moves the policy, and not the reference
-    assert trainer.held_out_metrics(trainer.eval_dataset)["tv"] > 1e-3
+    assert trainer.method.held_out_metrics(trainer.eval_dataset, 8)["tv"] > 1e-3
 
 
 def test_a_reward_without_a_catalogue_is_matched_relative_to_the_reference_too(make_trainer):
@@ -164,12 +164,10 @@ def test_a_source_of_weight_0_teaches_nothing(make_trainer):
             rewards=ItemValue(), objective="exact_tb", samplers={"target": 1, "random": 3}, source_weights=weights
         )
         step, output = micro_batch(trainer)
-        losses[bool(weights)] = trainer.method.objective(
-            trainer.method.inputs(step, output, flow_heads(trainer.model))
-        ).loss
+        losses[bool(weights)] = trainer.method.objective(objective_inputs(trainer, step, output)).loss
     alone = make_trainer(rewards=ItemValue(), objective="exact_tb", samplers={"target": 1})
     step, output = micro_batch(alone)
-    torch.testing.assert_close(losses[True], alone._loss(alone.inputs(step, output)).loss)
+    torch.testing.assert_close(losses[True], alone.method.objective(objective_inputs(alone, step, output)).loss)
     assert not torch.allclose(losses[True], losses[False])
 
 
@@ -212,9 +210,8 @@ def test_a_recommender_does_not_see_the_users_own_sequence_on_training_rows(make
     for row, own in zip(train_rows.to_list(), step.prompts.columns["user_items"], strict=False):
         assert set(own) == {*row["history"], row["target"]}
     held_out = trainer.prompts(train_rows.to_list()[:4])
-    assert not torch.allclose(
-        trainer.method.scorer.target.reward.catalog(step.prompts), trainer.method.scorer.target.reward.catalog(held_out)
-    )
+    reward = trainer.method.scorer.reward
+    assert not torch.allclose(reward.catalog(step.prompts), reward.catalog(held_out))
 
 
 def test_an_evaluation_reports_the_distance_to_the_reward(make_trainer):

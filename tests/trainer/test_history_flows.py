@@ -39,7 +39,7 @@ def dense(make_trainer, train_rows):
 def first_step(trainer, rows):
     (step,), _ = trainer.get_batch_samples(iter([rows]), 1, trainer.args.device)
     items = step.trajectories.items
-    return step, trainer.policy.log_probs(step.prompts, items, history=True, children=trainer.reads_children)
+    return step, trainer.policy.log_probs(step.prompts, items, history=True, children=trainer.method.reads_children)
 
 
 def of_one_prompt(trainer, row):
@@ -47,7 +47,7 @@ def of_one_prompt(trainer, row):
     batch = trainer.prompts([row])
     trajectories = TargetSampler(trainer.trie).sample(batch, 1, 0)
     step = MicroBatch(batch, trajectories, trainer.method.scorer.target.score(batch, trajectories)[0], 1, 1)
-    output = trainer.policy.log_probs(batch, trajectories.items, children=trainer.reads_children)
+    output = trainer.policy.log_probs(batch, trajectories.items, children=trainer.method.reads_children)
     return trainer.method.objective(trainer.method.inputs(step, output, flow_heads(trainer.model))).loss.item()
 
 
@@ -67,7 +67,7 @@ def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(obje
             )
     assert step.scores.history.mask.sum() == sum(min(len(row["history"]), 4) - 1 for row in rows)
     assert trainer.method.history_loss(step.scores.history, output)[0].item() == pytest.approx(total, rel=1e-4)
-    both = trainer.method_loss(trainer.model, step, output).item()
+    both = trainer.method.loss(step, output, flow_heads(trainer.model)).loss.item()
     ends = np.mean([of_one_prompt(trainer, row | {"history": row["history"][-4:]}) for row in rows])
     assert both == pytest.approx(ends + total / step.num_targets, rel=1e-4)
 
@@ -111,7 +111,7 @@ def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows
         dense("flow_kl", keep_flows=keep, name=str(place)) for place, keep in enumerate([False, True, True])
     )
     rows = kept.rows(kept.train_dataset.to_list(), 0)
-    kept.history_target(kept.prompts(rows))
+    kept.method.scorer.history_target(kept.prompts(rows))
     for row in reversed(rows):
         batch = kept.prompts([row])
         first, second, expected = (trainer.method.scorer.history_target(batch) for trainer in (kept, other, anew))

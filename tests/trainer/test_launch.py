@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from catalog.errors import InputError
 from tests.raising import raises
-from trainer import METHODS, SFTConfig, SFTTrainer, launch
+from trainer import METHODS, SFTConfig, SFTTrainer
+from trainer.runtime import launch
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes" / "accelerate").glob("*.yaml"))
 

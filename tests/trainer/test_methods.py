@@ -75,7 +75,7 @@ def test_the_reference_is_the_policy_at_the_start(make_trainer):
     before = trainer.policy.log_probs(step.prompts, step.trajectories.items).log_pf.detach()
     trainer.train()
     after = trainer.policy.log_probs(step.prompts, step.trajectories.items).log_pf
-    torch.testing.assert_close(trainer.log_pf_reference(step), before)
+    torch.testing.assert_close(trainer.method.reference_log_probs(step.prompts, step.trajectories), before)
     assert (after - before).abs().max() > 0.1
     assert not any(parameter.requires_grad for parameter in trainer.method.reference.policy.model.parameters())
 
@@ -87,7 +87,9 @@ def test_with_adapters_the_reference_is_the_model_without_them_and_no_copy(make_
     step = first_step(trainer)
     expected = plain.policy.log_probs(step.prompts, step.trajectories.items).log_pf
     trainer.train()
-    torch.testing.assert_close(trainer.log_pf_reference(step), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        trainer.method.reference_log_probs(step.prompts, step.trajectories), expected, atol=1e-5, rtol=1e-5
+    )
     after = trainer.policy.log_probs(step.prompts, step.trajectories.items).log_pf
     assert (after - expected).abs().max() > 0.1
     assert trainer.method.reference.policy.model is trainer.model
@@ -100,7 +102,9 @@ def test_a_precomputed_reference_is_the_copy_without_the_copy(kind, make_trainer
         settings = dict(samplers=PAIRS, beta=0.5, max_steps=5, precompute_ref_log_probs=precomputed)
         trainer = make_trainer(kind, rewards=Even(), name=str(precomputed), **settings)
         trainer.train()
-        runs.append((logged(trainer, "loss"), trainer.log_pf_reference(first_step(trainer))))
+        step = first_step(trainer)
+        reference = trainer.method.reference_log_probs(step.prompts, step.trajectories)
+        runs.append((logged(trainer, "loss"), reference))
     torch.testing.assert_close(runs[0], runs[1], atol=1e-5, rtol=1e-5)
     with pytest.raises(ValueError, match="whole rows"):
         make_trainer(kind, precompute_ref_log_probs=True, random_cut=True, beta=0.5)

@@ -130,7 +130,7 @@ def test_random_cut_ends_prompts_everywhere_and_the_same_way_for_the_same_seed(m
 def test_the_target_comes_first_and_the_others_keep_the_order_of_the_recipe(make_trainer):
     trainer = make_trainer(samplers={"policy": 2, "target": 1, "random": 1})
     batch = trainer.prompts(trainer.train_dataset.to_list()[:3])
-    trajectories = trainer.mixture().sample(batch, seed=0)
+    trajectories = trainer.rollouts.mixture.sample(batch, seed=0)
     names = [SOURCES[i] for i in trajectories.source[0].tolist()]
     assert names == ["target", "policy", "policy", "random"]
 

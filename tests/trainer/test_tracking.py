@@ -14,7 +14,8 @@ from wandb.proto.wandb_internal_pb2 import Record
 
 from catalog import SOURCES
 from recipes.train import main
-from trainer import GFlowNetConfig, GFlowNetTrainer, SFTTrainer, tracking
+from trainer import GFlowNetConfig, GFlowNetTrainer, SFTTrainer
+from trainer.reporting import tracking
 from trainer.reporting.tracking import COLUMNS, markdown, table_rows
 
 ONCE = {"train_runtime", "train_samples_per_second", "train_steps_per_second", "train_loss", "total_flos"}
@@ -146,10 +147,8 @@ def joined(rows):
 
 
 def test_the_table_is_what_the_first_micro_batch_of_the_step_sampled(make_trainer, catalog):
-    trainer, drawn = (
-        make_trainer(report_to="tensorboard", samplers={"target": 1, "policy": 2, "replay": 1}, **SMALL),
-        [],
-    )
+    trainer = make_trainer(report_to="tensorboard", samplers={"target": 1, "policy": 2, "replay": 1}, **SMALL)
+    drawn = []
     sample = trainer.get_batch_samples
 
     def spy(*args):

@@ -63,7 +63,7 @@ def test_a_server_that_dies_in_the_middle_of_a_step_changes_nothing(staleness, r
     whole, losses = run(name="whole", rollout_staleness=staleness)
     assert logged(whole, "sampler/valid_share") == [1.0] * 12
     assert logged(whole, "sampler/age") == ([0.0] + [float(staleness)] * 9 + [0.0, float(staleness)])
-    assert whole.rollout_gap < 1e-4 and (staleness or max(logged(whole, "sampler/log_pf_gap_max")) < 1e-4)
+    assert whole.rollouts.gap < 1e-4 and (staleness or max(logged(whole, "sampler/log_pf_gap_max")) < 1e-4)
     with caplog.at_level(logging.WARNING):
         _, killed = run(name="killed", kill=[1], step=4, rollout_staleness=staleness)
     assert killed == pytest.approx(losses, rel=1e-4)

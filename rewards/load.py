@@ -102,7 +102,9 @@ def named_rewards(given: Sequence[Any], parts: RewardParts) -> dict[str, Reward]
             made = load_reward(reward, parts)
         elif isinstance(reward, str | Path | PreTrainedModel):
             name = Path(reward).name if isinstance(reward, str | Path) else name
-            made = as_reward(name, RewardModel.load(reward), parts)
+            made = as_reward(
+                name, RewardModel.load(reward, parts.policy.tokens.device if parts.policy else None), parts
+            )
         else:
             made = as_reward(name, reward, parts)
         if name in rewards:

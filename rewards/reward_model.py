@@ -33,8 +33,8 @@ class RewardModel:
         model.config.pad_token_id = tokenizer.pad_token_id
 
     @classmethod
-    def load(cls, model: str | Path | PreTrainedModel) -> "RewardModel":
-        """From a folder or a hub name, or a model whose tokenizer lies where it was loaded from.
+    def load(cls, model: str | Path | PreTrainedModel, device: torch.device | None = None) -> "RewardModel":
+        """From a folder or a hub name, or a model whose tokenizer lies where it was loaded from; put on `device`.
 
         Raises InputError where there is none.
         """
@@ -52,7 +52,7 @@ class RewardModel:
                 field="reward_funcs",
                 value=name,
             ) from error
-        return cls(model, tokenizer)  # type: ignore[arg-type]
+        return cls(model if device is None else model.to(device), tokenizer)  # type: ignore[arg-type]
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
         texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]

@@ -1,9 +1,7 @@
 """Everything that a trainer is made of, from its config and from what it is given in Python."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
@@ -12,18 +10,18 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 
 from catalog import Catalog, Trajectories
 from catalog.errors import InputError
-from recommenders import BatchRecommender, Recommender, load_recommender
+from policy.loading import load_backbone
+from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
-from samplers import ReplaySampler, Sampler, SamplerParts, build_mixture
+from samplers import ReplaySampler, SamplerParts, build_mixture
 from trainer.checks import check_count, computes_float32
 from trainer.config import TrainingConfig
 from trainer.front_door import as_rows
+from trainer.given import Given
 from trainer.methods.base import Method, MethodParts
 from trainer.reporting.run_folder import RunFolder
-from trainer.rollout_config import RolloutConfig
 from trainer.rollouts import Rollouts
 from trainer.runtime.engine import make_engine
-from trainer.runtime.provenance import import_path
 from trainer.scoring.reference import PrecomputedReference, Reference, frozen_copy, numbered
 
 if TYPE_CHECKING:
@@ -32,63 +30,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Rows: TypeAlias = Dataset | dict[str, Dataset] | None
-
-
-@dataclass(frozen=True)
-class Given:
-    """What a caller gave in Python beside config, model and data."""
-
-    reward_funcs: Any
-    reward_weights: Sequence[float] | None
-    samplers: Mapping[str, Sampler] | None
-    recommender: Recommender | None
-    ref_model: PreTrainedModel | None
-    optimizer: torch.optim.Optimizer | None
-
-    @property
-    def rewards(self) -> list[Any]:
-        """The rewards, one by one."""
-        if self.reward_funcs is None:
-            return []
-        return list(self.reward_funcs) if isinstance(self.reward_funcs, list | tuple) else [self.reward_funcs]
-
-    def recorded(self) -> dict[str, Any]:
-        """The import paths of what changes what is learned, for the run's folder and its checkpoints."""
-        found: dict[str, Any] = {}
-        if self.samplers:
-            found["samplers"] = {name: import_path(sampler) for name, sampler in self.samplers.items()}
-        if self.recommender is not None:
-            found["recommender"] = import_path(self.recommender)
-        if self.rewards:
-            weights = self.reward_weights or [1.0] * len(self.rewards)
-            paths = [str(reward) if isinstance(reward, str | Path) else import_path(reward) for reward in self.rewards]
-            found["rewards"] = dict(zip(paths, map(float, weights), strict=False))
-        if self.ref_model is not None:
-            found["ref_model"] = getattr(self.ref_model.config, "_name_or_path", "") or import_path(self.ref_model)
-        if self.optimizer is not None:
-            found["optimizer"] = import_path(type(self.optimizer))
-        return found
-
-
-def check_given(name: str, args: TrainingConfig, given: Given) -> None:
-    """Raise InputError for parts that the method of the trainer called `name` does not read."""
-    draws = isinstance(args, RolloutConfig)
-    unread = {
-        "reward_funcs": bool(given.rewards) and not draws,
-        "samplers": bool(given.samplers) and not draws,
-        "recommender": given.recommender is not None and not draws,
-        "ref_model": given.ref_model is not None and not args.reads_reference,
-        "reward_weights": given.reward_weights is not None and not given.rewards,
-    }
-    for field in (field for field, found in unread.items() if found):
-        remedy = "Give reward_funcs too, or leave it out." if field == "reward_weights" else "Leave it out."
-        raise InputError(f"{name} with these settings reads no {field}.", remedy=remedy, field=field)
-    if given.reward_weights is not None and len(given.reward_weights) != len(given.rewards):
-        raise InputError(
-            f"{len(given.reward_weights)} reward_weights are given for {len(given.rewards)} reward_funcs.",
-            remedy="Give one for each.",
-            field="reward_weights",
-        )
 
 
 def make_rows(args: TrainingConfig, train: Any, evaluated: Any) -> tuple[Dataset | None, Rows]:
@@ -105,13 +46,15 @@ def make_rows(args: TrainingConfig, train: Any, evaluated: Any) -> tuple[Dataset
 
 
 def frozen_reference(
-    args: TrainingConfig, model: PreTrainedModel, given: Given, *, adapted: bool
+    args: TrainingConfig, model: PreTrainedModel, catalog: Catalog, given: Given, *, adapted: bool
 ) -> PreTrainedModel | None:
     """The model that is compared with, frozen; None where it is that in training without adapters, or a table."""
     if not args.reads_reference or args.precompute_ref_log_probs:
         return None
-    if given.ref_model is not None:
-        return given.ref_model.eval().requires_grad_(False)
+    if (reference := given.ref_model) is not None:
+        if not isinstance(reference, PreTrainedModel):
+            reference, _ = load_backbone(catalog, str(reference), None, args.seed)
+        return reference.eval().requires_grad_(False)
     return None if adapted else frozen_copy(model)
 
 
@@ -206,7 +149,7 @@ def make_method(
 def _make_reward(args: TrainingConfig, given: Given, parts: RewardParts) -> WeightedSum | None:
     if given.rewards:
         rewards = named_rewards(given.rewards, parts)
-        weights = dict(zip(rewards, given.reward_weights or [1.0] * len(rewards), strict=True))
+        weights = dict(zip(rewards, given.weights, strict=True))
         return WeightedSum(rewards, weights, parts.catalog, args.signed_rewards)
     if args.rewards or args.default_rewards:
         return build_rewards(args.rewards, parts, args.signed_rewards)

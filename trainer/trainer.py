@@ -23,6 +23,7 @@ from trainer.batches import RowReader, StepReader
 from trainer.checks import check_forward, check_run, computes_float32
 from trainer.config import TrainingConfig
 from trainer.front_door import check_parts, make_args, make_model, unavailable
+from trainer.given import Given, check_given
 from trainer.micro_batch import MicroBatch, check_loss, target_inputs
 from trainer.objectives import sft
 from trainer.reporting.run_folder import use_progress_bar
@@ -77,7 +78,7 @@ class RecommenderTrainer(Trainer):
         reward_weights: Sequence[float] | None = None,
         samplers: Mapping[str, Sampler] | None = None,
         recommender: Recommender | None = None,
-        ref_model: PreTrainedModel | None = None,
+        ref_model: str | Path | PreTrainedModel | None = None,
         peft_config: Any = None,
         callbacks: list[TrainerCallback] | None = None,
         optimizers: tuple[torch.optim.Optimizer | None, Any] = (None, None),
@@ -87,10 +88,10 @@ class RecommenderTrainer(Trainer):
         model, processing_class = make_model(model, processing_class, catalog, args.seed)
         check_parts(model, processing_class)
         check_processes(args)
-        given = construction.Given(reward_funcs, reward_weights, samplers, recommender, ref_model, optimizers[0])
-        construction.check_given(type(self).__name__, args, given)
+        given = Given(reward_funcs, reward_weights, samplers, recommender, ref_model, optimizers[0])
+        check_given(type(self).__name__, args, given, adapted=peft_config is not None)
         train_rows, eval_rows = construction.make_rows(args, train_dataset, eval_dataset)
-        frozen = construction.frozen_reference(args, model, given, adapted=peft_config is not None)
+        frozen = construction.frozen_reference(args, model, catalog, given, adapted=peft_config is not None)
         recommender = construction.find_recommender(args, given, catalog, train_rows, eval_rows)
         catalog.check_trained(model.config)
         model.config.catalog_fingerprint = catalog.fingerprint
@@ -122,7 +123,7 @@ class RecommenderTrainer(Trainer):
     def _connect(
         self,
         tokenizer: PreTrainedTokenizerBase,
-        given: construction.Given,
+        given: Given,
         recommender: Recommender | None,
         frozen: PreTrainedModel | None,
     ) -> None:
@@ -162,9 +163,8 @@ class RecommenderTrainer(Trainer):
         self.rollouts.sync(self.model, step, new)
         scored = []
         for batch, seed in zip(pending.prompts, pending.seeds, strict=True):
-            with self.processes.attempt():
+            with self.processes.attempt():  # each: where a model is sharded, all processes must draw the next ones too
                 trajectories = self.rollouts.draw(batch, seed)
-            with self.processes.attempt():  # apart: where a model is sharded, all processes must draw the next ones too
                 scored.append((batch, trajectories, self.method.score(batch, trajectories)))
         counts = pending.counts(self.args.sft_positions, self.rollouts.mixture.count * (self.trie.levels - 1))
         num_targets, num_prompts, tokens = self.processes.agree(f"step {step}", *counts)

@@ -113,7 +113,6 @@ def flow_inputs(
     log_probs: those of the forward with gradients.
     """
     trajectories, scores = micro_batch.trajectories, micro_batch.scores
-    leaf = trie.leaf_of_item
     weights = torch.tensor([source_weights.get(name, 1.0) for name in SOURCES], device=trajectories.source.device)
     return FlowInputs(
         log_pf=log_probs.log_pf,
@@ -121,7 +120,7 @@ def flow_inputs(
         source=trajectories.source,
         weight=weights[trajectories.source.clamp(min=0)],
         reward=scores.reward,
-        hit=leaf[trajectories.items] == leaf[micro_batch.prompts.target].unsqueeze(1),
+        hit=trie.same_leaf(trajectories.items, micro_batch.prompts.target.unsqueeze(1)),
         log_pf_reference=micro_batch.reference,
         # of the weights in training the log-probability is log_pf itself, whatever dropout or rounding says
         log_pf_behavior=trajectories.log_pf.masked_fill((trajectories.age == 0).unsqueeze(-1), torch.nan),

@@ -6,6 +6,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import TrainerCallback, TrainerState
 from transformers.integrations import (
@@ -22,7 +23,8 @@ from catalog import PADDING, SOURCES, Catalog
 from catalog.errors import InputError
 from catalog.files import complete
 from catalog.settings import check_known
-from catalog.tokens import code_words
+from catalog.tokens import item_words
+from evaluation.markdown import markdown_rows
 from trainer.micro_batch import MicroBatch
 
 INSTALLED = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available, "trackio": is_trackio_available}
@@ -80,20 +82,19 @@ def table_rows(micro_batch: MicroBatch, log_pf: Tensor, catalog: Catalog) -> lis
     log_pf [B, K, L]; a row holds its sum over the path, in nats.
     """
     prompts, trajectories = micro_batch.prompts.rows(0, PROMPTS), micro_batch.trajectories.rows(0, PROMPTS)
-    names = catalog.names
-    words = [word.strip("<>") for word in code_words(catalog.trie.sizes)]  # in brackets they would be taken for HTML
-    first = [sum(catalog.trie.sizes[:level]) for level in range(catalog.trie.levels)]  # of each level's words
+    names, histories = catalog.names, prompts.item_lists()
     columns = (trajectories.items, trajectories.codes, trajectories.source, micro_batch.scores.reward, log_pf.sum(-1))
     rows = []
     for b, user in enumerate(prompts.users):
         asked = {
             "user": user,
-            "history": [names[item] for item in prompts.history[b].tolist() if item >= 0][-HISTORY:],
+            "history": [names[item] for item in histories[b]][-HISTORY:],
             "target": names[prompts.target[b]],
         }
         for item, codes, source, reward, total in zip(*(column[b].tolist() for column in columns), strict=True):
             if source != PADDING:
-                path = " ".join(words[start + code] for start, code in zip(first, codes, strict=True))
+                (words,) = item_words(torch.tensor([codes]), catalog.trie.sizes)
+                path = " ".join(word.strip("<>") for word in words)  # in brackets they would be taken for HTML
                 drawn = {"item": names[item], "semantic_id": path, "source": SOURCES[source]}
                 rows.append(asked | drawn | {"reward": reward, "log_pf": total})
     return rows
@@ -118,9 +119,8 @@ def _put(tracker: TrainerCallback, rows: list[dict[str, Any]], number: int) -> N
 
 def markdown(data: list[list[Any]]) -> str:
     """Rows of COLUMNS as a Markdown table, for TensorBoard, which shows text."""
-    lines = [COLUMNS, ["---"] * len(COLUMNS), *([_cell(value) for value in row] for row in data)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_rows(COLUMNS, [[_cell(value) for value in row] for row in data])
 
 
 def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else escape(str(value)).replace("|", "&#124;")
+    return f"{value:.4g}" if isinstance(value, float) else escape(str(value))

@@ -127,11 +127,11 @@ def backbone_settings(model: PreTrainedModel) -> dict[str, Any]:
         name: {key: value for key, value in adapter.to_dict().items() if key not in volatile}
         for name, adapter in adapters.items()
     } or None
-    settings["start"] = _start(getattr(model.config, "_name_or_path", "") or "")
+    settings["start"] = weights_named(getattr(model.config, "_name_or_path", "") or "")
     return settings
 
 
-def _start(name: str) -> str | None:
+def weights_named(name: str) -> str | None:
     """The weights of a run's folder or checkpoint by their content, others by their name; None for new ones."""
     if not (Path(name) / MARKER).is_file() or not name:
         return name or None

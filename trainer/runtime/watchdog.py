@@ -57,7 +57,7 @@ class Watchdog:
             signal.signal(number, handler)
 
     def stop(self, *_: object) -> None:
-        """Ask the run to stop: it does at its next step, with a checkpoint."""
+        """Ask the run to stop: it does before the step it is at is trained, with a checkpoint of those done."""
         self.stop_requested = True
 
     def heartbeat(self, where: str) -> None:

@@ -74,9 +74,9 @@ class HistoryTarget:
 def _prefixes(batch: PromptBatch) -> list[dict]:
     """The rows of all prefixes; those of a longer history than the model reads begin where it reads."""
     whole = []
-    for index, (history, target) in enumerate(zip(batch.history.tolist(), batch.target.tolist(), strict=True)):
+    for index, (history, target) in enumerate(zip(batch.item_lists(), batch.target.tolist(), strict=True)):
         row = {name: values[index] for name, values in batch.columns.items()}
-        row |= {"history": [item for item in history if item >= 0], "target": target}
+        row |= {"history": history, "target": target}
         for name in OPTIONAL:
             if (past := f"history_{name}") in row:
                 row[past] = row[past][-len(row["history"]) :]

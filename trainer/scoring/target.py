@@ -83,8 +83,8 @@ class Target:
     def _mass(self, everything: Tensor, log_target: Tensor, batch: PromptBatch) -> dict[str, Tensor]:
         """How a prompt's mass, after floor and temperature, divides among the target, the floor and the rest: [B]."""
         mass = log_target.softmax(-1)
-        leaf = self.trie.leaf_of_item
-        target = (leaf == leaf[batch.target].unsqueeze(1)) * mass  # [B, items]
+        items = torch.arange(self.trie.items, device=mass.device)
+        target = self.trie.same_leaf(items, batch.target.unsqueeze(1)) * mass  # [B, items]
         floor = (everything < self.at("reward_floor")) * (mass - target)
         of_target, of_floor = target.sum(-1), floor.sum(-1)
         return dict(zip(MASS, (of_target, of_floor, 1 - of_target - of_floor), strict=True))

@@ -10,6 +10,7 @@ likelihood.py     the policy's own probability of the item
 similarity.py     how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root
 rank.py           a penalty for a miss, the larger the likelier the policy found it
 trl.py            a reward function of TRL, (prompts, completions, **columns) -> list, as a reward
+reward_model.py   a model that classifies sequences, as a reward function of TRL
 load.py           rewards by name, with their settings, and your own, a function or class named by its import path
 base.py           `WeightedSum` adds them up and checks what they return; `log_reward` applies floor and temperature
 

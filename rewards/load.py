@@ -93,18 +93,22 @@ def as_reward(name: str, reward: Any, parts: RewardParts) -> Reward:
 
 
 def named_rewards(given: Sequence[Any], parts: RewardParts) -> dict[str, Reward]:
-    """What a caller gives in Python, by name: rewards, reward functions of TRL, names and import paths of rewards, and
-    models that classify sequences or their folders, see `RewardModel`."""
+    """Rewards by name, from what a caller gives in Python.
+
+    given: rewards, reward functions of TRL, names and import paths of rewards, and models that classify sequences or
+    their folders, see `RewardModel`. Raises InputError where two have one name.
+    """
+    device = parts.policy.tokens.device if parts.policy else None
     rewards: dict[str, Reward] = {}
     for number, reward in enumerate(given, 1):
-        name = reward if isinstance(reward, str) else f"reward_{number}" if len(given) > 1 else "reward"
+        name = "reward" if len(given) == 1 else f"reward_{number}"
         if isinstance(reward, str) and (reward in REWARDS or ":" in reward):
-            made = load_reward(reward, parts)
-        elif isinstance(reward, str | Path | PreTrainedModel):
-            name = Path(reward).name if isinstance(reward, str | Path) else name
-            made = as_reward(
-                name, RewardModel.load(reward, parts.policy.tokens.device if parts.policy else None), parts
-            )
+            name, made = reward, load_reward(reward, parts)
+        elif isinstance(reward, str | Path):
+            name = Path(reward).name
+            made = as_reward(name, RewardModel.load(reward, device), parts)
+        elif isinstance(reward, PreTrainedModel):
+            made = as_reward(name, RewardModel.load(reward, device), parts)
         else:
             made = as_reward(name, reward, parts)
         if name in rewards:

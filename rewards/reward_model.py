@@ -11,10 +11,10 @@ from catalog.errors import InputError
 
 
 class RewardModel:
-    """The logit that a sequence classification model gives to prompt and completion together, as TRL's trainers ask it.
+    """The logit that a sequence classification model gives to a prompt and its completion, as in TRL's trainers.
 
-    model: one with one label; tokenizer: its own, with padding. It is a reward function of TRL, texts in and numbers
-    out, see `rewards.trl`. Logits may be below 0: a GFlowNet needs a model whose logits are not.
+    model: has one label; tokenizer: that of the model, with a padding token. It is a reward function of TRL, texts in
+    and numbers out, see `rewards.trl`. A GFlowNet needs a model whose logits are never below 0.
     """
 
     signed = True

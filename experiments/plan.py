@@ -22,7 +22,6 @@ from experiments.memory import (
     sync,
     traffic,
 )
-from policy.config import backbone_config
 
 COLUMNS = ("parameters", "gradients", "optimizer", "transient", "layers", "logits", "engine", "total")
 
@@ -101,6 +100,7 @@ def shapes(args: PlanArguments) -> dict[str, Shape]:
     from transformers import AutoConfig
 
     from policy import auto_class
+    from policy.config import backbone_config
     from policy.loading import pretrained_source, reading
 
     if args.model is None:

@@ -67,8 +67,9 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
 
 def make_missing(argv: Sequence[str], recipe: RunArguments) -> None:
     """Prepare the data and fit the recommenders that the recipe's own folders lack."""
+    from semantic_ids import prepare
+
     from experiments.evaluate import fit_recommenders
-    from semantic_ids.prepare import prepare
 
     # only the recipe's own folders: a mistyped name must not be filled with something else
     if recipe.data_recipe and (data := _missing(argv, "data")):

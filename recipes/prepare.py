@@ -15,7 +15,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, DataArguments)
     import logging
 
-    from semantic_ids.prepare import prepare
+    from semantic_ids import prepare
 
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     counts = prepare(args)

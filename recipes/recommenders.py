@@ -16,9 +16,10 @@ from semantic_ids.settings import DataArguments
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, RecommenderArguments)
+    from semantic_ids import prepare
+
     from evaluation.tables import markdown_table
     from experiments.evaluate import fit_recommenders
-    from semantic_ids.prepare import prepare
 
     # only the recipe's own folder: a mistyped --data must not be filled with another data set
     named = read_recipe(list(sys.argv[1:] if argv is None else argv)).get("data")

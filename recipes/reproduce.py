@@ -15,9 +15,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     from experiments.results import ReproduceArguments, preparation, rehearsal, write_results
 
     (args,) = parse(argv, ReproduceArguments)
+    from semantic_ids import prepare
+
     from experiments.comparison import compare_runs
     from experiments.sweep import run_sweep
-    from semantic_ids.prepare import prepare
 
     if args.smoke:
         args = rehearsal(args)

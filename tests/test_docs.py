@@ -17,12 +17,12 @@ from experiments.arguments import (
     EvaluateArguments,
     ExportArguments,
     RecommenderArguments,
+    ReproduceArguments,
     RunArguments,
     ServeArguments,
 )
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
-from experiments.results import ReproduceArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from semantic_ids.settings import DataArguments
 from trainer import METHODS, METRICS

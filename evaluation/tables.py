@@ -142,7 +142,20 @@ def markdown(table: Table) -> str:
         if heading:
             lines.append([f"*{heading}*", *("" for _ in heads)])
         lines += [[name, *map(_markdown, row)] for name, row in rows.items()]
-    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in line)} |" for line in lines)
+    return _lines(lines)
+
+
+def aligned_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Texts in Markdown, padded for a terminal: the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    rows = [[r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))] for r in lines]
+    first = [heads[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(heads[1:], widths[1:], strict=True))]
+    return _lines([first, rule, *rows])
+
+
+def _lines(rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cell.replace('|', '&#124;') for cell in row)} |" for row in rows)
 
 
 def metric_names(values: Values) -> list[str]:

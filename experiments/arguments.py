@@ -307,6 +307,12 @@ class CompareArguments(Arguments):
         """The held-out items that are compared."""
         return self.how.get("split", "test")
 
+    @property
+    def page(self) -> dict[str, Any]:
+        """What `compare_runs` is given beside the runs."""
+        names = ("output_dir", "split", "references", "title", "baseline", "data")
+        return {name: getattr(self, name) for name in names}
+
 
 @dataclass(kw_only=True)
 class ReproduceArguments(CompareArguments):

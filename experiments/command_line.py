@@ -154,6 +154,11 @@ def setting(argv: Sequence[str], name: str) -> Any:
     return given[name] if name in given else read_recipe(argv).get(name)
 
 
+def is_given(argv: Sequence[str], name: str) -> bool:
+    """Whether the command line itself has a setting."""
+    return name in _given(argv)
+
+
 def program(main: Callable[P, None]) -> Callable[P, None]:
     """A `main` that ends with one sentence for what the user can mend, and with a traceback for a mistake of ours.
 
@@ -201,6 +206,11 @@ def command(name: str, *argv: str) -> str:
     """The command line of another program, in the way in which this one was started."""
     ours = ("gflowgr", name) if Path(sys.argv[0]).stem == "gflowgr" else ("python", "-m", f"recipes.{name}")
     return shlex.join([*ours, *argv])
+
+
+def browse(page: Path) -> str:
+    """The command line that shows a page."""
+    return shlex.join(["python", "-m", "webbrowser", str(page)])
 
 
 def ending(output: str | Path, figures: Mapping[str, Any], *following: str) -> str:

@@ -60,7 +60,7 @@ def write_results(args: ReproduceArguments) -> None:
 
     Its part stands between `<!-- name -->` and `<!-- end of name -->`, at the end of the page where it is new.
     """
-    record = read_json(comparison_folder(args) / "metrics.json", "The comparison")
+    record = read_json(comparison_folder(args.output_dir) / "metrics.json", "The comparison")
     docs = Path(args.docs)
     results = read_json(docs / "results.json", "The results") if (docs / "results.json").is_file() else {}
     methods = {

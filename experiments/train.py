@@ -7,23 +7,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from catalog.files import locked
+from catalog.files import MARKER, locked, read_json
 from catalog.settings import check_known
 from experiments.arguments import RecommenderArguments, RunArguments
-from experiments.command_line import check_torchvision, parse, read_recipe, setting
+from experiments.command_line import answer, check_torchvision, is_given, parse, read_recipe, setting
+from experiments.setting_tables import groups_of, training_groups, training_methods
 from semantic_ids.settings import DataArguments
+
+HEADLINES = ("train_loss", "eval_recall@10", "eval_ndcg@10", "eval_tv")
+"""The figures of a run that its end shows."""
 
 
 def read_run(argv: Sequence[str]) -> tuple[RunArguments, Any]:
-    """The settings of a run and the config of its method. Raises InputError for a method that is unknown."""
-    if {"-h", "--help"} & set(argv) and not read_recipe(argv):
-        argv = [*argv, "--method", "gflownet"]
+    """The settings of a run and the config of its method; --help and slips in names are answered without torch.
+
+    Raises HelpAsked, or InputError for a method that is unknown and for what `parse` refuses.
+    """
+    method, known = str(setting(argv, "method") or ""), training_methods()
+    if not method and {"-h", "--help"} & set(argv):
+        method = "gflownet"
+    problem = f"method={method!r} is not one of {known}."
+    check_known(method, known, problem, field="method", remedy="Set it in the recipe or with --method.")
+    answer(argv, [*groups_of(RunArguments), *training_groups(method)])
     check_torchvision()
     from trainer import METHODS
 
-    method = str(setting(argv, "method") or "")
-    problem = f"method={method!r} is not one of {sorted(METHODS)}."
-    check_known(method, METHODS, problem, field="method", remedy="Set it in the recipe or with --method.")
     recipe, config = parse(argv, RunArguments, METHODS[method][1])
     return recipe, config
 
@@ -66,18 +74,36 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
 
 
 def make_missing(argv: Sequence[str], recipe: RunArguments) -> None:
-    """Prepare the data and fit the recommenders that the recipe's own folders lack."""
-    from semantic_ids import prepare
+    """Prepare the data and fit the recommenders that the recipe's own folders lack.
 
+    Raises InputError where the recipe's own data folder was prepared with other settings than its data_recipe has.
+    """
     from experiments.evaluate import fit_recommenders
 
-    # only the recipe's own folders: a mistyped name must not be filled with something else
-    if recipe.data_recipe and (data := _missing(argv, "data")):
-        prepare(*parse(["--config", recipe.data_recipe, "--output_dir", str(data)], DataArguments))
+    prepare_missing(argv, recipe.data, recipe.data_recipe)
     if recipe.recommender_recipe and (folder := _missing(argv, "recommender")):
         where = ["--data", recipe.data, "--output_dir", str(folder.parent)]
         (models,) = parse(["--config", recipe.recommender_recipe, *where], RecommenderArguments)
-        fit_recommenders(replace(models, only=models.needed(folder.name)))
+        fit_recommenders(**vars(replace(models, only=models.needed(folder.name))))
+
+
+def prepare_missing(argv: Sequence[str], data: str, data_recipe: str | None) -> None:
+    """Prepare the recipe's own data folder where it is missing; where it is there, compare it with `data_recipe`.
+
+    A folder that the command line names is taken as it is, unless the command line names a data_recipe too. Raises
+    InputError where the folder was prepared with other settings.
+    """
+    from semantic_ids import check_prepared, prepare
+
+    missing = _missing(argv, "data")
+    named = is_given(argv, "data") and not is_given(argv, "data_recipe")
+    if not data_recipe or not (missing or (Path(data, MARKER).is_file() and not named)):
+        return
+    (wanted,) = parse(["--config", data_recipe, "--output_dir", data], DataArguments)
+    if missing:
+        prepare(**vars(wanted))
+    else:
+        check_prepared(data, wanted, data_recipe)
 
 
 def _missing(argv: Sequence[str], name: str) -> Path | None:
@@ -104,3 +130,13 @@ def train(trainer: Any) -> bool:
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     return True
+
+
+def run_figures(folder: str | Path) -> dict[str, float]:
+    """The main figures of a finished run, from its metrics.json; {} where it has none."""
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        return {}
+    record = read_json(path, "The run's metrics file")
+    values = record["train"] | record["cost"]
+    return {name: values[name] for name in (*HEADLINES, "seconds") if name in values}

@@ -4,7 +4,8 @@ A `TriePolicy` has four methods: `log_probs` of given items with the prompt comp
 exact `distribution`. The forward policy P_F is renormalized over the legal children of a trie node in all four.
 `CausalPolicy` wraps a decoder-only model, `EncoderDecoderPolicy` a T5, and `policy_of` chooses. `check_shared_prefix`
 compares `log_probs` with its plain twin on a run's first step; `check_backbone` refuses backbones that would be
-silently wrong.
+silently wrong. `load_backbone` reads a checkpoint, or makes a new backbone, with the catalogue's codes in its
+vocabulary.
 """
 
 from policy.backbone import auto_class, check_backbone, policy_of
@@ -12,6 +13,7 @@ from policy.base import PathLogProbs, TriePolicy, inference
 from policy.causal import CausalPolicy
 from policy.check import check_shared_prefix
 from policy.encoder_decoder import EncoderDecoderPolicy
+from policy.loading import load_backbone
 
 __all__ = [
     "CausalPolicy",
@@ -22,5 +24,6 @@ __all__ = [
     "check_backbone",
     "check_shared_prefix",
     "inference",
+    "load_backbone",
     "policy_of",
 ]

@@ -13,7 +13,7 @@ from catalog.on_demand import on_demand
 
 if TYPE_CHECKING:
     from semantic_ids.index import colliding, read_index, write_index
-    from semantic_ids.preparation import prepare
+    from semantic_ids.preparation import check_prepared, prepare
     from semantic_ids.quantizer import QUANTIZERS, Quantized, residual_kmeans, rq_vae
     from semantic_ids.settings import DataArguments
     from semantic_ids.vectors import item_vectors
@@ -22,7 +22,7 @@ else:
         __name__,
         {
             "index": ("colliding", "read_index", "write_index"),
-            "preparation": ("prepare",),
+            "preparation": ("check_prepared", "prepare"),
             "quantizer": ("QUANTIZERS", "Quantized", "residual_kmeans", "rq_vae"),
             "settings": ("DataArguments",),
             "vectors": ("item_vectors",),
@@ -33,6 +33,7 @@ __all__ = [
     "QUANTIZERS",
     "DataArguments",
     "Quantized",
+    "check_prepared",
     "colliding",
     "item_vectors",
     "prepare",

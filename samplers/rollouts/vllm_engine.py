@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -174,7 +175,7 @@ class VLLMEngine:
             torch.distributed.all_gather_object(every, (list(prompts), list(seeds)), group=self.group.cpu_group)
             begin = sum(len(asked) for asked, _ in every[: self.group.rank_in_group])
             own = slice(begin, begin + len(prompts))
-            prompts, seeds = (sum(parts, []) for parts in zip(*every, strict=True))
+            prompts, seeds = ([*chain.from_iterable(parts)] for parts in zip(*every, strict=True))
         params = [SamplingParams(seed=seed, **common) for seed in seeds]
         done = self.llm.generate([TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False)
         return [request.outputs for request in done[own]]

@@ -215,13 +215,11 @@ def browse(page: Path) -> str:
 
 def ending(output: str | Path, figures: Mapping[str, Any], *following: str) -> str:
     """The last lines of a program: where its output lies, its main figures and the next command to run."""
-    shown = ", ".join(f"{name} {_shown(value)}" for name, value in figures.items())
+    shown = ", ".join(
+        f"{n} {value:.4f}" if isinstance(value, float) else f"{n} {value}" for n, value in figures.items()
+    )
     lines = [f"Figures: {shown}"] if figures else []
     return "\n".join([f"Output: {output}", *lines, *(f"Next: {line}" for line in following)])
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
 
 
 def fail(message: str) -> NoReturn:

@@ -162,7 +162,7 @@ def _fields(node: ast.ClassDef) -> Iterator[tuple[int, Setting]]:
         if "ClassVar" in kind or _literal(given.get("init")) is False:
             continue
         default = given.get("default", None if given else value)
-        metadata = _literal(given.get("metadata")) or {}
+        metadata = _table(given.get("metadata"))
         said = None if default is None else _said(_literal(default, ast.unparse(default)))
         if "default_factory" in given:
             said = _made(given["default_factory"])
@@ -181,6 +181,13 @@ def _literal(node: ast.expr | None, otherwise: Any = None) -> Any:
         return None if node is None else ast.literal_eval(node)
     except ValueError:
         return otherwise
+
+
+def _table(node: ast.expr | None) -> dict[str, Any]:
+    """The literal values of a dictionary."""
+    pairs = zip(node.keys, node.values, strict=True) if isinstance(node, ast.Dict) else ()
+    found = {_literal(key): _literal(value) for key, value in pairs}
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _in_sections(source: str, settings: list[tuple[int, Setting]]) -> list[Group]:

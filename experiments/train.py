@@ -49,9 +49,10 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
     """
     from accelerate import PartialState
 
+    from experiments.progress_lines import show_as_lines
     from interactions import load_prepared
+    from policy import load_backbone
     from policy.config import load_lora
-    from policy.loading import load_backbone
     from trainer import METHODS
     from trainer.launch import check_processes
     from trainer.run_folder import RunFolder
@@ -61,7 +62,7 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
         make_missing(argv, recipe)
     catalog, splits = load_prepared(recipe.data)
     model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
-    return METHODS[recipe.method][0](
+    trainer = METHODS[recipe.method][0](
         model,
         config,
         train_dataset=splits.train,
@@ -71,6 +72,8 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
         peft_config=load_lora(recipe.lora),
         callbacks=[RunFolder(vars(recipe))],
     )
+    show_as_lines(trainer)
+    return trainer
 
 
 def make_missing(argv: Sequence[str], recipe: RunArguments) -> None:

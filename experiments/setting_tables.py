@@ -52,7 +52,8 @@ def groups_of(kind: Any) -> list[Group]:
     own: dict[str, list[Setting]] = {}
     owners = {name: base for base in reversed(kind.__mro__) for name in vars(base).get("__annotations__", ())}
     for one in (one for one in fields(kind) if one.init):
-        own.setdefault(owners[one.name].__name__, []).append(_of_field(one))
+        kind_of = vars(owners[one.name])["__annotations__"][one.name]  # not the field's own, which TRL's parser changes
+        own.setdefault(owners[one.name].__name__, []).append(_of_field(one, kind_of))
     found = [(base, own[base.__name__]) for base in kind.__mro__ if base.__name__ in own]
     return [Group(_heading(base.__doc__ or base.__name__), tuple(settings)) for base, settings in found]
 
@@ -77,11 +78,12 @@ def training_groups(method: str) -> list[Group]:
     return groups
 
 
-def _of_field(one: Field) -> Setting:
+def _of_field(one: Field, annotation: Any) -> Setting:
     default: Any = one.default
     if one.default_factory is not MISSING:
         default = one.default_factory()
-    kind = one.type.__name__ if isinstance(one.type, type) and not hasattr(one.type, "__args__") else str(one.type)
+    plain = isinstance(annotation, type) and not hasattr(annotation, "__args__")
+    kind = annotation.__name__ if plain else str(annotation)
     choices = tuple(map(str, one.metadata.get("choices", ())))
     return Setting(
         one.name, kind, None if default is MISSING else _said(default), one.metadata.get("help", ""), choices

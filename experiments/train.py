@@ -23,17 +23,23 @@ def read_run(argv: Sequence[str]) -> tuple[RunArguments, Any]:
 
     Raises HelpAsked, or InputError for a method that is unknown and for what `parse` refuses.
     """
-    method, known = str(setting(argv, "method") or ""), training_methods()
-    if not method and {"-h", "--help"} & set(argv):
-        method = "gflownet"
-    problem = f"method={method!r} is not one of {known}."
-    check_known(method, known, problem, field="method", remedy="Set it in the recipe or with --method.")
+    asked = bool({"-h", "--help"} & set(argv))
+    method = "gflownet" if asked and not setting(argv, "method") else method_of_run(argv)
     answer(argv, [*groups_of(RunArguments), *training_groups(method)])
     check_torchvision()
     from trainer import METHODS
 
     recipe, config = parse(argv, RunArguments, METHODS[method][1])
     return recipe, config
+
+
+def method_of_run(argv: Sequence[str]) -> str:
+    """The method that a command line or its recipe names. Raises InputError for one that is unknown."""
+    method, known = str(setting(argv, "method") or ""), training_methods()
+    where = f" of {recipe}" if (recipe := setting(argv, "config")) else ""
+    problem = f"method={method!r}{where} is not one of {known}."
+    check_known(method, known, problem, field="method", remedy="Set it in the recipe or with --method.")
+    return method
 
 
 def run_lock(recipe: RunArguments, config: Any) -> AbstractContextManager[object]:

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     counts = prepare(**vars(args))
     run = str(Path(args.output_dir).parent / "sft")
     sft = command("train", "--config", "recipes/ml-100k/sft.yaml", "--data", args.output_dir, "--output_dir", run)
-    print(ending(args.output_dir, counts, sft))
+    print(ending(args.output_dir, {name: value for name, value in counts.items() if not isinstance(value, dict)}, sft))
 
 
 if __name__ == "__main__":

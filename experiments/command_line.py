@@ -168,6 +168,7 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
     @wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
+            without_foreign_bars()
             main(*args, **kwargs)
         except HelpAsked as asked:
             sys.stdout.write(help_text(main.__globals__["__doc__"] or "", asked.groups))
@@ -182,6 +183,13 @@ def program(main: Callable[P, None]) -> Callable[P, None]:
             fail(f"{error.filename or 'A file'} could not be written ({error.strerror}). Free space there.")
 
     return run
+
+
+def without_foreign_bars() -> None:
+    """Without a terminal, keep the bars of transformers and datasets, which redraw themselves, out of the log."""
+    if not sys.stderr.isatty():
+        for library in ("HF_HUB", "HF_DATASETS"):  # transformers follows huggingface_hub; both read it when imported
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
 
 
 def help_text(purpose: str, groups: Sequence[Group]) -> str:

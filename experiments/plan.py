@@ -212,13 +212,17 @@ def describe(name: str, shape: Shape, found: dict[str, Any]) -> str:
         return f"{text}\nNothing fits. What is too large: {found['limit']}. Lower batch, set lora_r, or add GPUs."
     row = found["recipes"][use]
     sent = (row["gradient_traffic"] + row["sync_traffic"]) / 1e9
-    extra = " with gradient_checkpointing: true" if row["fits"] == "checkpointing" else ""
+    short = row["fits"] == "checkpointing"
+    extra, checkpointing = (
+        (" with gradient_checkpointing: true", " --gradient_checkpointing true") if short else ("", "")
+    )
     return (
         f"{text}\nUse recipes/accelerate/{use}.yaml{extra}. What limits: {found['limit']}.\n"
         f"A step per GPU: training {row['training_flops'] / 1e12:.1f} and drawing {row['drawing_flops'] / 1e12:.1f} "
         f"TFLOP, {row['compute_seconds']:.2f} s; network {sent:.1f} GB, "
         f"{row['network_seconds']:.2f} s; {row['handed_to_an_engine'] / 1e9:.1f} GB of weights to each engine.\n"
-        f"Next: accelerate launch --config_file recipes/accelerate/{use}.yaml -m recipes.train --config RECIPE"
+        f"Next: accelerate launch --config_file recipes/accelerate/{use}.yaml -m recipes.train "
+        f"--config recipes/ml-100k/{'gflownet' if row['drawing_flops'] else 'sft'}.yaml{checkpointing}"
     )
 
 

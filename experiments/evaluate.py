@@ -223,7 +223,7 @@ def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool) -
 
 
 def fit_recommenders(
-    data: str | Path, output_dir: str | Path, models: Mapping[str, Any], **settings: Any
+    data: str | Path, output_dir: str | Path, models: Mapping[str, Any] | None = None, **settings: Any
 ) -> dict[str, dict[str, float]]:
     """Fit recommenders where they are not fitted yet, measure them, and write both evaluations of each.
 
@@ -239,7 +239,7 @@ def fit_recommenders(
     Raises:
         InputError: a kind or a setting is unknown, or a part of a mixture is missing.
     """
-    args = RecommenderArguments(data=str(data), output_dir=str(output_dir), models=dict(models), **settings)
+    args = RecommenderArguments(data=str(data), output_dir=str(output_dir), models=dict(models or {}), **settings)
     catalog, splits = load_prepared(args.data)
     rows_of, measured = data_provenance(catalog, splits), {}
     for name in progress(args.only or list(args.table), desc="models", unit="model"):

@@ -5,11 +5,27 @@
 through the trie, and `exact_log_flow` is what each of its nodes is worth when the reward of every item is known.
 """
 
-from catalog.catalog import Catalog, Collisions
-from catalog.flows import exact_log_flow
-from catalog.tokens import code_of_token, extend_tokenizer, node_tokens, word_tokenizer
-from catalog.trajectories import PADDING, SOURCES, Trajectories
-from catalog.trie import Trie
+from typing import TYPE_CHECKING
+
+from catalog.on_demand import on_demand
+
+if TYPE_CHECKING:
+    from catalog.catalog import Catalog, Collisions
+    from catalog.flows import exact_log_flow
+    from catalog.tokens import code_of_token, extend_tokenizer, node_tokens, word_tokenizer
+    from catalog.trajectories import PADDING, SOURCES, Trajectories
+    from catalog.trie import Trie
+else:
+    __getattr__ = on_demand(
+        __name__,
+        {
+            "catalog": ("Catalog", "Collisions"),
+            "flows": ("exact_log_flow",),
+            "tokens": ("code_of_token", "extend_tokenizer", "node_tokens", "word_tokenizer"),
+            "trajectories": ("PADDING", "SOURCES", "Trajectories"),
+            "trie": ("Trie",),
+        },
+    )
 
 __all__ = [
     "PADDING",

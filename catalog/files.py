@@ -153,6 +153,11 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digests(folder: Path) -> dict[str, str]:
+    """The SHA-256 of each file of a complete folder, as its marker has them."""
+    return read_json(folder / MARKER, "The marker").get("sha256", {})
+
+
 def sealed(folder: Path, what: str) -> dict[str, Any]:
     """What a complete folder was made of. Raises InputError where it is not complete; `what` names it."""
     if reason := broken(folder):

@@ -7,9 +7,9 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from catalog import Trie, exact_log_flow
+from catalog.progress import progress
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import TriePolicy
 
@@ -87,7 +87,7 @@ def _in_batches(
     table: Sequence[dict] = rows.to_list()
     order = np.argsort([len(row["history"]) for row in table], kind="stable")
     found = []
-    for start in tqdm(range(0, len(order), batch_size), desc="ranking", leave=False, disable=None):
+    for start in progress(range(0, len(order), batch_size), desc="ranking", leave=False):
         part = [table[i] for i in order[start : start + batch_size]]
         histories = [torch.tensor(row["history"]) for row in part]
         seen = pad_sequence(histories, batch_first=True, padding_value=-1).to(device)  # [B, H]

@@ -147,6 +147,14 @@ def markdown(table: Table) -> str:
     return markdown_rows(["Method", *heads], lines, table.align)
 
 
+def aligned_table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Texts in Markdown, padded for a terminal: the first column to the left and the others to the right."""
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    padded = [[r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))] for r in lines]
+    first = [heads[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(heads[1:], widths[1:], strict=True))]
+    return markdown_rows(first, padded, "right")
+
+
 def metric_names(values: Values) -> list[str]:
     """The metrics that some method has, in the order of `METRIC_HELP`. Raises InputError for an unknown one."""
     return in_order(name for metrics in values.values() for name in metrics)

@@ -1,6 +1,9 @@
 """What the programs in recipes/ do: their settings, and sweeps, stages, comparisons and pages of results.
 
+From Python: `evaluate_run`, `compare_runs`, `run_sweep`, `fit_recommenders` and `export_rows`.
+
 - `arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and how a program ends
+- `setting_tables`: names, kinds, defaults and help of settings, without torch
 - `train`: the trainer that a recipe describes; `serve`: a rollout server
 - `evaluate`, `match`, `evaluations`: rank a run, compare it with a reward, keep what came out
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
@@ -12,6 +15,7 @@
 import importlib.util
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
@@ -46,3 +50,23 @@ def check_packages() -> None:
 
 hide_programs()
 check_packages()
+
+from catalog.on_demand import on_demand  # noqa: E402  # of ours, as was checked
+
+if TYPE_CHECKING:
+    from experiments.comparison import compare_runs
+    from experiments.evaluate import evaluate_run, fit_recommenders
+    from experiments.sweep import run_sweep
+    from experiments.trl_rows import export_rows
+else:
+    __getattr__ = on_demand(
+        __name__,
+        {
+            "comparison": ("compare_runs",),
+            "evaluate": ("evaluate_run", "fit_recommenders"),
+            "sweep": ("run_sweep",),
+            "trl_rows": ("export_rows",),
+        },
+    )
+
+__all__ = ["compare_runs", "evaluate_run", "export_rows", "fit_recommenders", "run_sweep"]

@@ -7,6 +7,9 @@ from catalog.errors import InputError
 from catalog.settings import Arguments, as_table, at_least, check_known, check_name
 from evaluation.ranking import EVAL_K, check_cutoffs
 
+REHEARSED_USERS = 60
+"""Of so many users a rehearsal of `reproduce.py` is."""
+
 
 @dataclass
 class ExportArguments(Arguments):
@@ -102,7 +105,7 @@ class RecommenderArguments(Arguments):
 class RunArguments(Arguments):
     """What `train.py` can be told beside the method's own config."""
 
-    method: str = field(metadata={"help": "sft or gflownet."})
+    method: str = field(metadata={"help": "sft, dpo, sdpo, grpo or gflownet."})
     data: str = field(metadata={"help": "Folder that prepare.py wrote."})
     data_recipe: str | None = field(
         default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
@@ -326,3 +329,31 @@ class CompareArguments(Arguments):
     def split(self) -> str:
         """The held-out items that are compared."""
         return self.how.get("split", "test")
+
+    @property
+    def page(self) -> dict[str, Any]:
+        """What `compare_runs` is given beside the runs."""
+        names = ("output_dir", "split", "references", "title", "baseline", "data")
+        return {name: getattr(self, name) for name in names}
+
+
+@dataclass(kw_only=True)
+class ReproduceArguments(CompareArguments):
+    """What `reproduce.py` can be told: a sweep of `compare.py`, the files it begins with, and where its table goes."""
+
+    source: str = field(metadata={"help": "Folder of the data set's files, under the names that data_recipe has."})
+    name: str = field(metadata={"help": "What the data set is called in results.json and results.md."})
+    published: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Rows of other people's papers: name -> metric -> value."}
+    )
+    docs: str = field(default="docs", metadata={"help": "Folder of results.json and results.md."})
+    smoke: str | None = field(
+        default=None,
+        metadata={"help": f"Rehearse in this folder: one seed, two steps a method, the first {REHEARSED_USERS} users."},
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_name("name", self.name)
+        if not (self.table and self.data_recipe):
+            raise InputError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")

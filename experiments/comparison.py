@@ -51,11 +51,23 @@ class Run(NamedTuple):
     cost: dict[str, Any]
 
 
-def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
+def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, split: str = "test", **settings: Any) -> str:
     """Write metrics.json, table.md and report.html over evaluated runs into the folder `comparison` of output_dir.
 
-    Returns the table of all metrics. Raises InputError where the runs were evaluated on other data or in another way.
+    Args:
+        runs: the folders of evaluated runs; `<method>/seed_42` is a seed of a method, any other folder a method.
+        output_dir: where the folder `comparison` goes.
+        split: the held-out items that are compared.
+        settings: of `CompareArguments`: `references`, `title`, `baseline`, `data`.
+
+    Returns:
+        The table of all metrics, in Markdown.
+
+    Raises:
+        InputError: the runs were evaluated on other data or in another way, or two rows would have one name.
     """
+    folders = [str(run) for run in runs]
+    args = CompareArguments(output_dir=str(output_dir), runs=folders, evaluation={"split": split}, **settings)
     methods = read_runs(folders, args.split)
     check_names(list(methods), args.references)
     references = {Path(f).name: read_evaluation(f, args.split) for f in args.references}
@@ -89,7 +101,7 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
         breakdowns=users.breakdowns,
         examples=examples({method: ranked[method][0] for method in methods}, catalog, rows),
     )
-    folder = comparison_folder(args)
+    folder = comparison_folder(output_dir)
     with sealing(folder, data.as_dict()) as temporary:
         write_json(temporary / "metrics.json", _record(comparison, methods, how))
         (temporary / "table.md").write_text(markdown_page(comparison), encoding="utf-8")
@@ -97,9 +109,9 @@ def compare_runs(args: CompareArguments, folders: Sequence[str]) -> str:
     return markdown(metric_table(comparison.values, comparison.sections))
 
 
-def comparison_folder(args: CompareArguments) -> Path:
+def comparison_folder(output_dir: str | Path) -> Path:
     """Where a comparison is written: a folder of its own, so that none of the runs' files can be overwritten."""
-    return Path(args.output_dir) / COMPARISON
+    return Path(output_dir) / COMPARISON
 
 
 def check_names(methods: Sequence[str], references: Sequence[str]) -> None:

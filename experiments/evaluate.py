@@ -1,7 +1,7 @@
 """What `evaluate.py` and `recommenders.py` measure: a policy's ranking and calibration, and the classical baselines."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,11 @@ import torch
 from datasets import Dataset
 from safetensors import SafetensorError
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer
 
 from catalog import Catalog
 from catalog.errors import InputError
+from catalog.progress import progress
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
 from evaluation.ranker import guidance, rank_by_beam, rank_exactly
 from evaluation.ranking import EVAL_K
@@ -45,15 +45,27 @@ TOP = 10
 """How many places of a list are what a user is shown."""
 
 
-def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
-    """Metrics of one run on one split; see `write_evaluation` for what stays.
+def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str, float]:
+    """Rank the held-out items of one split by a finished run; see `write_evaluation` for what stays.
 
-    Raises InputError where the run has no model, was trained on other data, or what it is compared with was.
+    Args:
+        run: the run's folder.
+        data: the prepared folder that it was trained on.
+        settings: the others of `EvaluateArguments`: `split`, `beam_width`, `guide`, `output_dir` and so on.
+
+    Returns:
+        The metrics by name, as `evaluation.METRIC_HELP` explains them.
+
+    Raises:
+        InputError: a setting is wrong, the run has no model or was trained on other data, or what it is compared with
+            was.
+        SetupError: another process evaluates the same, or the disk is full.
     """
-    run, (catalog, splits) = Path(args.run), load_prepared(args.data)
+    args = EvaluateArguments(run=str(run), data=str(data), **settings)
+    run, (catalog, splits) = Path(run), load_prepared(data)
     of = planned(args, catalog, data_provenance(catalog, splits))
     rows = getattr(splits, args.split)
-    output = Path(args.output_dir or (f"{run}_guided" if args.guide else run))
+    output = output_folder(args)
     if has_weights(output) and weights_digest(output) != of.settings["run"]:
         raise InputError(
             f"output_dir={output} is another run's folder.",
@@ -91,6 +103,11 @@ def evaluate_run(args: EvaluateArguments) -> dict[str, float]:
     return metrics
 
 
+def output_folder(args: EvaluateArguments) -> Path:
+    """Where the evaluation goes: into the run's own folder, or with a guide beside it, unless it is said."""
+    return Path(args.output_dir or (f"{args.run}_guided" if args.guide else args.run))
+
+
 def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Provenance:
     """What the evaluation that is asked for is made of: an old one that is made of the same need not be repeated.
 
@@ -100,6 +117,8 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
     check_data(run, args.data, data)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
+    if "{titles}" in (run_settings(run).get("prompt_template") or ""):
+        settings["titles"] = catalog.titles_digest  # titles do not belong to the catalogue's fingerprint
     if args.guide:
         fitted = check_recommender(args.guide, data).as_dict()
         settings["guide"] = {"weight": args.guide_weight, "floor": args.guide_floor, "fitted": fitted}
@@ -211,21 +230,37 @@ def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool, k
     return np.concatenate([rank(model.score(h), h if exclude_history else [[]] * len(h), k) for h in some])
 
 
-def fit_recommenders(args: RecommenderArguments) -> dict[str, dict[str, float]]:
-    """Fit and measure recommenders: writes each one's evaluations and returns the metrics of the test."""
+def fit_recommenders(
+    data: str | Path, output_dir: str | Path, models: Mapping[str, Any] | None = None, **settings: Any
+) -> dict[str, dict[str, float]]:
+    """Fit recommenders where they are not fitted yet, measure them, and write both evaluations of each.
+
+    Args:
+        data: a prepared folder.
+        output_dir: each model's folder lies in it, called like the model.
+        models: name -> settings, in the order of fitting.
+        settings: the others of `RecommenderArguments`: `only`, `exclude_history`.
+
+    Returns:
+        Name -> metrics of the test items.
+
+    Raises:
+        InputError: a kind or a setting is unknown, or a part of a mixture is missing.
+    """
+    args = RecommenderArguments(data=str(data), output_dir=str(output_dir), models=dict(models or {}), **settings)
     catalog, splits = load_prepared(args.data)
-    data, measured = data_provenance(catalog, splits), {}
-    for name in tqdm(args.only or list(args.table), desc="models", unit="model"):
-        folder, settings = Path(args.output_dir) / name, dict(args.table[name] or {})
-        model = fit_recommender(settings.pop("kind", name), settings, splits, catalog, folder)
+    rows_of, measured = data_provenance(catalog, splits), {}
+    for name in progress(args.only or list(args.table), desc="models", unit="model"):
+        folder, how_fitted = Path(args.output_dir) / name, dict(args.table[name] or {})
+        model = fit_recommender(how_fitted.pop("kind", name), how_fitted, splits, catalog, folder)
         fitted = dict(made_of(folder).settings)
         for split in HELD_OUT:
             rows = getattr(splits, split)
             ranked = rank_recommender(model, rows, args.exclude_history, max(TOP, *args.eval_k))
             metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
             how = protocol(rows, catalog, split, args.exclude_history)
-            settings = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
-            with writing(folder, Provenance(data.catalog, data.splits, settings)) as temporary:
+            of = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
+            with writing(folder, Provenance(rows_of.catalog, rows_of.splits, of)) as temporary:
                 record = {"metrics": metrics, "protocol": how, "data": args.data}
                 write_evaluation(temporary, record, ranked, np.array(rows["target"]))
         measured[name] = metrics

@@ -1,12 +1,12 @@
 """What a run needs on GPUs: memory, the launch recipe that fits, time. Computed, not measured."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from catalog.errors import InputError
 from catalog.settings import Arguments, at_least
+from evaluation.tables import aligned_table
 from experiments.memory import (
     GIB,
     RECIPES,
@@ -22,7 +22,6 @@ from experiments.memory import (
     sync,
     traffic,
 )
-from policy.config import backbone_config
 
 COLUMNS = ("parameters", "gradients", "optimizer", "transient", "layers", "logits", "engine", "total")
 
@@ -101,6 +100,7 @@ def shapes(args: PlanArguments) -> dict[str, Shape]:
     from transformers import AutoConfig
 
     from policy import auto_class
+    from policy.config import backbone_config
     from policy.loading import pretrained_source, reading
 
     if args.model is None:
@@ -191,15 +191,6 @@ def needs(name: str, shape: Shape, job: Job, args: PlanArguments) -> dict[str, A
     }
 
 
-def table(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Markdown, the first column to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    rows = [[r[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(r[1:], widths[1:], strict=True))] for r in lines]
-    first = [heads[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(heads[1:], widths[1:], strict=True))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [first, rule, *rows])
-
-
 def advice(found: dict[str, Any]) -> str:
     """The recipe to use, short."""
     if found["use"] is None:
@@ -216,17 +207,22 @@ def describe(name: str, shape: Shape, found: dict[str, Any]) -> str:
         for recipe, row in found["recipes"].items()
     ]
     text = f"{name}: {shape.parameters:,} parameters, {found['gpus']} GPU(s); computed, not measured\n"
-    text += table(heads, lines)
+    text += aligned_table(heads, lines)
     if (use := found["use"]) is None:
         return f"{text}\nNothing fits. What is too large: {found['limit']}. Lower batch, set lora_r, or add GPUs."
     row = found["recipes"][use]
     sent = (row["gradient_traffic"] + row["sync_traffic"]) / 1e9
-    extra = " with gradient_checkpointing: true" if row["fits"] == "checkpointing" else ""
+    short = row["fits"] == "checkpointing"
+    extra, checkpointing = (
+        (" with gradient_checkpointing: true", " --gradient_checkpointing true") if short else ("", "")
+    )
     return (
         f"{text}\nUse recipes/accelerate/{use}.yaml{extra}. What limits: {found['limit']}.\n"
         f"A step per GPU: training {row['training_flops'] / 1e12:.1f} and drawing {row['drawing_flops'] / 1e12:.1f} "
         f"TFLOP, {row['compute_seconds']:.2f} s; network {sent:.1f} GB, "
-        f"{row['network_seconds']:.2f} s; {row['handed_to_an_engine'] / 1e9:.1f} GB of weights to each engine."
+        f"{row['network_seconds']:.2f} s; {row['handed_to_an_engine'] / 1e9:.1f} GB of weights to each engine.\n"
+        f"Next: accelerate launch --config_file recipes/accelerate/{use}.yaml -m recipes.train "
+        f"--config recipes/ml-100k/{'gflownet' if row['drawing_flops'] else 'sft'}.yaml{checkpointing}"
     )
 
 
@@ -239,5 +235,5 @@ def plan_page(args: PlanArguments) -> str:
     if len(models) == len(args.gpus) == 1:
         ((name, shape),) = models.items()
         return describe(name, shape, found[name][0])
-    page = table(["model", *(f"{n} GPU(s)" for n in args.gpus)], [[m, *map(advice, found[m])] for m in found])
+    page = aligned_table(["model", *(f"{n} GPU(s)" for n in args.gpus)], [[m, *map(advice, found[m])] for m in found])
     return f"{page}\n* with gradient_checkpointing: true; computed, not measured"

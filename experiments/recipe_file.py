@@ -33,8 +33,18 @@ _Loader.add_implicit_resolver(
 )
 
 
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+
+
+def find_recipe(path: Path) -> Path:
+    """A recipe's file: recipes/... also is one of this project, whatever folder the program is started in."""
+    ours = RECIPES.parent / path
+    return ours if path.parts[:1] == ("recipes",) and not path.exists() and ours.is_file() else path
+
+
 def load_recipe(path: Path) -> dict[str, Any]:
     """The settings of a recipe. Raises InputError, naming file and line, for what is no table of them."""
+    path = find_recipe(path)
     if not path.is_file():
         raise InputError(f"The recipe {path} does not exist.", remedy="Correct the path.", file=path, field="config")
     try:

@@ -3,49 +3,25 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
 from catalog.files import complete, read_json, write_json
-from catalog.settings import check_name
+from catalog.settings import as_table
 from evaluation.figures import method_styles, standalone, tradeoff_figure
 from evaluation.metric_help import in_order
 from evaluation.significance import PairedTest
 from evaluation.tables import markdown, metric_table, significance_table
-from experiments.arguments import CompareArguments
-from experiments.command_line import as_table, parse, read_recipe, setting
+from experiments.arguments import REHEARSED_USERS, ReproduceArguments
+from experiments.command_line import parse, read_recipe, setting
 from experiments.comparison import comparison_folder
 from experiments.stages import TIMES
 from semantic_ids.settings import DataArguments
 
 SHOWN = ("coverage@10", "gini@10", "seconds")
 """What is shown beside recall and NDCG, of them all but recall@1."""
-USERS = 60
-"""Of so many users a rehearsal is."""
-
-
-@dataclass(kw_only=True)
-class ReproduceArguments(CompareArguments):
-    """What `reproduce.py` can be told: a sweep of `compare.py`, the files it begins with, and where its table goes."""
-
-    source: str = field(metadata={"help": "Folder of the data set's files, under the names that data_recipe has."})
-    name: str = field(metadata={"help": "What the data set is called in results.json and results.md."})
-    published: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Rows of other people's papers: name -> metric -> value."}
-    )
-    docs: str = field(default="docs", metadata={"help": "Folder of results.json and results.md."})
-    smoke: str | None = field(
-        default=None,
-        metadata={"help": f"Rehearse in this folder: one seed, two steps a method, the first {USERS} users."},
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_name("name", self.name)
-        if not (self.table and self.data_recipe):
-            raise InputError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")
 
 
 def preparation(args: ReproduceArguments) -> DataArguments:
@@ -59,7 +35,7 @@ def preparation(args: ReproduceArguments) -> DataArguments:
         )
     flags = [text for name, path in files.items() for text in (f"--{name}", str(path))]
     (settings,) = parse(["--config", str(args.data_recipe), "--output_dir", str(args.data), *flags], DataArguments)
-    return replace(settings, users=USERS) if args.smoke else settings
+    return replace(settings, users=REHEARSED_USERS) if args.smoke else settings
 
 
 def rehearsal(args: ReproduceArguments) -> ReproduceArguments:
@@ -86,7 +62,7 @@ def write_results(args: ReproduceArguments) -> None:
 
     Its part stands between `<!-- name -->` and `<!-- end of name -->`, at the end of the page where it is new.
     """
-    record = read_json(comparison_folder(args) / "metrics.json", "The comparison")
+    record = read_json(comparison_folder(args.output_dir) / "metrics.json", "The comparison")
     docs = Path(args.docs)
     results = read_json(docs / "results.json", "The results") if (docs / "results.json").is_file() else {}
     methods = {

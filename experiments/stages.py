@@ -18,9 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from catalog.errors import RunError
+from catalog.progress import progress
 
 TIMES = "stages.jsonl"
 """What every stage took, in the folder of the runs."""
@@ -59,7 +58,7 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
         _alone(times.parent) as lock,
         _Processes(environment, times, lock) as processes,
         ThreadPoolExecutor(jobs) as pool,
-        tqdm(total=len(stages), unit="stage") as bar,
+        progress(total=len(stages), desc="stages", unit="stage") as bar,
     ):
         while sorter.is_active():
             waiting |= {pool.submit(processes.run, name, stages[name]): name for name in sorter.get_ready()}

@@ -9,9 +9,10 @@ from catalog import Catalog
 from catalog.errors import InputError
 from evaluation.ranking import check_cutoffs, common_cutoffs
 from experiments.arguments import CompareArguments, EvaluateArguments, RunArguments
-from experiments.command_line import parse, setting
+from experiments.command_line import parse
 from experiments.comparison import COMPARISON, check_names
 from experiments.match import comparable, reward_settings
+from experiments.train import method_of_run
 from trainer import METHODS
 
 Settings = dict[str, Any]
@@ -89,12 +90,7 @@ def training(
         settings["model"] = str(run_folder(args, source, seed))
     own = {"data": args.data, "seed": seed, "output_dir": str(run_folder(args, method, seed)), "disable_tqdm": True}
     argv = flags(settings | own | {"resume_from_checkpoint": True})
-    name = setting(argv, "method") or ""
-    if name not in METHODS:
-        raise InputError(
-            f"method={name!r} of {setting(argv, 'config')} is not one of {sorted(METHODS)}.", field="method", value=name
-        )
-    recipe, config = parse(argv, RunArguments, METHODS[name][1])
+    recipe, config = parse(argv, RunArguments, METHODS[method_of_run(argv)][1])
     return argv, vars(recipe) | json.loads(config.to_json_string())
 
 

@@ -7,25 +7,39 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from catalog.files import locked
+from catalog.files import MARKER, locked, read_json
 from catalog.settings import check_known
 from experiments.arguments import RecommenderArguments, RunArguments
-from experiments.command_line import check_torchvision, parse, read_recipe, setting
+from experiments.command_line import answer, check_torchvision, is_given, parse, read_recipe, setting
+from experiments.setting_tables import groups_of, training_groups, training_methods
 from semantic_ids.settings import DataArguments
+
+HEADLINES = ("train_loss", "eval_recall@10", "eval_ndcg@10", "eval_tv")
+"""The figures of a run that its end shows."""
 
 
 def read_run(argv: Sequence[str]) -> tuple[RunArguments, Any]:
-    """The settings of a run and the config of its method. Raises InputError for a method that is unknown."""
-    if {"-h", "--help"} & set(argv) and not read_recipe(argv):
-        argv = [*argv, "--method", "gflownet"]
+    """The settings of a run and the config of its method; --help and slips in names are answered without torch.
+
+    Raises HelpAsked, or InputError for a method that is unknown and for what `parse` refuses.
+    """
+    asked = bool({"-h", "--help"} & set(argv))
+    method = "gflownet" if asked and not setting(argv, "method") else method_of_run(argv)
+    answer(argv, [*groups_of(RunArguments), *training_groups(method)])
     check_torchvision()
     from trainer import METHODS
 
-    method = str(setting(argv, "method") or "")
-    problem = f"method={method!r} is not one of {sorted(METHODS)}."
-    check_known(method, METHODS, problem, field="method", remedy="Set it in the recipe or with --method.")
     recipe, config = parse(argv, RunArguments, METHODS[method][1])
     return recipe, config
+
+
+def method_of_run(argv: Sequence[str]) -> str:
+    """The method that a command line or its recipe names. Raises InputError for one that is unknown."""
+    method, known = str(setting(argv, "method") or ""), training_methods()
+    where = f" of {recipe}" if (recipe := setting(argv, "config")) else ""
+    problem = f"method={method!r}{where} is not one of {known}."
+    check_known(method, known, problem, field="method", remedy="Set it in the recipe or with --method.")
+    return method
 
 
 def run_lock(recipe: RunArguments, config: Any) -> AbstractContextManager[object]:
@@ -41,9 +55,10 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
     """
     from accelerate import PartialState
 
+    from experiments.progress_lines import show_as_lines
     from interactions import load_prepared
+    from policy import load_backbone
     from policy.config import load_lora
-    from policy.loading import load_backbone
     from trainer import METHODS
     from trainer.reporting.run_folder import RunFolder
     from trainer.runtime.launch import check_processes
@@ -53,7 +68,7 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
         make_missing(argv, recipe)
     catalog, splits = load_prepared(recipe.data)
     model, tokenizer = load_backbone(catalog, recipe.model, recipe.backbone, config.seed)
-    return METHODS[recipe.method][0](
+    trainer = METHODS[recipe.method][0](
         model,
         config,
         train_dataset=splits.train,
@@ -63,20 +78,41 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
         peft_config=load_lora(recipe.lora),
         callbacks=[RunFolder(vars(recipe))],
     )
+    show_as_lines(trainer)
+    return trainer
 
 
 def make_missing(argv: Sequence[str], recipe: RunArguments) -> None:
-    """Prepare the data and fit the recommenders that the recipe's own folders lack."""
-    from experiments.evaluate import fit_recommenders
-    from semantic_ids.prepare import prepare
+    """Prepare the data and fit the recommenders that the recipe's own folders lack.
 
-    # only the recipe's own folders: a mistyped name must not be filled with something else
-    if recipe.data_recipe and (data := _missing(argv, "data")):
-        prepare(*parse(["--config", recipe.data_recipe, "--output_dir", str(data)], DataArguments))
+    Raises InputError where the recipe's own data folder was prepared with other settings than its data_recipe has.
+    """
+    from experiments.evaluate import fit_recommenders
+
+    prepare_missing(argv, recipe.data, recipe.data_recipe)
     if recipe.recommender_recipe and (folder := _missing(argv, "recommender")):
         where = ["--data", recipe.data, "--output_dir", str(folder.parent)]
         (models,) = parse(["--config", recipe.recommender_recipe, *where], RecommenderArguments)
-        fit_recommenders(replace(models, only=models.needed(folder.name)))
+        fit_recommenders(**vars(replace(models, only=models.needed(folder.name))))
+
+
+def prepare_missing(argv: Sequence[str], data: str, data_recipe: str | None) -> None:
+    """Prepare the recipe's own data folder where it is missing; where it is there, compare it with `data_recipe`.
+
+    A folder that the command line names is taken as it is, unless the command line names a data_recipe too. Raises
+    InputError where the folder was prepared with other settings.
+    """
+    from semantic_ids import check_prepared, prepare
+
+    missing = _missing(argv, "data")
+    named = is_given(argv, "data") and not is_given(argv, "data_recipe")
+    if not data_recipe or not (missing or (Path(data, MARKER).is_file() and not named)):
+        return
+    (wanted,) = parse(["--config", data_recipe, "--output_dir", data], DataArguments)
+    if missing:
+        prepare(**vars(wanted))
+    else:
+        check_prepared(data, wanted, data_recipe)
 
 
 def _missing(argv: Sequence[str], name: str) -> Path | None:
@@ -104,3 +140,13 @@ def train(trainer: Any) -> bool:
     trainer.train(resume_from_checkpoint=resume)
     trainer.save_model()
     return True
+
+
+def run_figures(folder: str | Path) -> dict[str, float]:
+    """The main figures of a finished run, from its metrics.json; {} where it has none."""
+    path = Path(folder) / "metrics.json"
+    if not path.is_file():
+        return {}
+    record = read_json(path, "The run's metrics file")
+    values = record["train"] | record["cost"]
+    return {name: values[name] for name in (*HEADLINES, "seconds") if name in values}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 from zlib import crc32
 
 import datasets
@@ -23,11 +24,23 @@ BATCH = 256
 """Rows that become text, and are given negatives, at once."""
 
 
-def export(args: ExportArguments) -> dict[str, int]:
-    """Write the rows and their tokenizer to args.output_dir; returns how many rows each split has, and `Texts.counts`.
+def export_rows(data: str | Path, output_dir: str | Path, **settings: Any) -> dict[str, int]:
+    """Write prepared rows as a `datasets.DatasetDict` in TRL's format, with their tokenizer.
 
-    Raises InputError where the folder holds something else, and where the text has other tokens than training reads.
+    Args:
+        data: a prepared folder.
+        output_dir: the folder to write; an export that lies there is replaced.
+        settings: the others of `ExportArguments`: `kind`, `max_history`, `prompt_template`, `model` and so on.
+
+    Returns:
+        How many rows each split has, and `Texts.counts`.
+
+    Raises:
+        InputError: a setting is wrong, the folder holds something else, or the text has other tokens than training
+            reads.
+        SetupError: the disk is full.
     """
+    args = ExportArguments(data=str(data), output_dir=str(output_dir), **settings)
     folder, (catalog, splits) = Path(args.output_dir), load_prepared(args.data)
     if folder.exists() and not (folder / "tokenizer").is_dir():
         raise InputError(

@@ -5,7 +5,8 @@ exact `distribution`. The forward policy P_F is renormalized over the legal chil
 `CausalPolicy` wraps a decoder-only model, `EncoderDecoderPolicy` a T5, and `policy_of` chooses. `Exploration` says how
 draws may depart from P_F. `check_shared_prefix`
 compares `log_probs` with its plain twin on a run's first step; `check_backbone` refuses backbones that would be
-silently wrong.
+silently wrong. `load_backbone` reads a checkpoint, or makes a new backbone, with the catalogue's codes in its
+vocabulary.
 """
 
 from policy.backbone import auto_class, check_backbone, policy_of
@@ -14,6 +15,7 @@ from policy.causal import CausalPolicy
 from policy.check import check_shared_prefix
 from policy.encoder_decoder import EncoderDecoderPolicy
 from policy.exploration import ON_POLICY, Exploration
+from policy.loading import load_backbone
 
 __all__ = [
     "ON_POLICY",
@@ -26,5 +28,6 @@ __all__ = [
     "check_backbone",
     "check_shared_prefix",
     "inference",
+    "load_backbone",
     "policy_of",
 ]

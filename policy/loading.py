@@ -27,13 +27,28 @@ logger = logging.getLogger(__name__)
 
 
 def load_backbone(
-    catalog: Catalog, model: str | None, backbone: dict[str, Any] | str | None, seed: int
+    catalog: Catalog,
+    model: str | Path | None = None,
+    backbone: dict[str, Any] | str | None = None,
+    seed: int = 42,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A checkpoint, its vocabulary extended by the catalogue's codes where they are missing; or a new backbone.
 
-    model: a folder, a hub name, or a .gguf file in either. Every process must give the same seed, see `_extend`.
+    Args:
+        catalog: whose codes the vocabulary is to hold.
+        model: a folder, a hub name, or a .gguf file in either.
+        backbone: without `model`, the config of a new one, {model_type: gpt2, n_embd: 64, ...}, or JSON of it.
+        seed: of new weights. Every process must give the same, see `_extend`.
+
+    Returns:
+        The model in float32, on the CPU, and its tokenizer.
+
+    Raises:
+        InputError: neither is given, transformers cannot load or make it, the folder holds no whole checkpoint, or the
+            model was trained for another catalogue.
     """
     if model is not None:
+        model = str(model)
         check_finished(model)
         source = pretrained_source(model)
         # packed weights, which transformers keeps where it has a kernel for them, can be neither trained nor saved

@@ -1,7 +1,7 @@
 """The prepared rows in TRL's own formats, as a `datasets.DatasetDict` of train, validation and test on disk.
 
-python recipes/export.py --data runs/ml-100k/data --output_dir runs/ml-100k/trl --kind completion
-python recipes/export.py --data runs/ml-100k/data --output_dir runs/ml-100k/trl-pairs --kind preference --negatives 1
+python -m recipes.export --data runs/ml-100k/data --output_dir runs/ml-100k/trl --kind completion
+python -m recipes.export --data runs/ml-100k/data --output_dir runs/ml-100k/trl-pairs --kind preference --negatives 1
 
 `prompt` is the start token and the codes of the newest `max_history` items, `completion` and `chosen` are the codes of
 the target, `rejected` those of an item that a sampler draws; `target_text` is the target's codes once more, because
@@ -12,20 +12,22 @@ What TRL does differently: it appends the end-of-text token to every completion,
 ours learn L; semantic IDs have a fixed length and need no end.
 """
 
+import shlex
 from collections.abc import Sequence
 
+import recipes  # noqa: F401  # refuses what would hide one of our packages
 from experiments.arguments import ExportArguments
-from experiments.command_line import parse, program
+from experiments.command_line import ending, parse, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     (args,) = parse(argv, ExportArguments)
+    from experiments import export_rows
 
-    from experiments.trl_rows import export
-
-    counts = export(args)
-    print(", ".join(f"{name} {value}" for name, value in counts.items()))
+    counts = export_rows(**vars(args))
+    load = f"import datasets; print(datasets.load_from_disk({args.output_dir!r}))"
+    print(ending(args.output_dir, counts, shlex.join(["python", "-c", load])))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
 """Say what a run needs on GPUs before it is started: memory, the launch recipe that fits, time. Computed, not measured.
 
-python recipes/plan.py --model 7b --gpus 8 --vllm colocate
-python recipes/plan.py --model all --gpus 1 8 64 1024
+python -m recipes.plan --model 7b --gpus 8 --vllm colocate
+python -m recipes.plan --model all --gpus 1 8 64 1024
 """
 
 from collections.abc import Sequence
 
+import recipes  # noqa: F401  # refuses what would hide one of our packages
 from experiments.command_line import parse, program
 from experiments.plan import PlanArguments, plan_page
 

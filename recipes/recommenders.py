@@ -1,31 +1,32 @@
 """Classical recommenders, fitted and measured: baselines, and what a reward asks.
 
-python recipes/recommenders.py --config recipes/ml-100k/recommenders.yaml
-python recipes/recommenders.py --config recipes/ml-100k/recommenders.yaml --only sasrec
+python -m recipes.recommenders --config recipes/ml-100k/recommenders.yaml
+python -m recipes.recommenders --config recipes/ml-100k/recommenders.yaml --only sasrec
 """
 
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import recipes  # noqa: F401  # refuses what would hide one of our packages
 from experiments.arguments import RecommenderArguments
-from experiments.command_line import parse, program, read_recipe
-from semantic_ids.settings import DataArguments
+from experiments.command_line import command, ending, parse, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
+    argv = list(sys.argv[1:] if argv is None else argv)
     (args,) = parse(argv, RecommenderArguments)
     from evaluation.tables import markdown_table
-    from experiments.evaluate import fit_recommenders
-    from semantic_ids.prepare import prepare
+    from experiments import fit_recommenders
+    from experiments.train import prepare_missing
 
-    # only the recipe's own folder: a mistyped --data must not be filled with another data set
-    named = read_recipe(list(sys.argv[1:] if argv is None else argv)).get("data")
-    if args.data_recipe and args.data == named and not Path(args.data).exists():
-        prepare(*parse(["--config", args.data_recipe, "--output_dir", args.data], DataArguments))
-    rows = fit_recommenders(args)
+    prepare_missing(argv, args.data, args.data_recipe)
+    rows = fit_recommenders(**vars(args))
     print(markdown_table(rows))
+    asked = str(Path(args.output_dir) / list(rows)[-1])
+    recipe = ("--config", "recipes/ml-100k/gflownet.yaml", "--data", args.data, "--recommender", asked)
+    print(f"\n{ending(args.output_dir, {}, command('train', *recipe))}")
 
 
 if __name__ == "__main__":

@@ -1,32 +1,34 @@
 """The table of a data set from nothing but its files: data, recommenders, every method, and the results page.
 
-python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazon-beauty
-python recipes/reproduce.py --config recipes/beauty/cpu.yaml --source data/amazon-beauty --smoke runs/smoke
+python -m recipes.reproduce --config recipes/beauty/cpu.yaml --source data/amazon-beauty
+python -m recipes.reproduce --config recipes/beauty/cpu.yaml --source data/amazon-beauty --smoke runs/smoke
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.command_line import parse, program
+import recipes  # noqa: F401  # refuses what would hide one of our packages
+from experiments.arguments import ReproduceArguments
+from experiments.command_line import browse, ending, parse, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    from experiments.results import ReproduceArguments, preparation, rehearsal, write_results
-
     (args,) = parse(argv, ReproduceArguments)
-    from experiments.comparison import compare_runs
-    from experiments.sweep import run_sweep
-    from semantic_ids.prepare import prepare
+    from experiments import compare_runs, run_sweep
+    from experiments.comparison import comparison_folder
+    from experiments.results import preparation, rehearsal, write_results
+    from semantic_ids import prepare
 
     if args.smoke:
         args = rehearsal(args)
     if not Path(args.data).exists():
-        prepare(preparation(args))
-    table = compare_runs(args, run_sweep(args))
+        prepare(**vars(preparation(args)))
+    table = compare_runs(run_sweep(args), **args.page)
     write_results(args)
     print(table)
-    print(f"\n{Path(args.docs) / 'results.md'}")
+    report = browse(comparison_folder(args.output_dir) / "report.html")
+    print(f"\n{ending(Path(args.docs) / 'results.md', {}, report)}")
 
 
 if __name__ == "__main__":

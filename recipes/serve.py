@@ -1,16 +1,17 @@
 """A rollout server: one vLLM engine that draws for training processes elsewhere, with the weights that they send.
 
 export GFLOWGR_API_KEY=$(python -c 'import secrets; print(secrets.token_hex(16))')
-python recipes/serve.py --model runs/ml-100k/sft --data runs/ml-100k/data
-python recipes/serve.py --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.9}'
+python -m recipes.serve --model runs/ml-100k/sft --data runs/ml-100k/data
+python -m recipes.serve --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.9}'
 """
 
 import contextlib
 import sys
 from collections.abc import Sequence
 
+import recipes  # noqa: F401  # refuses what would hide one of our packages
 from experiments.arguments import ServeArguments
-from experiments.command_line import fail, parse, program
+from experiments.command_line import command, fail, parse, program
 
 
 @program
@@ -32,7 +33,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not listener.getsockname()[0].startswith(("127.", "::1")):
         print(f"warning: what is sent to {args.host} is not encrypted, the key included", file=sys.stderr)
     host = f"[{args.host}]" if ":" in args.host else args.host
-    print(f"serving {args.model}: {what}, http://{host}:{args.port}", flush=True)
+    url = f"http://{host}:{args.port}"
+    print(f"serving {args.model}: {what}, {url}")
+    drawn = ("--use_vllm", "--vllm_mode", "server", "--vllm_server_base_url", url)
+    recipe = ("--config", "recipes/ml-100k/gflownet-server.yaml", "--model", args.model, "--data", args.data)
+    print(f"Next: {command('train', *recipe, *drawn)}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(server_config(app)).run(sockets=[listener])
 

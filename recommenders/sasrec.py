@@ -12,9 +12,9 @@ from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
-from tqdm.auto import tqdm
 
 from catalog.errors import InputError
+from catalog.progress import progress
 from interactions import Splits, training_matrix
 from recommenders.base import Histories, fit_temperature, flatten
 
@@ -153,16 +153,16 @@ def _train(splits: Splits, items: int, settings: SASRecSettings) -> Network:
     used = [torch.cuda.current_device()] if device.type == "cuda" else []  # by default fork_rng starts every GPU
     with (
         torch.random.fork_rng(used),
-        tqdm(range(settings.epochs), f"sasrec {settings.loss}", unit="epoch") as progress,
+        progress(range(settings.epochs), desc=f"sasrec {settings.loss}", unit="epoch") as epochs,
     ):
         torch.manual_seed(settings.seed)
         network = Network(items, settings).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         best, best_ndcg, waited = network.state_dict(), -1.0, 0
-        for _ in progress:
+        for _ in epochs:
             loss = _epoch(network, optimizer, windows, taken, settings)
             recall, ndcg = _validate(SASRec(network, settings), splits.validation)
-            progress.set_postfix({"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
+            epochs.set_postfix({"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
             waited += 1
             if ndcg > best_ndcg:
                 best, best_ndcg, waited = copy.deepcopy(network.state_dict()), ndcg, 0

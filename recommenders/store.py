@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from catalog import Catalog
 from catalog.errors import InputError
-from catalog.files import broken, read_json, sealed, sealing, write_json
+from catalog.files import broken, digests, read_json, sealed, sealing, write_json
 from catalog.settings import check_known, check_table
 from interactions import Splits
 from interactions.provenance import Provenance
@@ -46,10 +46,11 @@ def fit_recommender(
     folder, rows = Path(folder), vars(splits)
     chosen = _settings(kind, settings)
     provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **asdict(chosen)})
+    whole = (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(provenance)
+    if whole and (kind != "mixture" or _mixed_of_these(folder, provenance.settings["weights"])):
+        return load_recommender(folder, catalog)
     if kind == "mixture":
         return _mix(provenance, catalog, rows, folder)
-    if (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(provenance):
-        return load_recommender(folder, catalog)
     started = time.perf_counter()
     model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
@@ -120,6 +121,20 @@ def _mix(provenance: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], 
         seconds = sum(read_json(temporary / name / RECORD, "The recommender's record")["seconds"] for name in weights)
         write_json(temporary / RECORD, {"kind": "mixture", "settings": {"weights": weights}, "seconds": seconds})
     return mixture
+
+
+def _mixed_of_these(folder: Path, weights: Mapping[str, float]) -> bool:
+    """Whether a mixture's copies are what lies beside it now: fitted in the same way, with the same content."""
+    for name in weights:
+        part = folder.parent / name
+        if (
+            not (part / RECORD).is_file()
+            or broken(part)
+            or digests(part) != digests(folder / name)
+            or not digests(part)
+        ):
+            return False
+    return True
 
 
 def _settings(kind: str, settings: Mapping[str, Any]) -> Any:

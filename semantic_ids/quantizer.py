@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from tqdm.auto import trange
 
 from catalog.errors import InputError
+from catalog.progress import progress
 
 
 class Quantized(NamedTuple):
@@ -75,7 +75,7 @@ def rq_vae(
         learned = [*encoder.parameters(), *decoder.parameters()]
         optimizer = torch.optim.AdamW(learned, learning_rate)
         quantize(encoder(spread).detach())  # the codebooks begin at the k-means of all items, not of one batch
-        for _ in trange(epochs, desc="rq-vae", unit="epoch", disable=None):
+        for _ in progress(range(epochs), desc="rq-vae", unit="epoch"):
             for rows in torch.randperm(len(spread)).split(batch_size):
                 if len(rows) < 2:
                     continue

@@ -17,12 +17,12 @@ from experiments.arguments import (
     EvaluateArguments,
     ExportArguments,
     RecommenderArguments,
+    ReproduceArguments,
     RunArguments,
     ServeArguments,
 )
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
-from experiments.results import ReproduceArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from semantic_ids.settings import DataArguments
 from trainer import METHODS, METRICS
@@ -40,7 +40,11 @@ TYPES = {
     "plan": PlanArguments,
     "reproduce": ReproduceArguments,
 }
-COMMAND = re.compile(r"\b(?:python|accelerate launch) recipes/(\w+)\.py((?: [^\n`]*)?)")
+NAMES = "|".join([*TYPES, "train"])
+COMMAND = re.compile(
+    r"\b(?:(?:python|accelerate launch) recipes/(\w+)\.py|(?:python|accelerate launch(?: --\w+ \S+)*) -m recipes\.(\w+)"
+    rf"|gflowgr ({NAMES}))((?: [^\n`]*)?)"
+)
 
 
 def commands():
@@ -51,8 +55,9 @@ def commands():
             text = text.split('"""')[1]
         elif path.suffix == ".yaml":
             text = "\n".join(line for line in text.splitlines() if line.startswith("#"))
-        for program, arguments in COMMAND.findall(text):
-            yield path.relative_to(ROOT), program, shlex.split(arguments, comments=True)
+        for *programs, arguments in COMMAND.findall(text):
+            if not {"--help", "..."} & set(arguments.split()):  # every way to start a program, and what it prints
+                yield path.relative_to(ROOT), "".join(programs), shlex.split(arguments, comments=True)
 
 
 def headings(path):

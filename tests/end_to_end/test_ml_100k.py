@@ -88,7 +88,8 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         "--num_processes",
         1,
         "--cpu",
-        "recipes/train.py",
+        "-m",
+        "recipes.train",
         "--config",
         "recipes/ml-100k/gflownet.yaml",
         "--data",
@@ -105,7 +106,7 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         1,
         "--rewards",
         '{"behavior": 1.0, "collaborative": 1.0, "my_rewards:Short": 0.5}',
-        PYTHONPATH=tmp_path,
+        PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
     )
     records = [json.loads(line) for line in (folder / "gflownet" / "metrics.jsonl").read_text().splitlines()]
     trained = [record for record in records if "loss" in record]
@@ -124,7 +125,7 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
             folder / "gflownet",
             "--run",
             *settings,
-            PYTHONPATH=tmp_path,
+            PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
         )
     out = run(
         sys.executable,

@@ -16,12 +16,12 @@ from experiments.arguments import (
     EvaluateArguments,
     ExportArguments,
     RecommenderArguments,
+    ReproduceArguments,
     RunArguments,
     ServeArguments,
 )
 from experiments.command_line import parse, program, setting
 from experiments.plan import PlanArguments
-from experiments.results import ReproduceArguments
 from semantic_ids.settings import DataArguments
 from tests.raising import raises
 from trainer import METHODS, GFlowNetConfig, SFTConfig

@@ -7,6 +7,8 @@ import yaml
 
 from catalog.errors import InputError
 from catalog.files import seal
+from experiments.arguments import EvaluateArguments
+from experiments.evaluate import planned
 from experiments.evaluations import check_data, data_provenance, weights_digest
 from experiments.match import load_target, match_reward
 from interactions import Splits
@@ -116,3 +118,18 @@ def test_training_refuses_a_recommender_of_other_rows(make_trainer, splits, cata
         make_trainer(recommender=str(tmp_path / "own"), rows=train_rows.select(range(20)), **settings)
     knowingly = load_recommender(tmp_path / "other", catalog)
     make_trainer(recommender_model=knowingly, **settings)
+
+
+def test_titles_decide_an_evaluation_where_the_prompts_hold_them(run, catalog, splits, tmp_path):
+    def titles(**settings):
+        folder = run(**settings)
+        (folder / "model.safetensors").write_bytes(b"weights")
+        args = EvaluateArguments(run=str(folder), data="data")
+        return [
+            planned(args, one, data_provenance(one, splits)).settings.get("titles")
+            for one in (replace(catalog, titles=tuple(f"{word} {i}" for i in range(48))) for word in ("Film", "Movie"))
+        ]
+
+    first, second = titles(prompt_template="Seen: {titles}. {history}")
+    assert first and second and first != second
+    assert titles(prompt_template="Seen: {history}") == titles() == [None, None]

@@ -19,7 +19,7 @@ from filelock import FileLock
 from catalog import Catalog
 from catalog.errors import InputError, RunError
 from catalog.files import seal
-from experiments.arguments import CompareArguments, EvaluateArguments
+from experiments.arguments import CompareArguments
 from experiments.command_line import parse
 from experiments.evaluate import evaluate_run
 from experiments.stages import STOPPED, STOPS, Stage, run_stages
@@ -206,7 +206,7 @@ def test_what_could_not_stand_in_one_table_is_refused_before_anything_is_trained
     with raises(InputError, field="beam_width", value=20):
         missing(replace(args, evaluation={"beam_width": 20}))
     with raises(InputError, field="split", value="train"):
-        evaluate_run(EvaluateArguments(run="run", data=args.data, split="train"))
+        evaluate_run("run", args.data, split="train")
     missing(replace(args, evaluation={"beam_width": 20, "eval_k": [5, 10, 20]}))
     missing(replace(args, sweep=args.table | {"other": {"evaluate": "tb", "eval_k": [5, 7]}}))
     with raises(InputError, field="eval_k", value=[7]):
@@ -383,4 +383,4 @@ def test_a_sweep_trains_compares_and_then_finds_everything_done(sweep, folder, m
     catalog = Catalog.load(folder / "data")
     save_prepared(folder / "new", catalog, leave_one_out(log_of(catalog, seed=1), catalog.item_ids, 6))
     with raises(InputError, file=folder / "out/sft/seed_1"):  # trained on other events of the same items
-        evaluate_run(EvaluateArguments(run=str(folder / "out/sft/seed_1"), data=str(folder / "new")))
+        evaluate_run(folder / "out/sft/seed_1", folder / "new")

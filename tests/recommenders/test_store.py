@@ -92,6 +92,25 @@ def test_a_mixture_is_made_of_its_neighbors_and_stands_alone(fit, trained, catal
     assert torch.equal(loaded.probabilities(HISTORIES), mixture.probabilities(HISTORIES))
 
 
+def test_a_mixture_is_made_anew_only_where_a_part_or_a_weight_changed(fit, tmp_path):
+    fit("popularity")
+    fit("item_knn")
+
+    def made(weights):
+        fit("mixture", {"weights": weights})
+        return (tmp_path / "mixture" / "complete.json").stat().st_mtime_ns
+
+    first = made({"popularity": 1, "item_knn": 3})
+    assert made({"popularity": 1, "item_knn": 3}) == first
+    second = made({"popularity": 2, "item_knn": 3})
+    assert second != first
+    fit("item_knn", {"neighbors": 2})
+    assert made({"popularity": 2, "item_knn": 3}) != second
+    assert (tmp_path / "mixture/item_knn/complete.json").read_text() == (
+        tmp_path / "item_knn/complete.json"
+    ).read_text()
+
+
 def test_a_mixture_needs_its_parts_fitted_on_the_same_data(fit, blocks, tmp_path):
     weights = {"weights": {"popularity": 1}}
     with raises(InputError, file=tmp_path / "popularity"):

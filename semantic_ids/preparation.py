@@ -10,6 +10,7 @@ import numpy as np
 
 from catalog import Catalog
 from catalog.errors import InputError
+from catalog.files import sealed
 from catalog.settings import as_table
 from interactions import (
     Splits,
@@ -31,29 +32,42 @@ from semantic_ids.vectors import index_affinity, item_vectors
 
 logger = logging.getLogger(__name__)
 
+FILES = ("log", "index", "items")
+"""The settings that name one file."""
 
-def prepare(args: DataArguments) -> dict[str, Any]:
-    """Log -> catalogue and splits in args.output_dir, whole or not at all; returns what was counted."""
-    check_free(Path(args.output_dir))  # before the work, and again when it is written
-    log, titles = _read(args)
-    changed = dict(log.attrs)
-    log = in_order(k_core(log, args.min_interactions))
+
+def prepare(log: str | Path, output_dir: str | Path, **settings: Any) -> dict[str, Any]:
+    """A log into catalogue and splits, whole or not at all.
+
+    Args:
+        log: the file, or "movielens-100k".
+        output_dir: the folder to write; one that was prepared before is replaced.
+        settings: the others of `DataArguments`.
+
+    Returns:
+        What was counted, which metrics.json of the folder holds too.
+
+    Raises:
+        InputError: a setting, the log, the index or the vectors are wrong, or `output_dir` holds something else.
+        SetupError: the disk is full, or another process prepares the same folder.
+    """
+    args = DataArguments(log=str(log), output_dir=str(output_dir), **settings)
+    check_free(Path(args.output_dir))  # before the work, too
+    events, titles = _read(args)
+    changed = dict(events.attrs)
+    events = in_order(k_core(events, args.min_interactions))
     if args.users is not None:
-        if args.users < 1:
-            raise InputError(
-                f"users={args.users} keeps nobody.", remedy="Set it to 1 or more.", field="users", value=args.users
-            )
-        log = log[log["user"].isin(log["user"].unique()[: args.users])]
+        events = events[events["user"].isin(events["user"].unique()[: args.users])]
     made: dict[str, Any] = {}
     item_ids: Sequence[str]
     if args.index:
         item_ids, codes = read_index(args.index)
-        splits = _split(log, item_ids, args)
+        splits = _split(events, item_ids, args)
         made["affinity"] = {args.index: index_affinity(codes, splits)}
     else:
         # sorted and then shuffled: the order of a log tells who bought what next
-        item_ids = np.random.default_rng(args.seed).permutation(sorted(log["item"].unique())).tolist()
-        splits = _split(log, item_ids, args)
+        item_ids = np.random.default_rng(args.seed).permutation(sorted(events["item"].unique())).tolist()
+        splits = _split(events, item_ids, args)
         vectors, made["affinity"] = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
         codes, made["residual"] = QUANTIZERS[args.quantizer](vectors, tuple(args.codebook_sizes), seed=args.seed)
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
@@ -62,7 +76,7 @@ def prepare(args: DataArguments) -> dict[str, Any]:
     counts = {
         "users": len(splits.test),
         "items": len(catalog),
-        "interactions": len(log),
+        "interactions": len(events),
         "training_rows": len(splits.train),
         "levels": catalog.trie.levels,
         "semantic_ids": catalog.trie.leaves,
@@ -71,9 +85,31 @@ def prepare(args: DataArguments) -> dict[str, Any]:
         "unrankable": {name: int(unrankable(getattr(splits, name)).sum()) for name in ("validation", "test")},
     }
     counts |= changed | made
-    settings = {name: value for name, value in asdict(args).items() if name not in ("output_dir", "cache")}
-    save_prepared(args.output_dir, catalog, splits, counts, settings)
+    save_prepared(args.output_dir, catalog, splits, counts, deciding(args))
     return counts
+
+
+def deciding(args: DataArguments) -> dict[str, Any]:
+    """The settings that decide what is prepared, as the marker of a prepared folder holds them."""
+    return {name: value for name, value in asdict(args).items() if name not in ("output_dir", "cache")}
+
+
+def check_prepared(folder: str | Path, args: DataArguments, recipe: str) -> None:
+    """Raise InputError where a folder was prepared with other settings than those of a recipe.
+
+    Of files the names count, since a data set may be moved; settings that the folder does not know yet are left out.
+    """
+    kept, wanted = sealed(Path(folder), "The prepared folder")["settings"], deciding(args)
+    for name in [name for name in wanted if name in kept]:
+        here, there = (Path(v).name if name in FILES and v else v for v in (kept[name], wanted[name]))
+        if here != there:
+            raise InputError(
+                f"{folder} was prepared with {name}={kept[name]!r}, and {recipe} says {wanted[name]!r}.",
+                remedy=f"Prepare it again, or give --data {folder} to use it as it is.",
+                file=folder,
+                field=name,
+                value=kept[name],
+            )
 
 
 def _read(args: DataArguments) -> tuple[Any, dict[str, str]]:

@@ -4,7 +4,8 @@ from typing import Any, get_type_hints
 
 from huggingface_hub.errors import StrictDataclassError
 
-from catalog.errors import InputError, SetupError
+from catalog.errors import InputError
+from catalog.extras import extra
 from catalog.settings import as_table, check_known, check_table
 
 
@@ -44,13 +45,14 @@ def backbone_config(settings: dict[str, Any] | str, **more: Any) -> Any:
 
 
 def load_lora(settings: dict[str, Any] | str | None) -> Any:
-    """The peft.LoraConfig of a recipe's settings, None without. Raises InputError for what peft does not know."""
+    """The peft.LoraConfig of a recipe's settings, None without.
+
+    Raises InputError for what peft does not know, SetupError without peft.
+    """
     if not (table := as_table("lora", settings)):
         return None
-    try:
+    with extra("peft", "lora", field="lora"):
         from peft import LoraConfig
-    except ImportError as error:
-        raise SetupError("lora: peft is not installed.", remedy="Run pip install 'gflowgr[peft]'.") from error
 
     kinds = get_type_hints(LoraConfig)
     own = {"task_type", "peft_type", "inference_mode", "auto_mapping"}  # what these are the trainer says

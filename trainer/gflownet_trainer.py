@@ -304,7 +304,8 @@ class GFlowNetTrainer(ObjectiveTrainer):
             return inputs
         if self._objective.flow == "exact":
             return self._exact_inputs(inputs, step, output)
-        head = self.model.flow_heads["log_flow"]
+        model: Any = self.model
+        head = model.flow_heads["log_flow"]
         if self._objective.flow == "prompt":
             flow = head(output.states[:, 0, 0])[:, None, None].expand(*output.log_pf.shape)
         else:
@@ -335,7 +336,8 @@ class GFlowNetTrainer(ObjectiveTrainer):
                 mask = step.trajectories.source >= 0
                 gap = (step.scores.log_reward - log_pf.sum(-1)).where(mask, 0.0)
                 total += (gap.sum(-1) / mask.sum(-1)).sum() / steps[0].num_prompts
-        self.model.flow_heads["log_flow"].start_at(self.accelerator.reduce(total).item())
+        model: Any = self.model
+        model.flow_heads["log_flow"].start_at(self.accelerator.reduce(total).item())
 
     # how far the policy is from the reward, exactly
 

@@ -39,7 +39,8 @@ class Reference:
     def from_trainer(cls, trainer: "RolloutTrainer", frozen: PreTrainedModel | None) -> "Reference":
         """frozen: the copy that `frozen_copy` made before training, None for a model with adapters."""
         if frozen is None:
-            return cls(trainer.loss_policy(trainer.model), trainer.model.disable_adapter)
+            adapted: Any = trainer.model
+            return cls(trainer.loss_policy(adapted), adapted.disable_adapter)
         if trainer.is_deepspeed_enabled:
             from trl.models.utils import prepare_deepspeed
 

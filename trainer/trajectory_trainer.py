@@ -90,7 +90,7 @@ class TrajectoryTrainer(ResumableTrainer):
         self.prompts = PromptBuilder(catalog, processing_class, args.max_history, args.prompt_template)
         set_seed(args.seed)  # as transformers does, but before adapters and flow heads are drawn
         if peft_config is not None:
-            model = adapt(model, peft_config, self.prompts.tokens[1:])
+            model = adapt(model, peft_config, self.prompts.tokens[1:])  # type: ignore[assignment]  # has all of its methods
             if args.gradient_checkpointing:
                 model.enable_input_require_grads()  # or nothing below the first checkpoint would be trained
         self.attach(model)
@@ -325,7 +325,7 @@ class TrajectoryTrainer(ResumableTrainer):
     ) -> dict[str, float]:
         """Rank every row's target by beam search: {"eval_recall@10": ..., "eval_ndcg@10": ..., ...}."""
         rows = as_rows("eval_dataset", self.eval_dataset if eval_dataset is None else eval_dataset)
-        metrics = self.predict(rows, None, metric_key_prefix).metrics
+        metrics = self.predict(rows, None, metric_key_prefix).metrics or {}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -367,7 +367,7 @@ class TrajectoryTrainer(ResumableTrainer):
             return super().save_model(output_dir, _internal_call)
         policy, heads = merged_weights(self.model, keep=self.args.should_save)
         if self.args.should_save:
-            self._write(output_dir, self.model.get_base_model(), policy, heads)
+            self._write(output_dir, self.model.get_base_model(), policy, heads)  # type: ignore[operator]  # of peft
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         policy, heads = split_state(state_dict or self.model.state_dict())

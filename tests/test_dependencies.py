@@ -23,7 +23,7 @@ NAMES = {  # of distributions whose modules are called otherwise
 
 
 class Import(NamedTuple):
-    """An import of a module that is neither Python's nor ours. when: "import", "extra NAME" or "call", as for what only types need."""
+    """An import of what is neither Python's nor ours. when: "import", "extra NAME", or "call", also for types."""
 
     module: str
     when: str

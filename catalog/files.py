@@ -10,7 +10,7 @@ import socket
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,7 +93,7 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def seal(folder: Path, about: dict[str, Any]) -> None:
+def seal(folder: Path, about: Mapping[str, object]) -> None:
     """Mark a folder as complete. about: what it was made of, which `sealed` returns."""
     paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and path != folder / MARKER]
     files = {str(path.relative_to(folder)): path.stat().st_size for path in paths}
@@ -102,7 +102,7 @@ def seal(folder: Path, about: dict[str, Any]) -> None:
 
 
 @contextmanager
-def sealing(folder: Path, about: dict[str, Any], replaces: str = MARKER) -> Iterator[Path]:
+def sealing(folder: Path, about: Mapping[str, object], replaces: str = MARKER) -> Iterator[Path]:
     """A new folder to fill, which is sealed at the end and takes the place of `folder`; see `complete` and `seal`.
 
     A lock beside it keeps other processes out meanwhile; the lock's file stays.
@@ -182,7 +182,7 @@ def locked(folder: Path, name: str = "folder.lock") -> Iterator[None]:
         yield
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, complete or not at all."""
     with complete(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from catalog.errors import InputError
 
@@ -23,7 +23,7 @@ class Ids:
     made_integer: int = 0
 
 
-def normal_ids(values: Iterable[Any], what: str, file: str | Path | None = None, field: str | None = None) -> Ids:
+def normal_ids(values: Iterable[object], what: str, file: str | Path | None = None, field: str | None = None) -> Ids:
     """Ids as text without blanks around them, in the order and with the index of `values`.
 
     Integers that pandas turned into floats, in a column of numbers or as text all of which ends in ".0", are written as
@@ -34,7 +34,7 @@ def normal_ids(values: Iterable[Any], what: str, file: str | Path | None = None,
     """
     column = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
 
-    def refuse(wrong: Any, fault: str, remedy: str) -> None:
+    def refuse(wrong: ArrayLike, fault: str, remedy: str) -> None:
         bad = np.asarray(wrong, bool)
         if bad.any():
             first = int(bad.argmax())
@@ -82,7 +82,7 @@ def refuse_repeated(ids: pd.Series, what: str, file: str | Path | None = None) -
         )
 
 
-def _is_utf8(value: Any) -> bool:
+def _is_utf8(value: object) -> bool:
     try:
         str(value).encode()
     except UnicodeEncodeError:  # half of a surrogate pair, which JSON can spell

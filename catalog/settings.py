@@ -6,16 +6,25 @@ import json
 import math
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import MISSING, dataclass, fields
 from enum import Enum
 from numbers import Integral, Real
 from types import NoneType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from catalog.errors import InputError
 
-WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "text", NoneType: "nothing"}
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+WORDS: dict[object, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "text",
+    NoneType: "nothing",
+}
 
 
 @dataclass
@@ -29,11 +38,11 @@ class Arguments:
         check_values(self)
 
 
-def _is_table(kind: Any) -> bool:
+def _is_table(kind: object) -> bool:
     return any(get_origin(member) is dict for member in get_args(kind))
 
 
-def check_values(settings: Any, without: Collection[str] = ()) -> None:
+def check_values(settings: "DataclassInstance", without: Collection[str] = ()) -> None:
     """Raise InputError for the first field of a dataclass instance whose value its annotation does not allow.
 
     A closed list is a `Literal`, an `Enum` or the `choices` of the field's metadata. Defaults and the fields in
@@ -49,7 +58,7 @@ def check_values(settings: Any, without: Collection[str] = ()) -> None:
         check_value(field.name, value, Literal[tuple(choices)] if choices else kinds[field.name])
 
 
-def check_value(name: str, value: Any, kind: Any, where: str = "") -> None:
+def check_value(name: str, value: object, kind: object, where: str = "") -> None:
     """Raise InputError where `value` is not of the annotation `kind`.
 
     where: the setting whose table holds `name`, which then is the error's field.
@@ -64,7 +73,7 @@ def check_value(name: str, value: Any, kind: Any, where: str = "") -> None:
         )
 
 
-def fits(value: Any, kind: Any) -> bool:
+def fits(value: object, kind: object) -> bool:
     """Whether a value is of an annotation: a number is finite, true is no number, an `Enum` also takes its values."""
     origin, inner = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -84,7 +93,7 @@ def fits(value: Any, kind: Any) -> bool:
     return not isinstance(kind, type) or isinstance(value, kind)
 
 
-def _fits_generic(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
+def _fits_generic(value: object, origin: object, inner: tuple[Any, ...]) -> bool:
     if not isinstance(origin, type):
         return True
     if issubclass(origin, Mapping):
@@ -95,18 +104,18 @@ def _fits_generic(value: Any, origin: Any, inner: tuple[Any, ...]) -> bool:
     return True  # a callable, a protocol: nothing that a recipe could hold
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Real) -> bool:
     return isinstance(value, Integral) or math.isfinite(value)
 
 
-def _members(kind: Any) -> tuple[Any, ...]:
+def _members(kind: object) -> tuple[Any, ...]:
     """The kinds of a union. `str` beside an `Enum` is left out, since it stands for the values of the enum."""
     inner = get_args(kind)
     closed = any(isinstance(member, type) and issubclass(member, Enum) for member in inner)
     return tuple(member for member in inner if not (closed and member is str))
 
 
-def _choices(kind: Any) -> list[Any]:
+def _choices(kind: object) -> list[object]:
     """What a closed list allows; [] for an annotation that is no closed list."""
     if get_origin(kind) is Literal:
         return list(get_args(kind))
@@ -117,7 +126,7 @@ def _choices(kind: Any) -> list[Any]:
     return []
 
 
-def expected(kind: Any) -> str:
+def expected(kind: object) -> str:
     """An annotation in words."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, UnionType):
@@ -131,7 +140,7 @@ def expected(kind: Any) -> str:
     return WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
-def check_table(where: str, table: Mapping[str, Any], kinds: Mapping[str, Any], what: str) -> None:
+def check_table(where: str, table: Mapping[str, object], kinds: Mapping[str, object], what: str) -> None:
     """Raise InputError for a key of the table `where` that `kinds` does not know, or a value of another kind.
 
     kinds: the annotation of each key. what: what the settings belong to, in words.
@@ -158,7 +167,7 @@ def _nearest(name: str, known: Collection[str]) -> str:
     return f"Did you mean {near[0]}?" if near else ""
 
 
-def at_least(settings: Any, bound: float, *names: str, strictly: bool = False) -> None:
+def at_least(settings: object, bound: float, *names: str, strictly: bool = False) -> None:
     """Raise InputError for the first of these settings that is a number below `bound`; with `strictly` also for
     `bound` itself."""
     for name in names:
@@ -171,7 +180,7 @@ def at_least(settings: Any, bound: float, *names: str, strictly: bool = False) -
             raise InputError(f"{name}={value}: it must be {limit}.", field=name, value=value)
 
 
-def as_table(name: str, value: Any, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def as_table(name: str, value: object, default: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A setting that a recipe gives as a table and the command line as JSON; `default` for none.
 
     Raises InputError for a value that is no table, repeats a key or holds NaN or an infinity.
@@ -206,11 +215,11 @@ def _unrepeated(name: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def _no_number(text: str) -> Any:
+def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no finite number")
 
 
-def check_name(what: str, name: Any) -> None:
+def check_name(what: str, name: object) -> None:
     """Raise InputError for a name that could lead out of its folder, where it becomes that of a folder or file.
 
     what: the setting that holds the name; it is the error's field.
@@ -224,7 +233,7 @@ def check_name(what: str, name: Any) -> None:
         )
 
 
-def annotations(build: Any) -> dict[str, Any]:
+def annotations(build: Callable[..., object]) -> dict[str, Any]:
     """The annotation of each argument of a class or function, Any for one without."""
     hints = get_type_hints(build.__init__ if isinstance(build, type) else build)  # type: ignore[misc]
     return {name: hints.get(name, Any) for name in inspect.signature(build).parameters}

@@ -8,17 +8,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from matplotlib import rc_context
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import MaxNLocator
 
+from catalog.extras import extra
 from evaluation.breakdown import Breakdown
 from evaluation.comparison import Calibration, Records, Values, spread
 from evaluation.metric_help import metric_help
 from evaluation.ranking import main_cutoff
+
+with extra("report", "The report"):
+    from matplotlib import rc_context
+    from matplotlib.axes import Axes
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
 Curves = Mapping[str, Sequence[Records]]
 """Method -> for each seed the logged records."""

@@ -3,9 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
-
+from catalog.extras import extra
 from catalog.files import complete
 from evaluation.comparison import Comparison
 from evaluation.figures import (
@@ -18,6 +16,10 @@ from evaluation.figures import (
     training_figure,
 )
 from evaluation.tables import breakdown_table, example_table, markdown, metric_tables, significance_table
+
+with extra("report", "The report"):
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
 
 
 def write_report(path: Path, comparison: Comparison) -> None:

@@ -333,7 +333,7 @@ class CompareArguments(Arguments):
     @property
     def page(self) -> dict[str, Any]:
         """What `compare_runs` is given beside the runs."""
-        names = ("output_dir", "split", "references", "title", "baseline", "data")
+        names = ("output_dir", "split", "references", "title", "baseline", "data", "eval_k")
         return {name: getattr(self, name) for name in names}
 
 

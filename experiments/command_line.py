@@ -68,6 +68,8 @@ def parse(argv: Sequence[str] | None, *types: Any) -> tuple[Any, ...]:
             _without_config(argv), return_remaining_strings=True, look_for_args_file=False
         )
     except argparse.ArgumentError as error:
+        if error.argument_name is None:  # one is missing: Python 3.13 raises here what 3.11 handed to parser.error
+            _refuse(error.message)
         name = str(error.argument_name).split("/")[0].removeprefix("--")
         raise InputError(
             f"{name}: {error.message}.", remedy="See --help.", field=name, value=given.get(name, recipe.get(name))

@@ -58,7 +58,7 @@ def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, split: str 
         runs: the folders of evaluated runs; `<method>/seed_42` is a seed of a method, any other folder a method.
         output_dir: where the folder `comparison` goes.
         split: the held-out items that are compared.
-        settings: of `CompareArguments`: `references`, `title`, `baseline`, `data`.
+        settings: of `CompareArguments`: `references`, `title`, `baseline`, `data`, `eval_k`.
 
     Returns:
         The table of all metrics, in Markdown.

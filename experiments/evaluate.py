@@ -177,7 +177,7 @@ def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]
         model = (
             auto_class(AutoConfig.from_pretrained(run, trust_remote_code=False))
             .from_pretrained(run, dtype=torch.float32, trust_remote_code=False)
-            .to(device)
+            .to(device)  # type: ignore[arg-type]  # transformers wraps nn.Module.to, and mypy takes device for self
         )
         tokenizer = AutoTokenizer.from_pretrained(run, trust_remote_code=False)
     except (OSError, ValueError, SafetensorError) as error:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
@@ -29,7 +28,7 @@ def read_items(path: str | Path) -> dict[str, str]:
     return {item: _title(path, item, title) for item, (_, title) in zip(ids, given, strict=True)}
 
 
-def _items_from_json(path: Path) -> list[tuple[Any, Any]]:
+def _items_from_json(path: Path) -> list[tuple[object, object]]:
     table = read_json(path, "The item table")
     if isinstance(table, list):
         return [_item_from_row(path, number, row) for number, row in enumerate(table, 1)]
@@ -38,14 +37,15 @@ def _items_from_json(path: Path) -> list[tuple[Any, Any]]:
     return [(item, row.get("title") if isinstance(row, Mapping) else row) for item, row in table.items()]
 
 
-def _item_from_row(path: Path, number: int, row: Any) -> tuple[Any, Any]:
-    name = next((name for name in ID_COLUMNS if isinstance(row, Mapping) and name in row), None)
+def _item_from_row(path: Path, number: int, row: object) -> tuple[object, object]:
+    table = row if isinstance(row, Mapping) else {}
+    name = next((name for name in ID_COLUMNS if name in table), None)
     if name is None:
         raise InputError(f"{path}: entry {number} has no id.", remedy=SHAPES, file=path, row=number, value=row)
-    return row[name], row.get("title")
+    return table[name], table.get("title")
 
 
-def _items_from_table(path: Path) -> list[tuple[Any, Any]]:
+def _items_from_table(path: Path) -> list[tuple[object, object]]:
     table = read_table(path)
     name = next((name for name in ID_COLUMNS if name in table), None)
     if name is None or "title" not in table:
@@ -58,7 +58,7 @@ def _items_from_table(path: Path) -> list[tuple[Any, Any]]:
     return list(zip(normal_ids(table[name], "the item", path, name).texts, titles, strict=True))
 
 
-def _title(path: Path, item: str, title: Any) -> str:
+def _title(path: Path, item: str, title: object) -> str:
     if title is None or title is pd.NA:
         return ""
     if isinstance(title, int) and not isinstance(title, bool):

@@ -46,16 +46,16 @@ class Provenance:
         """What `as_dict` gave."""
         return cls(table["catalog"], dict(table["splits"]), dict(table["settings"]))
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, object]:
         """For a JSON file."""
         return asdict(self)
 
-    def differences(self, other: "Provenance") -> dict[str, tuple[Any, Any]]:
+    def differences(self, other: "Provenance") -> dict[str, tuple[object, object]]:
         """What differs, name -> (here, there): `catalog`, `splits.<name>` of splits that both know, `settings.<name>`.
 
         A setting that only one of the two has counts as None in the other.
         """
-        found: dict[str, tuple[Any, Any]] = {"catalog": (self.catalog, other.catalog)}
+        found: dict[str, tuple[object, object]] = {"catalog": (self.catalog, other.catalog)}
         found |= {f"splits.{n}": (self.splits[n], other.splits[n]) for n in self.splits if n in other.splits}
         for name in sorted({*self.settings, *other.settings}):
             found[f"settings.{name}"] = (self.settings.get(name), other.settings.get(name))
@@ -89,7 +89,7 @@ def rows_digest(rows: Dataset) -> str:
     return digest.hexdigest()[:16]
 
 
-def _add(digest: Any, column: pa.Array) -> None:
+def _add(digest: "hashlib._Hash", column: pa.Array) -> None:
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
         digest.update(column.value_lengths().to_numpy(zero_copy_only=False).astype(np.float64).tobytes())
         column = column.flatten()

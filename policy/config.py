@@ -1,14 +1,19 @@
 """The tables that describe a new backbone and its adapters, checked against what transformers and peft know."""
 
-from typing import Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from huggingface_hub.errors import StrictDataclassError
 
-from catalog.errors import InputError, SetupError
+from catalog.errors import InputError
+from catalog.extras import extra
 from catalog.settings import as_table, check_known, check_table
 
+if TYPE_CHECKING:
+    from peft import LoraConfig
+    from transformers import PreTrainedConfig
 
-def backbone_config(settings: dict[str, Any] | str, **more: Any) -> Any:
+
+def backbone_config(settings: dict[str, Any] | str, **more: Any) -> "PreTrainedConfig":
     """The transformers config of a recipe's `backbone`, {model_type: gpt2, n_embd: 64, ...}, and of `more`.
 
     Raises InputError for a kind of backbone or a setting that transformers does not know, or a value it refuses.
@@ -43,14 +48,15 @@ def backbone_config(settings: dict[str, Any] | str, **more: Any) -> Any:
         ) from error
 
 
-def load_lora(settings: dict[str, Any] | str | None) -> Any:
-    """The peft.LoraConfig of a recipe's settings, None without. Raises InputError for what peft does not know."""
+def load_lora(settings: dict[str, Any] | str | None) -> "LoraConfig | None":
+    """The peft.LoraConfig of a recipe's settings, None without.
+
+    Raises InputError for what peft does not know, SetupError without peft.
+    """
     if not (table := as_table("lora", settings)):
         return None
-    try:
+    with extra("peft", "lora", field="lora"):
         from peft import LoraConfig
-    except ImportError as error:
-        raise SetupError("lora: peft is not installed.", remedy="Run pip install 'gflowgr[peft]'.") from error
 
     kinds = get_type_hints(LoraConfig)
     fixed = {"task_type", "peft_type", "inference_mode", "auto_mapping"}  # the trainer sets them

@@ -19,8 +19,16 @@ ATTENTION = "sdpa_along_branches"
 
 
 def attention_along_branches(
-    module: Any, query: Tensor, *args: Any, position_bias: Tensor, distance: Tensor | None = None, **kwargs: Any
-) -> Any:
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    position_bias: Tensor,
+    distance: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
     """SDPA in which a decoder's relative positions are those along a branch, not along the row.
 
     distance [B, Q, T]: how many codes each of the Q tokens lies below each of the T; read only where it attends to it.
@@ -34,7 +42,7 @@ def attention_along_branches(
         column = (row + columns - rows - wanted).clamp(min=0)
         table = position_bias[0, :, row, column]  # [H, T], the bias at every distance
         position_bias = table[:, distance.clamp(0, columns - 1)].transpose(0, 1)  # [B, H, Q, T]
-    return sdpa_attention_forward(module, query, *args, position_bias=position_bias, **kwargs)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, position_bias=position_bias, **kwargs)
 
 
 AttentionInterface.register(ATTENTION, attention_along_branches)
@@ -122,7 +130,7 @@ class DecoderBranches(Branches):
         self.depth = torch.cat([self.depth, below], 1)
         start = visible.new_ones(*visible.shape[:2], 1)
         return self.policy.model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),
+            encoder_outputs=BaseModelOutput(last_hidden_state=self.encoded),  # type: ignore[arg-type]  # Tensor is meant
             attention_mask=self.prompt,
             decoder_input_ids=tokens,
             decoder_attention_mask=self.policy._mask(torch.cat([start, visible], -1)),

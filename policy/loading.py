@@ -1,6 +1,5 @@
 """A backbone and its tokenizer: new, or of a checkpoint, to which the catalogue's codes are added."""
 
-import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ from transformers import (
 
 from catalog import Catalog, extend_tokenizer, word_tokenizer
 from catalog.errors import GFlowGRError, InputError
+from catalog.extras import extra
 from policy.backbone import auto_class
 from policy.checkpoints import check_finished
 from policy.config import backbone_config
@@ -98,16 +98,11 @@ def reading(field: str, name: str) -> Iterator[None]:
 
 
 def pretrained_source(model: str) -> dict[str, Any]:
-    """The arguments of `from_pretrained` for `model`. Raises InputError where GGUF cannot be read."""
+    """The arguments of `from_pretrained` for `model`. Raises SetupError where GGUF cannot be read."""
     if not model.endswith(".gguf"):
         return {"pretrained_model_name_or_path": model, "trust_remote_code": False}
-    if not importlib.util.find_spec("gguf"):
-        raise InputError(
-            f"model={model}: the package that reads GGUF is missing.",
-            remedy="Run pip install 'gflowgr[gguf]'.",
-            field="model",
-            value=model,
-        )
+    with extra("gguf", f"model={model}", field="model"):
+        import gguf  # noqa: F401  # transformers reads with it
     path = Path(model)
     return {
         "pretrained_model_name_or_path": str(path.parent),

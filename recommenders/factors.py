@@ -5,13 +5,11 @@ from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self
 
 import torch
-from implicit.als import AlternatingLeastSquares
-from implicit.bpr import BayesianPersonalizedRanking
 from scipy import sparse
-from threadpoolctl import threadpool_limits
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from catalog.extras import extra
 from interactions import Splits, training_matrix
 from recommenders.base import Histories, fit_temperature
 
@@ -39,7 +37,13 @@ class Factors(ABC):
 
     @classmethod
     def from_splits(cls, splits: Splits, items: int, settings: Any) -> Self:
-        """Factors of the training interactions; the temperature is fitted on the validation items."""
+        """Factors of the training interactions; the temperature is fitted on the validation items.
+
+        Raises SetupError without the library that factorizes.
+        """
+        with extra("recommenders", f"Fitting {cls.__name__}"):
+            from threadpoolctl import threadpool_limits
+
         with threadpool_limits(1, "blas"):  # `implicit` has threads of its own and asks for this
             factors = cls.factorize(training_matrix(splits, items), settings)
         model = cls(factors, settings.alpha, settings.decay, settings.ridge)
@@ -95,6 +99,9 @@ class ALS(Factors):
 
     @staticmethod
     def factorize(interactions: sparse.csr_matrix, settings: Settings) -> Tensor:
+        with extra("recommenders", "Fitting ALS"):
+            from implicit.als import AlternatingLeastSquares
+
         model = AlternatingLeastSquares(
             settings.dimensions,
             settings.ridge,
@@ -129,6 +136,9 @@ class BPR(Factors):
 
     @staticmethod
     def factorize(interactions: sparse.csr_matrix, settings: Settings) -> Tensor:
+        with extra("recommenders", "Fitting BPR"):
+            from implicit.bpr import BayesianPersonalizedRanking
+
         model = BayesianPersonalizedRanking(
             settings.dimensions,
             settings.learning_rate,

@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from implicit.nearest_neighbours import CosineRecommender
-from implicit.utils import ParameterWarning
 from scipy import sparse
 from torch import Tensor
 
+from catalog.extras import extra
 from interactions import Splits, training_matrix
 from recommenders.base import Histories, occurrences, proportional
 
@@ -45,7 +44,12 @@ class ItemKNN:
 
         Few users share an item, so many neighbors are equally near, and the search keeps some of these by their
         position. `seed` shuffles the positions, since item numbers may tell the order of the log.
+        Raises SetupError without the library that searches.
         """
+        with extra("recommenders", "Fitting item-kNN"):
+            from implicit.nearest_neighbours import CosineRecommender
+            from implicit.utils import ParameterWarning
+
         taken = (interactions > 0).astype(np.float64).tocsr()
         order = np.random.default_rng(seed).permutation(taken.shape[1])  # [items]
         model = CosineRecommender(K=neighbors + 1)  # one more: the nearest neighbor of an item is itself

@@ -41,9 +41,10 @@ class RewardModel:
         name = getattr(model.config, "_name_or_path", "") if isinstance(model, PreTrainedModel) else str(model)
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            loaded: Any = model
             if not isinstance(model, PreTrainedModel):
                 kind: Any = AutoModelForSequenceClassification
-                model = kind.from_pretrained(name, trust_remote_code=False, num_labels=1)
+                loaded = kind.from_pretrained(name, trust_remote_code=False, num_labels=1)
         except (OSError, ValueError) as error:
             raise InputError(
                 f"reward_funcs: {name!r} is no stock reward, no import path module:name, and no model that classifies "
@@ -52,7 +53,7 @@ class RewardModel:
                 field="reward_funcs",
                 value=name,
             ) from error
-        return cls(model if device is None else model.to(device), tokenizer)  # type: ignore[arg-type]
+        return cls(loaded if device is None else loaded.to(device), tokenizer)
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:
         texts = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]

@@ -1,6 +1,7 @@
 """Trajectories of earlier steps: a bounded memory with priorities for each user."""
 
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ class ReplaySampler:
             )
         self.trie, self.catalog_fingerprint = trie, catalog_fingerprint
         self.size, self.prioritize = size, prioritize
-        self.users: dict[Any, dict[int, float]] = {}  # user -> item that stands for its leaf -> priority
+        self.users: dict[Hashable, dict[int, float]] = {}  # user -> item that stands for its leaf -> priority
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """Distinct within a prompt and never the target; padding where a user has fewer."""
@@ -72,7 +73,7 @@ class ReplaySampler:
         for r, i, p in zip(row.tolist(), item.tolist(), priority[row, slot].tolist(), strict=True):
             self._put(batch.columns["user"][r], i, p)
 
-    def _put(self, user: Any, item: int, priority: float) -> None:
+    def _put(self, user: Hashable, item: int, priority: float) -> None:
         memory = self.users.setdefault(user, {})
         memory[item] = priority
         if len(memory) > self.size:

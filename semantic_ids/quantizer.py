@@ -1,17 +1,16 @@
 """Semantic IDs from item vectors: residual k-means, one level after the other, or an RQ-VAE that learns its space."""
 
-import importlib.util
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from catalog.errors import InputError
+from catalog.extras import extra
 from catalog.progress import progress
 
 
@@ -26,9 +25,12 @@ def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: 
     """Level l clusters the residuals of `vectors` [items, d] that the levels before it left.
 
     sizes: the number of clusters of each level. Raises InputError for NaN or infinite vectors, which it names by row,
-    and for more clusters than items.
+    and for more clusters than items; SetupError without the library that clusters.
     """
     _check(vectors, sizes)
+    with extra("semantic-ids", "quantizer=kmeans", field="quantizer"):
+        import faiss
+
     residual = np.ascontiguousarray(vectors, np.float32)
     codes = np.empty((len(vectors), len(sizes)), np.int64)
     for level, size in enumerate(sizes):
@@ -54,14 +56,11 @@ def rq_vae(
 
     The RQ-VAE of TIGER, arXiv 2305.05065: an encoder d -> 512 -> 256 -> 128 -> 32, the decoder its mirror image, and
     codebooks by vector-quantize-pytorch, which begin at k-means and are updated as moving averages; codes that are no
-    longer used are drawn again. Raises InputError as `residual_kmeans` does, and where the package is missing.
+    longer used are drawn again. Raises as `residual_kmeans` does.
     """
     _check(vectors, sizes)
-    if not importlib.util.find_spec("vector_quantize_pytorch"):
-        raise InputError(
-            "quantizer=rq_vae: a package is missing.", remedy="Run pip install 'gflowgr[rq-vae]'.", field="quantizer"
-        )
-    from vector_quantize_pytorch import ResidualVQ
+    with extra("rq-vae", "quantizer=rq_vae", field="quantizer"):
+        from vector_quantize_pytorch import ResidualVQ
 
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)

@@ -10,6 +10,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from catalog.errors import InputError
+from catalog.extras import extra
 from catalog.ids import normal_ids, refuse_repeated
 from interactions import Splits
 from semantic_ids.interaction_vectors import INTERACTION_VECTORS
@@ -197,11 +198,8 @@ def _vectors_from_titles(path: Path, item_ids: Sequence[str], titles: Mapping[st
             )
         counts = len(absent), len(item_ids)
         logger.warning("%s: %d of %d items have no title, so their vectors say nothing", path, *counts)
-    try:
+    with extra("text", f"vectors={path}", field="vectors"):
         from sentence_transformers import SentenceTransformer
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f"vectors: {path} needs a package.", remedy="Run pip install 'gflowgr[text]'.", field="vectors"
-        ) from error
+
     model = SentenceTransformer(str(path), local_files_only=True)
     return model.encode([titles.get(item, "") for item in item_ids], show_progress_bar=True, convert_to_numpy=True)

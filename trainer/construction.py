@@ -168,7 +168,8 @@ def _make_reference(trainer: "RecommenderTrainer", frozen: PreTrainedModel | Non
             progress_bar=not args.disable_tqdm,
         )
     if frozen is None:  # under LoRA the policy that training starts from is the model without its adapters
-        return Reference(trainer.loss_policy(trainer.model), trainer.model.disable_adapter)  # type: ignore[operator]
+        adapted: Any = trainer.model
+        return Reference(trainer.loss_policy(adapted), adapted.disable_adapter)
     if trainer.is_deepspeed_enabled:
         from trl.models.utils import prepare_deepspeed
 

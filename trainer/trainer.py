@@ -85,28 +85,28 @@ class RecommenderTrainer(Trainer):
         **unknown: Any,
     ) -> None:
         args = make_args(type(self), args, model, unknown)
-        model, processing_class = make_model(model, processing_class, catalog, args.seed)
-        check_parts(model, processing_class)
+        backbone, processing_class = make_model(model, processing_class, catalog, args.seed)
+        check_parts(backbone, processing_class)
         check_processes(args)
         given = Given(reward_funcs, reward_weights, samplers, recommender, ref_model, optimizers[0])
         check_given(type(self).__name__, args, given, adapted=peft_config is not None)
         train_rows, eval_rows = construction.make_rows(args, train_dataset, eval_dataset)
-        frozen = construction.frozen_reference(args, model, catalog, given, adapted=peft_config is not None)
+        frozen = construction.frozen_reference(args, backbone, catalog, given, adapted=peft_config is not None)
         recommender = construction.find_recommender(args, given, catalog, train_rows, eval_rows)
-        catalog.check_trained(model.config)
-        model.config.catalog_fingerprint = catalog.fingerprint
+        catalog.check_trained(backbone.config)
+        backbone.config.catalog_fingerprint = catalog.fingerprint
         self.catalog, self.python_parts = catalog, given.recorded()
         self.prompts = PromptBuilder(catalog, processing_class, args.max_history, args.prompt_template)
-        check_run(args, model, self.prompts, train_rows, eval_rows, len(processing_class))
+        check_run(args, backbone, self.prompts, train_rows, eval_rows, len(processing_class))
         set_seed(args.seed)  # as transformers does, but before adapters and flow heads are drawn
         if peft_config is not None:
-            model = adapt(model, peft_config, self.prompts.tokens[1:])
+            backbone = adapt(backbone, peft_config, self.prompts.tokens[1:])
             if args.gradient_checkpointing:
-                model.enable_input_require_grads()  # type: ignore[operator]  # or nothing below the first checkpoint would be trained
-        attach_flow_head(model, args.flow_head)
+                backbone.enable_input_require_grads()  # type: ignore[operator]  # or nothing below the first checkpoint would be trained
+        attach_flow_head(backbone, args.flow_head)
         callbacks, self.folder = construction.make_callbacks(args, callbacks)
         super().__init__(
-            model=model,
+            model=backbone,
             args=args,
             data_collator=lambda rows: rows,
             train_dataset=train_rows,
@@ -347,7 +347,7 @@ class RecommenderTrainer(Trainer):
             return super().save_model(output_dir, _internal_call)
         policy, heads = merged_weights(self.model, keep=self.args.should_save)
         if self.args.should_save:
-            self._write(output_dir, self.model.get_base_model(), policy, heads)
+            self._write(output_dir, self.model.get_base_model(), policy, heads)  # type: ignore[operator]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Tensor] | None = None) -> None:
         self._write(output_dir, self.model, *split_state(state_dict or self.model.state_dict()))

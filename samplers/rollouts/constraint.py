@@ -11,15 +11,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 from transformers import AutoTokenizer
-from vllm import SamplingParams
-from vllm.config import VllmConfig
-from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
-from vllm.v1.sample.logits_processor.builtin import process_dict_updates
-from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
-from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 from catalog import Catalog, Trie, code_of_token, node_tokens
 from catalog.errors import InputError
+from catalog.extras import extra
+
+with extra("rollouts", "The trie inside vLLM"):
+    from vllm import SamplingParams
+    from vllm.config import VllmConfig
+    from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
+    from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
+    from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 ARGUMENT = "trie"
 """Name of the request's argument, and of the folder with the catalogue in the engine's `additional_config`."""

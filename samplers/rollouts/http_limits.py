@@ -5,11 +5,14 @@ import hmac
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-import h11
-from starlette.responses import PlainTextResponse
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
-from uvicorn import Config
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from catalog.extras import extra
+
+with extra("rollouts", "A rollout server"):
+    import h11
+    from starlette.responses import PlainTextResponse
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from uvicorn import Config
+    from uvicorn.protocols.http.h11_impl import H11Protocol
 
 HEAD_SECONDS = 10.0
 """How long the head of a request may take."""

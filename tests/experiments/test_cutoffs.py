@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from catalog.errors import InputError
-from experiments.arguments import CompareArguments, RecommenderArguments
+from experiments.arguments import CompareArguments
 from experiments.evaluate import fit_recommenders
 from experiments.sweep import missing_stages
 from experiments.sweep_settings import check_sweep
@@ -46,7 +46,7 @@ def folder(catalog, tmp_path):
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(SFT | {"data": "nowhere", "output_dir": f"{tmp_path}/alone"}))
     for name, eval_k in {"all": [5, 10, 20, 40], "few": [3], "others": [7, 10]}.items():
         models = {name: {"kind": "popularity"}}
-        fit_recommenders(RecommenderArguments(f"{tmp_path}/data", f"{tmp_path}/fitted", models, eval_k=eval_k))
+        fit_recommenders(tmp_path / "data", tmp_path / "fitted", models, eval_k=eval_k)
     return tmp_path
 
 

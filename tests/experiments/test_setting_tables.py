@@ -10,7 +10,7 @@ import pytest
 from experiments.arguments import CompareArguments, EvaluateArguments, ReproduceArguments, RunArguments
 from experiments.command_line import help_text
 from experiments.setting_tables import groups_of, names, training_groups, training_methods
-from trainer import METHODS, TrajectoryConfig
+from trainer import METHODS, TrainingConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,8 @@ def test_our_own_settings_come_before_those_of_transformers(method):
     ours = [group.heading.startswith("transformers.") for group in groups]
     assert ours == sorted(ours) and ours[-1]
     own = {name for group in groups if not group.heading.startswith("transformers.") for name in names([group])}
-    assert own >= vars(TrajectoryConfig)["__annotations__"].keys()
+    declared = vars(TrainingConfig)["__annotations__"].keys()
+    assert own >= {one.name for one in fields(TrainingConfig) if one.name in declared}
     assert len(names(groups)) == sum(len(group.settings) for group in groups)
 
 

@@ -1,8 +1,8 @@
 """A pretrained checkpoint takes in the catalogue's codes: which rows its embeddings gain, and what stays as it was."""
 
-import importlib.util
 import json
 import logging
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,10 +10,12 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+from catalog.errors import SetupError
 from catalog.tokens import code_words
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, check_shared_prefix
 from policy.loading import load_backbone
+from tests.raising import raises
 
 SENTENCES = ["The user bought: a lamp, a chair and then", "As IDs: the next item is a quick brown fox"] * 3
 SHAPE = dict(
@@ -145,9 +147,8 @@ def test_a_template_is_trained_on_a_pretrained_backbone(save, catalog, rows):
 
 
 def test_gguf_without_its_reader_is_refused(catalog, monkeypatch):
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "gguf" else found(name))
-    with pytest.raises(ValueError, match=r"model=a/b.gguf: .*pip install 'gflowgr\[gguf\]'"):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with raises(SetupError, field="model", value="gguf"):
         load_backbone(catalog, "a/b.gguf", None, seed=0)
 
 

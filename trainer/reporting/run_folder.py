@@ -113,7 +113,8 @@ class RunFolder(TrainerCallback):
         """Seconds of training until now, those before the checkpoint that was resumed included."""
         now = time.perf_counter()
         # the one place of the state that takes any value; checkpoints of before it was counted have none
-        kept = state.stateful_callbacks.setdefault("cost", {"seconds": 0.0})
+        callbacks: Any = state.stateful_callbacks  # a dict, whatever it is annotated as
+        kept = callbacks.setdefault("cost", {"seconds": 0.0})
         kept["seconds"] += now - self._clock
         self._clock = now
         return kept["seconds"]

@@ -105,7 +105,8 @@ class RunCheckpoints:
         """Look where a run goes on from, and whether it was over; if not, its folder is no finished run's from here."""
         self.began_at = state.global_step
         early = [callback for callback in callbacks if isinstance(callback, EarlyStoppingCallback)]
-        kept = state.stateful_callbacks.get(EarlyStoppingCallback.__name__, [])
+        states: Any = state.stateful_callbacks
+        kept = states.get(EarlyStoppingCallback.__name__, [])
         if self.began_at:
             for callback, was in zip(early, kept if isinstance(kept, list) else [kept], strict=False):
                 callback.early_stopping_patience_counter = was["attributes"]["early_stopping_patience_counter"]

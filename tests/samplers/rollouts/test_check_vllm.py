@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from catalog.errors import SetupError
 from samplers.rollouts.vllm_engine import check_vllm
 
 
@@ -15,12 +16,12 @@ def environment(monkeypatch):
 
 def test_a_missing_vllm_is_told_with_the_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(ValueError, match=r"gflowgr\[vllm\]"):
+    with pytest.raises(SetupError, match=r"gflowgr\[rollouts\]"):
         check_vllm()
 
 
-@pytest.mark.parametrize("version", ["0.22.1", "0.32.0", "0.310.0"])
+@pytest.mark.parametrize("version", ["0.22.1", "0.31.0", "0.320.0"])
 def test_another_version_is_told(version, monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(__version__=version))
-    with pytest.raises(ValueError, match=f"vLLM {version} is installed and 0.31 is supported"):
+    with pytest.raises(SetupError, match=f"vLLM {version} is installed and 0.32 is supported"):
         check_vllm()

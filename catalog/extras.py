@@ -1,0 +1,24 @@
+"""Packages that only some work needs: the extras of pyproject.toml."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from catalog.errors import SetupError
+
+
+@contextmanager
+def extra(name: str, purpose: str, *, field: str | None = None) -> Iterator[None]:
+    """Goes around the import of what `pip install 'gflowgr[name]'` brings.
+
+    purpose: what needs it, the subject of the error's sentence. field: the setting that asked for it, if one did.
+    Raises SetupError where a package is missing, with its name as `value`.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise SetupError(
+            f"{purpose} needs {error.name}, which is not installed.",
+            remedy=f"Run pip install 'gflowgr[{name}]'.",
+            field=field,
+            value=error.name,
+        ) from error

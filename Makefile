@@ -66,7 +66,7 @@ reproduce: install
 # watched by the clock, or run two at a time already, they have the machine to themselves
 ALONE := tests/distributed/test_faults.py tests/recipes/test_reproduce.py tests/vllm/test_server.py tests/vllm/test_server_training.py
 # the longest files first: one that began last would have the machine's other half wait for it
-LONG := tests/vllm tests/end_to_end tests/distributed tests/test_house.py tests/trainer
+LONG := tests/vllm tests/end_to_end tests/distributed tests/invariant tests/test_house.py tests/trainer
 OTHERS := $(filter-out $(LONG) %/conftest.py %/__pycache__,$(wildcard tests/*))
 test: export OMP_NUM_THREADS := 1
 test: install-all

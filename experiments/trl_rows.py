@@ -15,7 +15,7 @@ from catalog.files import complete
 from experiments.arguments import ExportArguments
 from interactions import PromptBatch, PromptBuilder, Splits, item_texts, load_prepared, prompt_texts
 from interactions.split import NAMES
-from policy.loading import pretrained_source, with_start_and_padding
+from policy.loading import pretrained_source, reading, with_start_and_padding
 from recommenders import BatchRecommender, load_recommender
 from samplers import Sampler, SamplerParts
 from samplers.load import build_sampler
@@ -65,8 +65,10 @@ def load_tokenizer(catalog: Catalog, model: str | None) -> PreTrainedTokenizerBa
     if model is None:
         return word_tokenizer(catalog.trie.sizes)
     source = pretrained_source(model)
-    catalog.check_trained(AutoConfig.from_pretrained(**source))
-    tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
+    with reading("model", model):
+        config = AutoConfig.from_pretrained(**source)
+        tokenizer = with_start_and_padding(AutoTokenizer.from_pretrained(**source), model)
+    catalog.check_trained(config)
     if tokenizer.eos_token is None:
         raise InputError(
             f"model={model}: its tokenizer has no eos_token, which TRL ends completions with.",

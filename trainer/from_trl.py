@@ -47,6 +47,9 @@ _SETTINGS = {
     "Training rows are shuffled in every epoch.": ("shuffle_dataset",),
     _REFERENCE: ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
     "Set per_device_eval_batch_size.": ("precompute_ref_batch_size",),
+    "All items have equally many codes, for which TRL's means over tokens agree; only dpo has a choice.": (
+        "loss_type",
+    ),
     "Set loss_type to sigmoid or ipo.": (
         *("loss_weights", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "use_weighting", "discopop_tau"),
     ),

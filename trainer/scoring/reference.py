@@ -10,11 +10,11 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import Dataset
 from torch import Tensor
-from tqdm.auto import trange
 from transformers import PreTrainedModel
 
 from catalog import exact_log_flow
 from catalog.errors import InputError
+from catalog.progress import progress
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, auto_class, inference
 from trainer.front_door import as_rows
@@ -77,7 +77,7 @@ class PrecomputedReference:
         own = [row % rows for row in range(start, start + part)]
         policy.model.to(accelerator.device)
         parts = []
-        for first in trange(0, part, batch_size, desc="reference", disable=not progress_bar or start > 0):
+        for first in progress(range(0, part, batch_size), desc="reference", disable=not progress_bar or start > 0):
             batch = prompts_of(own[first : first + batch_size])
             parts.append(accelerator.gather(policy.distribution(batch)).cpu())
         # gathered batch by batch: [processes, batch, items] each, put back into the order of the rows

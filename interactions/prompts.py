@@ -16,6 +16,10 @@ from catalog.errors import InputError
 
 logger = logging.getLogger(__name__)
 
+ROW_NUMBER = "row_number"
+"""The column that says which training row it is."""
+OWN_COLUMNS = ("history", "target", "user_items", ROW_NUMBER)
+"""Columns of a row that are fields of a `PromptBatch`."""
 UNTITLED = "(no title)"
 """What a prompt calls an item without a title."""
 
@@ -32,6 +36,9 @@ class PromptBatch:
     given_target [B], None where the next item is not known, as in use; columns: every further column of the rows
     (user, behavior, rating, ...), a list of B values each; what belongs to the whole history, such as history_rating,
     ends where `history` ends and may begin before it.
+
+    Of training rows there may be: user_items, all training items of each user, which a recommender leaves out of its
+    counts; row_numbers, their places in the training data, under which something may be kept of them.
     """
 
     input_ids: Tensor
@@ -40,6 +47,8 @@ class PromptBatch:
     given_target: Tensor | None
     columns: dict[str, list[Any]] = field(default_factory=dict)
     after: int = 0
+    user_items: list[list[int]] | None = None
+    row_numbers: list[int] | None = None
 
     def __len__(self) -> int:
         return len(self.history)
@@ -70,12 +79,15 @@ class PromptBatch:
     def rows(self, start: int, stop: int) -> "PromptBatch":
         """The prompts start..stop - 1."""
         columns = {name: values[start:stop] for name, values in self.columns.items()}
-        return replace(self, columns=columns, **{name: tensor[start:stop] for name, tensor in self._tensors.items()})
+        parts = {name: values[start:stop] for name, values in (self._tensors | self._lists).items()}
+        return replace(self, columns=columns, **parts)
 
     def copy(self) -> "PromptBatch":
         """The same with tensors and columns of its own, for code that may change what it is given."""
         columns = {name: _copied(values) for name, values in self.columns.items()}
-        return replace(self, columns=columns, **{name: tensor.clone() for name, tensor in self._tensors.items()})
+        lists = {name: _copied(values) for name, values in self._lists.items()}
+        tensors = {name: tensor.clone() for name, tensor in self._tensors.items()}
+        return replace(self, columns=columns, **tensors, **lists)
 
     def to(self, device: torch.device) -> "PromptBatch":
         return replace(self, **{name: tensor.to(device) for name, tensor in self._tensors.items()})
@@ -84,6 +96,11 @@ class PromptBatch:
     def _tensors(self) -> dict[str, Any]:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+    @property
+    def _lists(self) -> dict[str, Any]:
+        found = {"user_items": self.user_items, "row_numbers": self.row_numbers}
+        return {name: values for name, values in found.items() if values is not None}
 
 
 def _copied(value: Any) -> Any:
@@ -163,8 +180,10 @@ class PromptBuilder:
             attention_mask=_left_padded([torch.ones_like(prompt) for prompt in prompts], 0),
             history=history,
             given_target=torch.tensor([row["target"] for row in rows]) if known else None,
-            columns={name: [row[name] for row in rows] for name in rows[0] if name not in ("history", "target")},
+            columns={name: [row[name] for row in rows] for name in rows[0] if name not in OWN_COLUMNS},
             after=len(self.after),
+            user_items=[row["user_items"] for row in rows] if "user_items" in rows[0] else None,
+            row_numbers=[row[ROW_NUMBER] for row in rows] if ROW_NUMBER in rows[0] else None,
         )
 
     def _items(self, row: Mapping[str, Any]) -> Tensor:

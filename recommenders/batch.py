@@ -20,10 +20,10 @@ class BatchRecommender:
     def __call__(self, batch: PromptBatch) -> Tensor:
         """Probability that an item is the next one, `[B, items]` float32 on the batch's device; rows sum to 1.
 
-        The batch's column `user_items`, on training rows, holds the whole training sequence of the row's user, which
-        the recommender leaves out of its counts; without the column it leaves nothing out.
+        The batch's `user_items`, on training rows, are the whole training sequence of the row's user, which
+        the recommender leaves out of its counts; without them it leaves nothing out.
         """
         if batch is not self._batch:
-            answer = self.recommender.probabilities(batch.item_lists(), batch.columns.get("user_items"))
+            answer = self.recommender.probabilities(batch.item_lists(), batch.user_items)
             self._batch, self._answer = batch, answer.to(batch.history.device)
         return self._answer

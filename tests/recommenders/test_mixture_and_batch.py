@@ -48,7 +48,7 @@ def test_the_recommender_reads_the_histories_of_the_batch(prompts, rows):
 
 
 def test_the_recommender_leaves_the_user_s_own_sequence_out(prompts, rows):
-    taught = BatchRecommender(PARTS["item_knn"])(replace(prompts, columns=prompts.columns | {"user_items": OWN}))
+    taught = BatchRecommender(PARTS["item_knn"])(replace(prompts, user_items=OWN))
     torch.testing.assert_close(taught, PARTS["item_knn"].probabilities([row["history"][-5:] for row in rows], OWN))
     assert (taught - BatchRecommender(PARTS["item_knn"])(prompts)).abs().max() > 1e-3
 

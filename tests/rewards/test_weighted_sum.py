@@ -49,13 +49,13 @@ def test_weights_that_make_no_sum_are_refused(names, weights, message):
 
 
 def test_what_a_reward_changes_in_place_changes_nothing_else(shared, make_batch, draw):
-    batch, trajectories = make_batch([0], [[1, 2]], user_items=[[3, 4]]), draw(shared, [[0, 1]])
+    batch, trajectories = make_batch([0], [[1, 2]], shelf=[[3, 4]]), draw(shared, [[0, 1]])
 
     def spoil(batch, trajectories):
         trajectories.items.fill_(2)
         trajectories.log_pf.numpy()[:] = 0
         batch.history[:], batch.target[:] = 0, 5
-        batch.columns["user_items"][0].clear()
+        batch.columns["shelf"][0].clear()
         return torch.ones(1, 2, requires_grad=True)
 
     seen = []
@@ -66,7 +66,7 @@ def test_what_a_reward_changes_in_place_changes_nothing_else(shared, make_batch,
 
     assert not WeightedSum({"spoil": spoil, "look": look})(batch, trajectories).requires_grad
     look(batch, trajectories)
-    assert seen == [([[0, 1]], [[1, 2]], [0], {"user_items": [[3, 4]]})] * 2 and trajectories.log_pf.isnan().all()
+    assert seen == [([[0, 1]], [[1, 2]], [0], {"shelf": [[3, 4]]})] * 2 and trajectories.log_pf.isnan().all()
 
 
 class Scored:

@@ -207,7 +207,7 @@ def test_every_source_of_a_recipe_is_drawn_from(make_trainer, train_rows, tmp_pa
 def test_a_recommender_does_not_see_the_users_own_sequence_on_training_rows(make_trainer, train_rows):
     trainer = make_trainer(recommender_model=recommender(train_rows), rewards={"collaborative": 1.0})
     step, _ = micro_batch(trainer)
-    for row, own in zip(train_rows.to_list(), step.prompts.columns["user_items"], strict=False):
+    for row, own in zip(train_rows.to_list(), step.prompts.user_items, strict=False):
         assert set(own) == {*row["history"], row["target"]}
     held_out = trainer.prompts(train_rows.to_list()[:4])
     reward = trainer.method.scorer.reward

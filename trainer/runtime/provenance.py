@@ -12,9 +12,9 @@ from transformers import PreTrainedModel, TrainingArguments
 
 from catalog import Catalog
 from catalog.files import MARKER, read_json
+from interactions.prompts import ROW_NUMBER
 from interactions.provenance import COLUMNS, Provenance, rows_digest
 from recommenders import made_of
-from trainer.scoring.reference import ROW
 
 FREE: dict[str, tuple[str, ...]] = {
     "where things are written and what is told of them": (
@@ -89,7 +89,7 @@ def run_provenance(
 
 def _own_columns(splits: dict[str, Dataset]) -> dict[str, str]:
     """The digests of what rows hold beside the columns of splits, which a user's reward may read."""
-    own = {name: sorted({*rows.column_names} - COLUMNS - {ROW}) for name, rows in splits.items()}
+    own = {name: sorted({*rows.column_names} - COLUMNS - {ROW_NUMBER}) for name, rows in splits.items()}
     return {name: rows_digest(splits[name].select_columns(columns)) for name, columns in own.items() if columns}
 
 

@@ -77,6 +77,8 @@ def _prefixes(batch: PromptBatch) -> list[dict]:
     for index, (history, target) in enumerate(zip(batch.item_lists(), batch.target.tolist(), strict=True)):
         row = {name: values[index] for name, values in batch.columns.items()}
         row |= {"history": history, "target": target}
+        if batch.user_items is not None:
+            row["user_items"] = batch.user_items[index]
         for name in OPTIONAL:
             if (past := f"history_{name}") in row:
                 row[past] = row[past][-len(row["history"]) :]

@@ -15,12 +15,9 @@ from transformers import PreTrainedModel
 from catalog import exact_log_flow
 from catalog.errors import InputError
 from catalog.progress import progress
-from interactions.prompts import PromptBatch
+from interactions.prompts import ROW_NUMBER, PromptBatch
 from policy import TriePolicy, auto_class, inference
 from trainer.front_door import as_rows
-
-ROW = "row_number"
-"""The column by which a table finds what it has of a training row."""
 
 
 class Reference:
@@ -86,7 +83,8 @@ class PrecomputedReference:
 
     def log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         """Of every step to items [B, K]: [B, K, L]."""
-        log_prob = self.table[prompts.columns[ROW]].to(items.device)
+        assert prompts.row_numbers is not None  # since the config numbers the rows
+        log_prob = self.table[prompts.row_numbers].to(items.device)
         # items that share a leaf have its probability each, which is to be counted once
         shared = self.trie.items_below[self.trie.leaf_of_item]
         log_flow = exact_log_flow(log_prob - shared.log(), self.trie)
@@ -94,8 +92,8 @@ class PrecomputedReference:
 
 
 def numbered(rows: Dataset) -> Dataset:
-    """The training rows with the column `ROW`."""
-    return as_rows("train_dataset", rows).add_column(ROW, list(range(len(rows))))
+    """The training rows with the column `ROW_NUMBER`."""
+    return as_rows("train_dataset", rows).add_column(ROW_NUMBER, list(range(len(rows))))
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

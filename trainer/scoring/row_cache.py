@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from interactions.prompts import PromptBatch
-from trainer.scoring.reference import ROW
 
 GROUP = 32
 """Training rows that are computed together; always the same ones, so that a resumed run finds the same numbers."""
@@ -27,7 +26,8 @@ class RowCache:
 
     def __call__(self, batch: PromptBatch, collate: Callable[[tuple[Tensor, ...]], Tensor]) -> list[Tensor]:
         """What is kept of a batch's rows, joined by torch.cat or torch.stack; what is not yet is computed first."""
-        numbers = batch.columns[ROW]
+        assert batch.row_numbers is not None  # since the config numbers the rows
+        numbers = batch.row_numbers
         for number in numbers:
             if number not in self._kept:
                 self._keep(number // GROUP * GROUP)
@@ -38,4 +38,4 @@ class RowCache:
         batch = self.prompts_of(range(first, first + GROUP))
         # a part of a larger tensor would keep all of it
         values = [tuple(value.cpu().clone() for value in row) for row in self.compute(batch)]
-        self._kept |= dict(zip(batch.columns[ROW], values, strict=True))
+        self._kept |= dict(zip(range(first, first + len(batch)), values, strict=True))

@@ -168,15 +168,14 @@ class RecommenderTrainer(Trainer):
                 scored.append((batch, trajectories, self.method.score(batch, trajectories)))
         counts = pending.counts(self.args.sft_positions, self.rollouts.mixture.count * (self.trie.levels - 1))
         num_targets, num_prompts, tokens = self.processes.agree(f"step {step}", *counts)
+        seconds = time.perf_counter() - started
         self.rollouts.sleep()
-        micro_batches = [
-            MicroBatch(
-                *one, num_targets, num_prompts, self.method.reference_log_probs(*one[:2]), last=number == len(scored)
-            )
-            for number, one in enumerate(scored, 1)
-        ]
+        micro_batches = []
+        for number, (batch, trajectories, scores) in enumerate(scored, 1):
+            reference, last = self.method.reference_log_probs(batch, trajectories), number == len(scored)
+            micro_batches.append(MicroBatch(batch, trajectories, scores, num_targets, num_prompts, reference, last))
         self._first_step(micro_batches)
-        self._record(micro_batches, int(tokens), time.perf_counter() - started)
+        self._record(micro_batches, int(tokens), seconds)
         return micro_batches, torch.tensor(num_prompts, device=device)
 
     def compute_loss(

@@ -181,7 +181,7 @@ def test_rewards_in_python_are_those_that_a_recipe_names(kind, make_trainer):
     steps = [first_step(trainer).scores for trainer in (given, asked)]
     assert steps[0].reward.equal(steps[1].reward) and len(steps[0].reward.unique()) > 4
     assert steps[0].log_reward.equal(steps[1].log_reward)
-    assert given.python_parts == {"rewards": {"<in memory>": 0.5, "hit": 2.0, names[2]: 3.0}}
+    assert given.python_parts == {"rewards": {"<in memory> 1": 0.5, "hit": 2.0, names[2]: 3.0}}
 
 
 def test_weights_of_rewards_that_are_not_there_are_refused(make_trainer):

@@ -130,7 +130,7 @@ def test_launch_recipes_say_how_to_launch_them():
     for path in RECIPES:
         recipe = yaml.safe_load(path.read_text())
         assert recipe["use_cpu"] is False  # it would switch DeepSpeed off
-        assert f"--config_file recipes/accelerate/{path.name} recipes/train.py" in path.read_text()
+        assert f"--config_file recipes/accelerate/{path.name} -m recipes.train" in path.read_text()
 
 
 def test_processes_that_did_not_find_each_other_are_refused_by_the_trainer(

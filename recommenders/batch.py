@@ -14,7 +14,7 @@ class BatchRecommender:
 
     def __init__(self, recommender: Recommender) -> None:
         self.recommender = recommender
-        self._batch: PromptBatch | None = None
+        self._asked: tuple[list[list[int]], list[list[int]] | None] | None = None
         self._answer: Tensor
 
     def __call__(self, batch: PromptBatch) -> Tensor:
@@ -23,7 +23,8 @@ class BatchRecommender:
         The batch's `user_items`, on training rows, are the whole training sequence of the row's user, which
         the recommender leaves out of its counts; without them it leaves nothing out.
         """
-        if batch is not self._batch:
-            answer = self.recommender.probabilities(batch.item_lists(), batch.user_items)
-            self._batch, self._answer = batch, answer.to(batch.history.device)
+        asked = batch.item_lists(), batch.user_items
+        if asked != self._asked:  # by content, since rewards and samplers get copies of the batch
+            self._asked = asked[0], None if asked[1] is None else [list(items) for items in asked[1]]
+            self._answer = self.recommender.probabilities(*asked).to(batch.history.device)
         return self._answer

@@ -41,15 +41,13 @@ _SETTINGS = {
         *("chat_template_path", "chat_template_kwargs", "dataset_text_field", "dataset_kwargs", "dataset_num_proc"),
         *("eos_token", "pad_token", "max_length", "truncation_mode", "completion_only_loss", "assistant_only_loss"),
     ),
-    "A micro-batch holds prompts of similar length, each computed once for all trajectories.": (
+    "A prompt is computed once for all its trajectories; rows of several micro-batches are sorted by length.": (
         *("packing", "packing_strategy", "padding_free", "eval_packing", "pad_to_multiple_of"),
     ),
     "Training rows are shuffled in every epoch.": ("shuffle_dataset",),
     _REFERENCE: ("sync_ref_model", "ref_model_mixup_alpha", "ref_model_sync_steps"),
     "Set per_device_eval_batch_size.": ("precompute_ref_batch_size",),
-    "All items have equally many codes, for which TRL's means over tokens agree; only dpo has a choice.": (
-        "loss_type",
-    ),
+    "GRPO's own, a mean over the codes of an item; of DPO there is a choice.": ("loss_type",),
     "Set loss_type to sigmoid or ipo.": (
         *("loss_weights", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "use_weighting", "discopop_tau"),
     ),
@@ -89,7 +87,24 @@ _SETTINGS = {
     ),
 }
 SETTINGS = {name: instead for instead, names in _SETTINGS.items() for name in names}
-"""Settings of the configs. `loss_type`, `num_generations` and other names that a config of ours has mean the same."""
+"""Settings of the configs."""
+
+
+DIFFERENCES = {
+    "label_smoothing": "it smooths sigmoid here; in TRL other losses",
+    "loss_type": "sigmoid or ipo, one of them",
+    "processing_class": "the tokenizer",
+    "reward_funcs": "texts alone, no trainer_state and no log functions; None counts 0",
+    "scale_rewards": "group or none",
+    "temperature": "of the draws alone; the loss reads P_F at temperature 1",
+    "vllm_server_base_url": "of rollout servers of this project, not of vLLM's own; several are allowed",
+}
+"""What is not quite TRL's, of arguments and settings that both have."""
+
+
+def same(name: str) -> str:
+    """What docs/from_trl.md says of a name that both have."""
+    return f"the same: {DIFFERENCES[name]}" if name in DIFFERENCES else "the same"
 
 
 def refuse(what: str, given: dict[str, Any] | set[str], known: dict[str, str]) -> None:

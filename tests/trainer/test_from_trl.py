@@ -36,7 +36,7 @@ def test_every_argument_of_trls_trainers_stands_on_the_page():
     page, ours = rows("Arguments of the trainers"), inspect.signature(RecommenderTrainer.__init__).parameters
     assert {name: kinds for name, (kinds, _) in page.items()} == theirs
     for name, (_, here) in page.items():
-        assert here == ("the same" if name in ours else from_trl.ARGUMENTS[name]), name
+        assert here == (from_trl.same(name) if name in ours else from_trl.ARGUMENTS[name]), name
 
 
 def test_every_setting_of_trls_configs_stands_on_the_page():
@@ -47,7 +47,7 @@ def test_every_setting_of_trls_configs_stands_on_the_page():
     assert {name: kinds for name, (kinds, _) in page.items()} == names(theirs)
     for name, (kinds, here) in page.items():
         missing = [kind for kind in kinds.split(", ") if name not in ours[kind]]
-        assert here.endswith(from_trl.SETTINGS[name]) if missing else here == "the same", name
+        assert here.endswith(from_trl.SETTINGS[name]) if missing else here == from_trl.same(name), name
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -59,6 +59,15 @@ def test_what_is_refused_says_what_there_is_instead(kind, tmp_path):
         assert from_trl.SETTINGS[name] in str(caught.value)
     with pytest.raises(TypeError):
         config(output_dir=str(tmp_path), use_cpu=True, nobody_knows_this=1)
+
+
+def test_what_is_not_quite_the_same_is_said_of_names_that_both_have():
+    known = {
+        name: here
+        for part in ("Arguments of the trainers", "Settings of the configs")
+        for name, (_, here) in rows(part).items()
+    }
+    assert all(difference in known[name] for name, difference in from_trl.DIFFERENCES.items())
 
 
 def test_num_generations_and_temperature_are_those_of_the_sampler_policy(tmp_path):

@@ -68,7 +68,7 @@ class FlowInputs:
 class LossOutput:
     """loss [B] per prompt, each the mean of `weight` [B] terms, so that the trainer can weigh prompts by their terms.
 
-    metrics: detached scalars whose names are explained in `trainer.metrics`.
+    metrics: detached scalars whose names are explained in `trainer.METRICS`.
     """
 
     loss: Tensor

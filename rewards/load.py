@@ -96,7 +96,7 @@ def named_rewards(given: Sequence[Any], parts: RewardParts) -> dict[str, Reward]
     """Rewards by name, from what a caller gives in Python.
 
     given: rewards, reward functions of TRL, names and import paths of rewards, and models that classify sequences or
-    their folders, see `RewardModel`. Raises InputError where two have one name.
+    their folders, see `RewardModel`.
     """
     device = parts.policy.tokens.device if parts.policy else None
     rewards: dict[str, Reward] = {}
@@ -111,9 +111,7 @@ def named_rewards(given: Sequence[Any], parts: RewardParts) -> dict[str, Reward]
             made = as_reward(name, RewardModel.load(reward, device), parts)
         else:
             made = as_reward(name, reward, parts)
-        if name in rewards:
-            raise InputError(f"reward_funcs: {name} is given twice.", remedy="Leave one out.", field="reward_funcs")
-        rewards[name] = made
+        rewards[f"{name}_{number}" if name in rewards else name] = made
     return rewards
 
 

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog.errors import InputError
+from policy.loading import zero3_init_disabled
 
 
 class RewardModel:
@@ -16,8 +17,6 @@ class RewardModel:
     model: has one label; tokenizer: that of the model, with a padding token. It is a reward function of TRL, texts in
     and numbers out, see `rewards.trl`. A GFlowNet needs a model whose logits are never below 0.
     """
-
-    signed = True
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, batch_size: int = 64) -> None:
         if model.config.num_labels != 1:
@@ -42,10 +41,13 @@ class RewardModel:
         try:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             loaded: Any = model
+            missing: list[str] = []
             if not isinstance(model, PreTrainedModel):
                 kind: Any = AutoModelForSequenceClassification
-                loaded = kind.from_pretrained(name, trust_remote_code=False, num_labels=1)
-        except (OSError, ValueError) as error:
+                with zero3_init_disabled():  # no engine would gather its shards
+                    loaded, info = kind.from_pretrained(name, trust_remote_code=False, output_loading_info=True)
+                missing = sorted(info["missing_keys"])
+        except (OSError, ValueError, RuntimeError) as error:
             raise InputError(
                 f"reward_funcs: {name!r} is no stock reward, no import path module:name, and no model that classifies "
                 f"sequences ({' '.join(str(error).split())[:200]}).",
@@ -53,6 +55,13 @@ class RewardModel:
                 field="reward_funcs",
                 value=name,
             ) from error
+        if missing:
+            raise InputError(
+                f"reward_funcs: {name} lacks {missing[0]}, which transformers would draw at random.",
+                remedy="Give a model that was trained to classify sequences.",
+                field="reward_funcs",
+                value=name,
+            )
         return cls(loaded if device is None else loaded.to(device), tokenizer)
 
     def __call__(self, prompts: Sequence[str], completions: Sequence[str], **columns: Any) -> list[float]:

@@ -53,7 +53,9 @@ def check_run(
             remedy="Set sft_positions: target, and random_cut: true to train on shorter histories too.",
             field="sft_positions",
         )
-    named = evaluated if isinstance(evaluated, Mapping) else {"eval_dataset": evaluated}
+    named = {"eval_dataset": evaluated}
+    if isinstance(evaluated, Mapping):
+        named = {f"eval_dataset[{name!r}]": rows for name, rows in evaluated.items()}
     for rows in named.values():
         warn_of_sample(rows, args.eval_users)
     for name, rows in {"train_dataset": train, **named}.items():

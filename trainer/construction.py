@@ -38,9 +38,6 @@ def make_rows(args: TrainingConfig, train: Any, evaluated: Any) -> tuple[Dataset
     if rows is not None and args.numbers_rows:
         rows = numbered(rows)
     if isinstance(evaluated, Mapping):
-        metric = args.metric_for_best_model
-        if metric is not None and not any(metric.startswith(f"{name}_") for name in evaluated):
-            args.metric_for_best_model = f"{next(iter(evaluated))}_{metric}"  # of the first set
         return rows, {name: as_rows(f"eval_dataset[{name!r}]", part) for name, part in evaluated.items()}
     return rows, None if evaluated is None else as_rows("eval_dataset", evaluated)
 
@@ -54,6 +51,13 @@ def frozen_reference(
     if (reference := given.ref_model) is not None:
         if not isinstance(reference, PreTrainedModel):
             reference, _ = load_backbone(catalog, str(reference), None, args.seed)
+        catalog.check_trained(reference.config)
+        if reference.config.vocab_size != model.config.vocab_size:
+            raise InputError(
+                f"ref_model has {reference.config.vocab_size} tokens and the model {model.config.vocab_size}.",
+                remedy="Give one with the same vocabulary.",
+                field="ref_model",
+            )
         return reference.eval().requires_grad_(False)
     return None if adapted else frozen_copy(model)
 
@@ -62,7 +66,7 @@ def find_recommender(args: TrainingConfig, given: Given, catalog: Catalog, train
     """The recommender of the run, None without one. Raises InputError for one that was fitted on other rows."""
     if given.recommender is not None or not args.recommender:
         return given.recommender
-    splits = {"train": train} | (evaluated if isinstance(evaluated, dict) else {"validation": evaluated})
+    splits = {"train": train, "validation": None if isinstance(evaluated, dict) else evaluated}
     return load_recommender(
         args.recommender, catalog, {name: rows for name, rows in splits.items() if rows is not None}
     )
@@ -159,6 +163,12 @@ def _make_reward(args: TrainingConfig, given: Given, parts: RewardParts) -> Weig
 def _make_reference(trainer: "RecommenderTrainer", frozen: PreTrainedModel | None) -> Reference | PrecomputedReference:
     args, accelerator = trainer.args, trainer.accelerator
     if args.precompute_ref_log_probs:
+        if trainer.train_dataset is None:
+            raise InputError(
+                "precompute_ref_log_probs is of training rows, and there is no train_dataset.",
+                remedy="Give it, or leave the setting out.",
+                field="train_dataset",
+            )
         return PrecomputedReference(
             accelerator,
             trainer.policy,

@@ -24,6 +24,8 @@ def make_args(trainer: type, args: Any, model: Any, unknown: Mapping[str, Any]) 
     )
     config: type = trainer.config_class  # type: ignore[attr-defined]
     if args is None:
+        if not isinstance(model, str | Path | PreTrainedModel) and not hasattr(model, "get_base_model"):
+            _refuse("model", model, "a model of transformers, a folder or a hub name", "")
         name = Path(str(model)).name if isinstance(model, str | Path) else model.config.model_type
         return config(output_dir=f"{name}-{trainer.__name__.removesuffix('Trainer')}")
     if not isinstance(args, config):

@@ -26,7 +26,7 @@ class Given:
     samplers: Mapping[str, Sampler] | None
     recommender: Recommender | None
     ref_model: str | Path | PreTrainedModel | None
-    optimizer: torch.optim.Optimizer | None
+    optimizers: tuple[torch.optim.Optimizer | None, Any]
 
     @property
     def rewards(self) -> list[Any]:
@@ -52,8 +52,11 @@ class Given:
         if (reference := self.ref_model) is not None:
             name = reference.config._name_or_path if isinstance(reference, PreTrainedModel) else str(reference)
             found["ref_model"] = weights_named(name or "") or IN_MEMORY
-        if self.optimizer is not None:
-            found["optimizer"] = import_path(type(self.optimizer))
+        if self.optimizers[0] is not None:
+            defaults = {name: str(value) for name, value in sorted(self.optimizers[0].defaults.items())}
+            found["optimizer"] = {import_path(type(self.optimizers[0])): defaults}
+        if self.optimizers[1] is not None:
+            found["scheduler"] = import_path(type(self.optimizers[1]))
         return found
 
     def _reward_paths(self) -> list[str]:
@@ -63,10 +66,10 @@ class Given:
         return [path if alone or path != IN_MEMORY else f"{IN_MEMORY} {n}" for n, path in enumerate(paths, 1)]
 
 
-def check_given(name: str, args: TrainingConfig, given: Given, *, adapted: bool) -> None:
+def check_given(name: str, args: TrainingConfig, given: Given, model: Any, backbone: Any, *, adapted: bool) -> None:
     """Raise InputError for parts that the trainer called `name` does not read, or not as they are.
 
-    adapted: whether the model is trained by adapters.
+    model: what the caller gave; backbone: what it is. adapted: whether it is trained by adapters.
     """
     draws = isinstance(args, RolloutConfig)
     unread = {
@@ -79,16 +82,40 @@ def check_given(name: str, args: TrainingConfig, given: Given, *, adapted: bool)
     for field in (field for field, found in unread.items() if found):
         remedy = "Give reward_funcs too, or leave it out." if field == "reward_weights" else "Leave it out."
         raise InputError(f"{name} with these settings reads no {field}.", remedy=remedy, field=field)
-    if given.optimizer is not None and (adapted or args.flow_head):
+    if given.ref_model is backbone:
         raise InputError(
-            f"optimizers: {name} adds weights of its own here, adapters or flow heads, which yours does not have.",
-            remedy="Set optim and learning_rate in the config.",
-            field="optimizers",
+            "ref_model is the model that is trained, and would change with it.",
+            remedy="Leave it out: the reference is the model as it is given.",
+            field="ref_model",
         )
-    _check_rewards(given)
+    if given.optimizers[0] is not None:
+        _check_optimizer(name, args, given.optimizers[0], model, backbone, adapted)
+    _check_rewards(args, given)
 
 
-def _check_rewards(given: Given) -> None:
+def _check_optimizer(
+    name: str, args: TrainingConfig, optimizer: torch.optim.Optimizer, model: Any, backbone: Any, adapted: bool
+) -> None:
+    """Its groups must be of the weights that are trained, all of them."""
+    problem = ""
+    if adapted or args.flow_head:
+        problem = f"{name} adds weights of its own here, adapters or flow heads, which yours does not have"
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    if model is not backbone or not own <= {id(parameter) for parameter in backbone.parameters()}:
+        problem = "yours trains other weights than those of the model"
+    if problem:
+        raise InputError(
+            f"optimizers: {problem}.", remedy="Set optim and learning_rate in the config.", field="optimizers"
+        )
+
+
+def _check_rewards(args: TrainingConfig, given: Given) -> None:
+    if "likelihood" in given.rewards and getattr(args, "flow_positions", "target") == "all":
+        raise InputError(
+            "reward_funcs: with flow_positions: all, likelihood would ask a policy after every prefix of a history.",
+            remedy="Leave it out, or set flow_positions: target.",
+            field="reward_funcs",
+        )
     for reward in given.rewards:
         if not callable(reward) and not isinstance(reward, str | Path):
             raise InputError(

@@ -45,11 +45,11 @@ class RolloutConfig(TrainingConfig, ABC):
         default=None,
         metadata={"help": "How many trajectories the policy draws for each prompt: the count of samplers: policy."},
     )
-    temperature: float = field(
-        default=1.0,
+    temperature: float | None = field(
+        default=None,
         metadata={
-            "help": "Above 1 the policy's draws are more random, below 1 less: that of samplers: policy. Their "
-            "log-probabilities stay the policy's."
+            "help": "Above 1 the policy's draws are more random, below 1 less: that of samplers: policy, by default 1. "
+            "Their log-probabilities stay the policy's."
         },
     )
     trajectories: int | None = field(
@@ -146,7 +146,7 @@ class RolloutConfig(TrainingConfig, ABC):
                     value=count,
                 )
             table["count"] = count
-        if self.temperature != 1:
+        if self.temperature is not None:
             at_least(self, 0, "temperature", strictly=True)
             if not table.get("count") or table.get("temperature", self.temperature) != self.temperature:
                 raise InputError(
@@ -155,7 +155,7 @@ class RolloutConfig(TrainingConfig, ABC):
                     field="temperature",
                     value=self.temperature,
                 )
-            table |= settings
+            table |= settings if self.temperature != 1 else {}
         if table.get("count"):
             self.samplers = self.samplers | {"policy": table if len(table) > 1 else table["count"]}
 

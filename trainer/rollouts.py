@@ -91,6 +91,7 @@ class Rollouts:
         self._processes.agree(f"the weights of step {version}")
         with self._processes.attempt():
             engine.confirm_weights()
+        self._processes.agree(f"the weights of step {version}")
 
     def draw(self, batch: PromptBatch, seed: int) -> Trajectories:
         """K trajectories for each prompt."""

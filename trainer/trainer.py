@@ -30,11 +30,12 @@ from trainer.reporting.run_folder import use_progress_bar
 from trainer.reporting.step_metrics import StepMetrics, will_log
 from trainer.reporting.tracking import TrajectoryTables
 from trainer.runtime.adapters import ROWS, adapt
+from trainer.runtime.best_model import settle_set
 from trainer.runtime.checkpoints import check_savable
 from trainer.runtime.export import load_heads, merged_weights, write, write_final
 from trainer.runtime.launch import check_launch, check_processes, describe
 from trainer.runtime.processes import Processes
-from trainer.runtime.provenance import run_provenance
+from trainer.runtime.provenance import named_splits, run_provenance
 from trainer.runtime.run_checkpoints import RunCheckpoints, restore_groups
 from trainer.runtime.watchdog import Watchdog
 from trainer.scoring.flow_heads import NAME, attach_flow_head, flow_heads, parameter_groups, split_state
@@ -88,8 +89,9 @@ class RecommenderTrainer(Trainer):
         backbone, processing_class = make_model(model, processing_class, catalog, args.seed)
         check_parts(backbone, processing_class)
         check_processes(args)
-        given = Given(reward_funcs, reward_weights, samplers, recommender, ref_model, optimizers[0])
-        check_given(type(self).__name__, args, given, adapted=peft_config is not None)
+        args = settle_set(args, list(eval_dataset) if isinstance(eval_dataset, Mapping) else [])
+        given = Given(reward_funcs, reward_weights, samplers, recommender, ref_model, optimizers)
+        check_given(type(self).__name__, args, given, model, backbone, adapted=peft_config is not None)
         train_rows, eval_rows = construction.make_rows(args, train_dataset, eval_dataset)
         frozen = construction.frozen_reference(args, backbone, catalog, given, adapted=peft_config is not None)
         recommender = construction.find_recommender(args, given, catalog, train_rows, eval_rows)
@@ -133,9 +135,8 @@ class RecommenderTrainer(Trainer):
         check_savable(self.accelerator)
         self.runtime_info = describe(self.accelerator, self.model)
         self.folder.connect(self.runtime_info, self.python_parts)
-        self.tables = TrajectoryTables(
-            self.catalog, Path(args.output_dir) / "trajectories", args.log_trajectories_steps
-        )
+        tables = Path(args.output_dir) / "trajectories"
+        self.tables = TrajectoryTables(self.catalog, tables, args.log_trajectories_steps)
         self.metrics, self.watchdog = StepMetrics(), Watchdog(args.ddp_timeout)
         self.processes = Processes(self.accelerator, self.watchdog, self._abort)
         self.checkpoints = RunCheckpoints(args, self.processes, self.model, self.runtime_info)
@@ -157,6 +158,7 @@ class RecommenderTrainer(Trainer):
         """All micro-batches of one optimizer step, with the trajectories and rewards that the current weights give."""
         started, step = time.perf_counter(), self.state.global_step
         self.watchdog.heartbeat(f"step {step}")
+        self.processes.stop_if_asked()
         pending, new = self.steps.read(epoch_iterator, step)
         if pending is None:
             return [], None
@@ -219,7 +221,7 @@ class RecommenderTrainer(Trainer):
     def _record(self, micro_batches: list[MicroBatch], tokens: int, seconds: float) -> None:
         for micro_batch in micro_batches:
             self.metrics.note(micro_batch.scores.metrics)
-        if will_log(self.args, self.state):
+        if will_log(self.args, self.state, self.checkpoints.began_at):
             self.rollouts.note_gap(self.model, micro_batches[0])
         self.folder.tokens_in_step = tokens
         self.metrics.note_rollout(sum(map(len, micro_batches)), seconds)
@@ -280,6 +282,7 @@ class RecommenderTrainer(Trainer):
             self.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
             self.checkpoints.to_universal(found)
         self.rollouts.forget()
+        self.processes.asked_to_stop = False
         with self.watchdog:
             return super().train(found and str(found), *args, **kwargs)
 
@@ -295,15 +298,9 @@ class RecommenderTrainer(Trainer):
     @cached_property
     def provenance(self) -> Provenance:
         """What decides this run: catalogue, rows, backbone, settings, and what was given in Python."""
-        rows = self.eval_dataset if isinstance(self.eval_dataset, Mapping) else {"validation": self.eval_dataset}
-        return run_provenance(
-            self.args,
-            self.model,
-            self.catalog,
-            {"train": self.train_dataset, **rows},
-            self.runtime_info,
-            {"method": type(self).__name__, "python_parts": self.python_parts},
-        )
+        splits = named_splits(self.train_dataset, self.eval_dataset)
+        further = {"method": type(self).__name__, "python_parts": self.python_parts}
+        return run_provenance(self.args, self.model, self.catalog, splits, self.runtime_info, further)
 
     def _abort(self, error: Exception, keep: bool) -> NoReturn:
         """Raise; the steps done are kept in a checkpoint first, unless they led to weights that have diverged."""
@@ -338,7 +335,8 @@ class RecommenderTrainer(Trainer):
         self.checkpoints.check_finite(self.state.global_step)
         with self.checkpoints.writing(self.state, self.provenance) as folder:
             super()._save_checkpoint(model, trial)
-            self.rollouts.save(folder, self.args.process_index)
+            if not self.args.save_only_model:
+                self.rollouts.save(folder, self.args.process_index)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write a plain transformers checkpoint, adapters merged, and the flow heads beside it; every process calls."""
@@ -386,8 +384,12 @@ class RecommenderTrainer(Trainer):
         """transformers' optimizer, with a group of its own for the flow heads and without decay where it would harm."""
         optimizer, kwargs = super().get_optimizer_cls_and_kwargs(args, model)
         decayed = [name for name in self.get_decay_parameter_names(model or self.model) if ROWS not in name]
-        self._groups = parameter_groups(model or self.model, args, decayed)
-        return optimizer, kwargs | {"params": self._groups}
+        return optimizer, kwargs | {"params": parameter_groups(model or self.model, args, decayed)}
+
+    def create_optimizer(self, *args: Any) -> torch.optim.Optimizer:
+        optimizer = super().create_optimizer(*args)  # whose groups DeepSpeed changes in place when it loads
+        self._groups = [{name: v for name, v in group.items() if name != "params"} for group in optimizer.param_groups]
+        return optimizer
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Without the weights that are not missing: tied ones, and those of the flow heads, which follow."""

@@ -88,7 +88,8 @@ class ServerEngine:
         if not (self.key.isascii() and self.key.isprintable()):
             raise InputError(f"{KEY} holds what is no printable ASCII character.", remedy="Give the servers' key.")
         try:
-            self.exact = all([self._first_health(url, time.monotonic() + self.wait)["exact"] for url in self.urls])
+            until = time.monotonic() + self.wait
+            self.exact = all([self._first_health(url, until)["exact"] for url in self.urls])
         except PermissionError as error:
             raise InputError(str(error)) from error
         except ConnectionError as error:
@@ -101,11 +102,11 @@ class ServerEngine:
                 return self._health(url)
             except PermissionError:
                 raise
-            except ConnectionError:
+            except ConnectionError as error:
                 if time.monotonic() >= until:
                     raise
-                logger.info("Waiting for the rollout server %s.", url)
-                time.sleep(min(2.0, max(0.0, until - time.monotonic())))
+                logger.warning("Waiting for the rollout server %s: %s", url, error)
+                time.sleep(min(10.0, max(0.0, until - time.monotonic())))
 
     def load(self, weights: Weights, version: int) -> None:
         """Send the weights to every server that answers; `confirm_weights` then tells which of them have it."""

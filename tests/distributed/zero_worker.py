@@ -24,7 +24,7 @@ from trainer import RecommenderTrainer
 
 out = Path(sys.argv[1])
 DRAWN = {"target": 1, "policy": 2, "replay": 1}
-TWENTY = dict(max_steps=20, save_strategy="steps", save_steps=10)
+TWENTY = dict(max_steps=20, save_strategy="steps", save_steps=10, weight_decay=0.1)
 SGD = dict(optim="sgd", learning_rate=0.05)
 PAIRS = SGD | {"samplers": {"target": 1, "interactions": 9}}  # all of a row, so that no draw depends on the process
 

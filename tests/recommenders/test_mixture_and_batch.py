@@ -64,6 +64,8 @@ def test_the_recommender_is_asked_once_for_a_batch_and_again_for_the_next(prompt
     recommender = BatchRecommender(Counting(PARTS["popularity"].counts))
     first = recommender(prompts)
     assert recommender(prompts) is first and asked == [4]
-    recommender(replace(prompts))
+    assert recommender(prompts.copy()) is first and asked == [4]  # as a reward and samplers get it
+    recommender(prompts.rows(0, 2))
+    recommender(replace(prompts, user_items=OWN))
     recommender(prompts)
-    assert asked == [4, 4, 4]
+    assert asked == [4, 2, 4, 4]

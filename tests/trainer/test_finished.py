@@ -193,6 +193,27 @@ def test_weights_that_are_no_numbers_never_displace_a_good_checkpoint(make_train
     assert not (folder / MARKER).exists() and not (folder / "model.safetensors").exists()
 
 
+def test_a_run_that_is_stopped_in_the_middle_of_a_step_resumes_exactly(make_trainer):
+    how = dict(model={"kind": "gpt2"}, samplers={"target": 1, "policy": 1, "replay": 1}, max_steps=5, match_rows=0)
+    whole = make_trainer(**how, name="whole")
+    whole.train()
+    part = make_trainer(**how, name="part")
+    loss = part.method.loss
+
+    def asks_to_stop(*inputs):
+        if part.state.global_step == 2:
+            part.watchdog.stop()
+        return loss(*inputs)
+
+    part.method.loss = asks_to_stop  # after the dropout of the step is drawn
+    with raises(Interrupted):
+        part.train()
+    again = make_trainer(**how, name="part")
+    again.train(resume_from_checkpoint=True)
+    for mine, theirs in zip(again.model.parameters(), whole.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_every_request_to_stop_leaves_a_checkpoint_that_resumes(make_trainer, number):
     before = signal.getsignal(number)
@@ -200,7 +221,7 @@ def test_every_request_to_stop_leaves_a_checkpoint_that_resumes(make_trainer, nu
     reward.trainer = trainer = make_trainer(rewards=reward, max_steps=4, match_rows=0)
     with raises(Interrupted):
         trainer.train()
-    assert newest(Path(trainer.args.output_dir)).name == "checkpoint-2"  # what was drawn is drawn again
+    assert newest(Path(trainer.args.output_dir)).name == "checkpoint-3"
     assert signal.getsignal(number) == before
 
 

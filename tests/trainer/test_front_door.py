@@ -14,7 +14,7 @@ from interactions.rows import sample_rows
 from policy import policy_of
 from tests.conftest import SMALL
 from tests.raising import raises
-from trainer import METHODS, DPOTrainer, GFlowNetTrainer, GRPOTrainer, SFTTrainer
+from trainer import METHODS, DPOConfig, DPOTrainer, GFlowNetTrainer, GRPOTrainer, SFTConfig, SFTTrainer
 
 ROWS = [{"user": f"u{n}", "history": [n, n + 1], "target": n + 2} for n in range(8)]
 
@@ -265,4 +265,51 @@ def test_an_optimizer_of_ones_own_trains(make_trainer, make_model, catalog, toke
     )
     trainer.train()
     assert losses(trainer) == pytest.approx(losses(stock), rel=1e-5)
-    assert trainer.python_parts == {"optimizer": "torch.optim.sgd:SGD"}
+    assert trainer.python_parts["optimizer"]["torch.optim.sgd:SGD"]["lr"] == "0.2"
+    assert trainer.python_parts["scheduler"].endswith(":LambdaLR")
+
+
+def test_an_optimizer_of_other_weights_is_refused(make_trainer, make_model):
+    other = torch.optim.SGD(make_model().parameters(), 0.2)
+    with raises(InputError, field="optimizers"):
+        make_trainer(SFTTrainer, rows=ROWS, parts={"optimizers": (other, None)})
+
+
+def test_a_reference_that_is_the_model_itself_is_refused(make_trainer, make_model, catalog, tokenizer, tmp_path):
+    model = make_model()
+    config = DPOConfig(output_dir=str(tmp_path), use_cpu=True)
+    with raises(InputError, field="ref_model"):
+        DPOTrainer(model, config, train_dataset=ROWS, processing_class=tokenizer, catalog=catalog, ref_model=model)
+
+
+def test_the_best_model_is_of_one_of_several_evaluation_sets(make_model, catalog, tokenizer, tmp_path):
+    sets = {"b": ROWS[:4], "train": ROWS[:2]}
+
+    def make(rows, **settings):
+        how = dict(
+            eval_strategy="steps", eval_steps=1, save_strategy="steps", save_steps=1, load_best_model_at_end=True
+        )
+        config = SFTConfig(output_dir=str(tmp_path), use_cpu=True, max_steps=2, disable_tqdm=True, **how, **settings)
+        parts = {"processing_class": tokenizer, "catalog": catalog}
+        return config, SFTTrainer(make_model(), config, train_dataset=ROWS, eval_dataset=rows, **parts)
+
+    config, trainer = make(sets)
+    trainer.train()
+    assert config.metric_for_best_model == "recall@10"  # the caller's own
+    assert trainer.args.metric_for_best_model == "b_recall@10" and trainer.state.best_metric is not None
+    assert {*trainer.provenance.splits} == {"train", "validation.b", "validation.train"}
+    for rows, metric in ((sets, "c_recall@10"), (ROWS, "b_recall@10")):
+        with raises(InputError, field="metric_for_best_model"):
+            make(rows, metric_for_best_model=metric)
+
+
+def test_likelihood_is_refused_after_every_prefix_in_python_too(make_trainer):
+    how = dict(objective="flow_kl", flow_positions="all", samplers={"target": 1})
+    with raises(InputError, field="reward_funcs"):
+        make_trainer(GFlowNetTrainer, rewards=["likelihood"], rows=ROWS, **how)
+
+
+def test_a_folder_without_a_classifier_is_no_reward_model(make_trainer, make_model, tokenizer, tmp_path):
+    make_model().save_pretrained(tmp_path / "lm"), tokenizer.save_pretrained(tmp_path / "lm")
+    with raises(InputError, field="reward_funcs"):
+        make_trainer(GRPOTrainer, rewards=str(tmp_path / "lm"), rows=ROWS)

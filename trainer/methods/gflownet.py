@@ -20,6 +20,7 @@ from trainer.methods.base import MethodLoss, MethodParts, flow_inputs
 from trainer.micro_batch import MicroBatch, PathFlows, Scores
 from trainer.objectives import OBJECTIVES, FlowInputs, Objective
 from trainer.rollout_config import RolloutConfig
+from trainer.runtime.best_model import bare_metric
 from trainer.scoring.scorer import TargetScorer
 
 
@@ -196,7 +197,7 @@ class GFlowNet:
         self._args, self._parts = args, parts
 
     def check(self, batch: PromptBatch, trajectories: Trajectories) -> None:
-        metric = self._args.metric_for_best_model
+        metric = bare_metric(self._args.metric_for_best_model or "", self._args.eval_metrics)
         if metric in METRIC_HELP and METRIC_HELP[metric].group == MATCH and not self._matches:
             raise InputError(
                 f"metric_for_best_model={metric}: it needs a reward of the whole catalogue, and at most "

@@ -45,7 +45,9 @@ METRICS = {
 def check_names(names: Iterable[str]) -> None:
     """Raise ValueError for a metric of ours that nobody explained."""
     if unknown := sorted({name for name in names if "/" in name} - set(METRICS)):
-        raise ValueError(f"Metrics without an explanation: {unknown}. Add them to METRICS in trainer/metrics.py.")
+        raise ValueError(
+            f"Metrics without an explanation: {unknown}. Add them to METRICS in trainer/reporting/metrics.py."
+        )
 
 
 def trajectory_metrics(reward: Tensor, trajectories: Trajectories, trie: Trie) -> dict[str, Tensor]:

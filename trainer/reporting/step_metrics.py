@@ -12,14 +12,17 @@ from transformers import TrainerState, TrainingArguments
 from trainer.reporting.metrics import check_names
 
 
-def will_log(args: TrainingArguments, state: TrainerState) -> bool:
+def will_log(args: TrainingArguments, state: TrainerState, began_at: int) -> bool:
     """Whether the step to come is logged, so that what only a metric needs is computed.
 
-    Not in the second one under ZeRO-3, whose prefetching a forward more there would stop for good.
+    Not in the second one of a process under ZeRO-3, whose prefetching a forward more there would stop for good.
+    began_at: the step that the process went on from.
     """
-    done = state.global_step
-    if args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3 and done == 1:
+    done, plugin = state.global_step, args.deepspeed_plugin
+    if (plugin is not None and plugin.zero_stage == 3 and done - began_at == 1) or args.logging_strategy == "no":
         return False
+    if args.logging_strategy == "epoch":
+        return True  # whichever of its steps is the last
     return (done == 0 and args.logging_first_step) or (done + 1) % max(1, int(state.logging_steps or 1)) == 0
 
 

@@ -1,6 +1,7 @@
 """Which metric says that a checkpoint is the best, and in which direction."""
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 from catalog.errors import InputError
@@ -29,7 +30,7 @@ def settle_metric(args: Any, names: Sequence[str]) -> None:
     metric = (args.metric_for_best_model or f"recall@{main_cutoff(args.eval_k)}").removeprefix("eval_")
     directed = [name for name in names if metric_help(name).better]
     of_a_set = metric  # eval_<name>_recall@10 of a dictionary of data sets
-    metric = next((name for name in directed if metric.endswith(f"_{name}")), metric)
+    metric = bare_metric(metric, directed)
     check_known(
         metric,
         directed,
@@ -45,6 +46,34 @@ def settle_metric(args: Any, names: Sequence[str]) -> None:
         if isinstance(given, dict):
             _agree(args, "lr_scheduler_kwargs", given.get("mode"), mode, metric)
             args.lr_scheduler_kwargs = given | {"mode": mode}
+
+
+def settle_set(args: Any, names: Sequence[str]) -> Any:
+    """The config with metric_for_best_model of one of several evaluation sets, by default of the first.
+
+    names: those of the sets, [] where there is one without a name. Raises InputError where there is no such set.
+    """
+    if (metric := args.metric_for_best_model) is None:
+        return args
+    bare = bare_metric(metric, args.eval_metrics)
+    of_set = metric.removesuffix(bare).removesuffix("_")
+    if of_set and of_set not in names:
+        raise InputError(
+            f"metric_for_best_model={metric}: there is no evaluation set {of_set!r}.",
+            remedy=f"Name one of {list(names)}." if names else f"Set it to {bare}.",
+            field="metric_for_best_model",
+            value=metric,
+        )
+    if of_set or not names:
+        return args
+    args = copy(args)  # the caller may use it for another trainer
+    args.metric_for_best_model = f"{names[0]}_{bare}"
+    return args
+
+
+def bare_metric(metric: str, names: Sequence[str]) -> str:
+    """The metric itself in `<evaluation set>_<metric>`. names: the metrics that an evaluation gives."""
+    return metric if metric in names else next((name for name in names if metric.endswith(f"_{name}")), metric)
 
 
 def _readers(args: Any) -> list[str]:

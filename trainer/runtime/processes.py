@@ -24,10 +24,12 @@ class Processes:
     ) -> None:
         self.accelerator, self.watchdog, self._abort = accelerator, watchdog, abort
         self._error: Exception | None = None
+        self.asked_to_stop = False  # known to all processes since the last `agree`
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
-        """What fails inside, a user's reward say, ends the run at the next `agree`."""
+        """What fails inside, a user's reward say, is kept and ends the run at the next `agree`."""
+        self.watchdog.heartbeat()
         try:
             yield
         except Exception as error:
@@ -37,7 +39,7 @@ class Processes:
         """The sums of `counts` over all processes, which all come here, with one collective.
 
         where: what is being done, should a process get stuck. Ends the run on every process where something failed on
-        any of them since the last time, or where any was asked to stop.
+        any of them since the last time. Where any was asked to stop, all know it and stop before their next step.
         """
         self.watchdog.heartbeat(where)
         own = [*counts, _severity(self._error), float(self.watchdog.stop_requested)]
@@ -49,9 +51,14 @@ class Processes:
             keep = every[worst, -2].item() < _severity(DivergedError(""))
             other = Interrupted(f"Process {worst} failed, see its message; this one stops too.")
             self._abort(error or other, keep)
-        if asked:
-            self._abort(Interrupted("The run was asked to stop."), True)
+        self.asked_to_stop |= bool(asked)
         return sums
+
+    def stop_if_asked(self) -> None:
+        """End the run where any process was asked to: before a step, so that its checkpoint resumes exactly."""
+        if self.asked_to_stop:
+            self.asked_to_stop = False
+            self._abort(Interrupted("The run was asked to stop."), True)
 
     def leave(self) -> None:
         """Leave the group of the processes, as the last thing that they do together."""

@@ -87,6 +87,13 @@ def run_provenance(
     return Provenance.from_rows(catalog.fingerprint, known, plain(settings))
 
 
+def named_splits(train: Dataset | None, evaluated: Any) -> dict[str, Dataset | None]:
+    """The rows of a run by the names under which they are compared; evaluated: a data set, or several by name."""
+    if isinstance(evaluated, Mapping):
+        return {"train": train} | {f"validation.{name}": rows for name, rows in evaluated.items()}
+    return {"train": train, "validation": evaluated}
+
+
 def _own_columns(splits: dict[str, Dataset]) -> dict[str, str]:
     """The digests of what rows hold beside the columns of splits, which a user's reward may read."""
     own = {name: sorted({*rows.column_names} - COLUMNS - {ROW_NUMBER}) for name, rows in splits.items()}

@@ -57,12 +57,14 @@ class Watchdog:
             signal.signal(number, handler)
 
     def stop(self, *_: object) -> None:
-        """Ask the run to stop: it does before the step it is at is trained, with a checkpoint of those done."""
+        """Ask the run to stop: it does at its next step, with a checkpoint."""
         self.stop_requested = True
 
-    def heartbeat(self, where: str) -> None:
-        """This process goes on, and is now at `where`; "" where it may take any time, such as an evaluation."""
-        self._beats, self._where = self._beats + 1, where
+    def heartbeat(self, where: str | None = None) -> None:
+        """This process goes on, and is now at `where`, by default as before; "" where it may take any time."""
+        self._beats += 1
+        if where is not None:
+            self._where = where
 
     def _look(self) -> None:
         names = [f"gflowgr/watch/{rank}" for rank in range(self.processes)]

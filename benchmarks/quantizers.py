@@ -1,7 +1,7 @@
 """Semantic IDs of one data set from several vectors and quantizers: how many are distinct, what they leave over, and
 how well a short SFT on them recommends.
 
-python benchmarks/semantic_ids.py --source data/amazon-beauty --vectors items.npz
+python benchmarks/quantizers.py --source data/amazon-beauty --vectors items.npz
 
 What is finished is kept in `output`. --epochs 0 makes the IDs and trains nothing.
 """

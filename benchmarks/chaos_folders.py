@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import GFlowGRError
+from catalog.files import MARKER, broken
 
 BACKBONE = json.dumps(
     {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 128, "attn_pdrop": 0.0}
@@ -140,9 +141,16 @@ def kill_target(target: Target, kills: int, draw: random.Random) -> Counter[str]
 
 
 def is_whole(target: Target, contents: dict[str, dict[str, str]]) -> bool:
-    """Whether a folder is the old or the new one, absent, or refused by what reads it."""
+    """Whether a folder is the old or the new one, absent, a part of the new one, or refused by what reads it.
+
+    A part is made of whole folders alone: a new recommender, say, that is not measured yet.
+    """
     found = target.content()
-    return not found or found in contents.values() or bool(target.reader and run_program(*target.reader))
+    if not found or found in contents.values():
+        return True
+    sealed = [marker.parent for marker in target.folder.rglob(MARKER)]
+    begun = found.items() <= contents["new"].items() and sealed and not any(map(broken, sealed))
+    return bool(begun or (target.reader and run_program(*target.reader)))
 
 
 def run_program(program: str, argv: Sequence[str]) -> int:

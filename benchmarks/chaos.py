@@ -39,7 +39,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback, Trai
 from catalog import Catalog, word_tokenizer
 from catalog.files import MARKER, broken, read_json, write_json
 from trainer import GFlowNetConfig, GFlowNetTrainer
-from trainer.runtime.checkpoints import newest
+from trainer.runtime.checkpoint_files import newest
 
 STEPS = 16
 ITEMS = 48

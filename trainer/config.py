@@ -15,7 +15,7 @@ from trainer.methods.base import Method, MethodParts
 from trainer.methods.policy import PolicyMethod
 from trainer.reporting.tracking import check_trackers
 from trainer.runtime.best_model import settle_metric
-from trainer.runtime.checkpoints import resumed
+from trainer.runtime.checkpoint_files import resumed
 from trainer.runtime.launch import before_processes_join, resolve_batch_size, use_one_gpu
 from trainer.runtime.training_arguments import check_optimizer, check_ranges, check_refused
 

@@ -31,12 +31,12 @@ from trainer.reporting.step_metrics import StepMetrics, will_log
 from trainer.reporting.tracking import TrajectoryTables
 from trainer.runtime.adapters import ROWS, adapt
 from trainer.runtime.best_model import settle_set
-from trainer.runtime.checkpoints import check_savable
+from trainer.runtime.checkpoint_files import check_savable
+from trainer.runtime.checkpoints import RunCheckpoints, restore_groups
 from trainer.runtime.export import load_heads, merged_weights, write, write_final
 from trainer.runtime.launch import check_launch, check_processes, describe
 from trainer.runtime.processes import Processes
 from trainer.runtime.provenance import named_splits, run_provenance
-from trainer.runtime.run_checkpoints import RunCheckpoints, restore_groups
 from trainer.runtime.watchdog import Watchdog
 from trainer.scoring.flow_heads import NAME, attach_flow_head, flow_heads, parameter_groups, split_state
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from tests.distributed.launch import HERE, command, run, start
-from trainer.runtime.checkpoints import broken, newest
+from trainer.runtime.checkpoint_files import broken, newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 

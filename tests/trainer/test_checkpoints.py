@@ -18,7 +18,7 @@ from catalog.errors import InputError
 from catalog.files import MARKER, broken, seal, sealed
 from tests.raising import raises
 from trainer import METHODS, SFTTrainer
-from trainer.runtime.checkpoints import check_pickles, check_savable, newest
+from trainer.runtime.checkpoint_files import check_pickles, check_savable, newest
 from trainer.runtime.provenance import FREE
 
 KEPT = dict(save_strategy="steps", save_steps=2, max_steps=6)

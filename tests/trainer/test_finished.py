@@ -18,7 +18,7 @@ from rewards import Hit
 from tests.raising import raises
 from trainer import GFlowNetTrainer, SFTTrainer
 from trainer.reporting.run_folder import environment, read_log
-from trainer.runtime.checkpoints import newest
+from trainer.runtime.checkpoint_files import newest
 from trainer.runtime.provenance import IN_MEMORY, import_path
 from trainer.runtime.watchdog import Interrupted, Watchdog
 

@@ -1,217 +1,199 @@
-"""Checkpoints that are whole or absent."""
+"""The checkpoints of a run: whole, without weights that are no numbers, and only ever resumed by the same run."""
 
 import logging
-import os
-import re
-import shutil
-from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from torch.serialization import get_unsafe_globals_in_checkpoint
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
 
-from catalog.errors import GFlowGRError, InputError, SetupError
-from catalog.files import MARKER, broken, read_json
+from catalog.errors import DivergedError, InputError
+from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
+from policy.checkpoints import finished
+from trainer.config import TrainingConfig
+from trainer.runtime.checkpoint_files import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
+from trainer.runtime.export import unmark
+from trainer.runtime.processes import Processes
+from trainer.runtime.provenance import IN_MEMORY
 
 logger = logging.getLogger(__name__)
 
-
-@contextmanager
-def unfinished(output_dir: Path, accelerator: Accelerator, *, main: bool) -> Iterator[Path]:
-    """An empty folder for a checkpoint in the making, the same for all processes; gone at the end. main: makes it."""
-    folder = output_dir / ".unfinished"
-    if main:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-    accelerator.wait_for_everyone()
-    try:
-        yield folder
-    except GFlowGRError:
-        raise
-    except Exception as error:  # a full disk is an OSError of Python, another error of safetensors and of torch
-        raise SetupError(
-            f"The checkpoint under {folder} could not be written ({error}).",
-            remedy="The one before is whole; free space there.",
-        ) from error
-    finally:
-        if main:
-            shutil.rmtree(folder, ignore_errors=True)
-    accelerator.wait_for_everyone()
+LENGTH = ("max_steps", "num_train_epochs", "early_stopping_patience", "load_best_model_at_end")
+"""What says when a run is finished and which of its weights it then has."""
 
 
-def check_savable(accelerator: Accelerator) -> None:
-    """Raise InputError where the launch recipe shards weights in a way that no whole model could be saved from."""
-    deepspeed = getattr(accelerator.state, "deepspeed_plugin", None)
-    fsdp = getattr(accelerator.state, "fsdp_plugin", None)
-    if deepspeed is not None and deepspeed.zero_stage == 3:
-        zero = deepspeed.deepspeed_config["zero_optimization"]
-        setting, ok = "zero3_save_16bit_model", zero.get("stage3_gather_16bit_weights_on_model_save")
-    elif fsdp is not None:
-        setting, ok = "fsdp_state_dict_type", "FULL_STATE_DICT" in str(fsdp.state_dict_type)
-    else:
-        return
-    if not ok:
-        raise InputError(
-            f"{setting} leaves every process with a part of the model, so that no whole model could be saved.",
-            remedy="Set it as recipes/accelerate/zero3.yaml or fsdp2.yaml does.",
-            field=setting,
-        )
+class RunCheckpoints:
+    """What a run writes into its folder to be resumed from, and what it finds there.
 
-
-def put(folder: Path, place: Path) -> None:
-    """Give a whole checkpoint its place, also where one of an earlier run stands there."""
-    if place.exists():
-        place.rename(folder.with_name("earlier"))
-    folder.rename(place)
-
-
-def newest(output_dir: Path) -> Path | None:
-    """The checkpoint of a run that was completed last, None without one; warns of those that are not whole.
-
-    The files of the one it returns were read and are those that were written.
+    provenance: what decides the run; processes and their number are told by `runtime_info`. saving: where a checkpoint
+    is being written, None at other times. began_at: the step that the run in training went on from. is_over: whether
+    all its steps were done before.
     """
-    whole = {}
-    for path in sorted(output_dir.glob("checkpoint-*")):
-        if reason := broken(path):
-            logger.warning("%s is passed over: %s", path, reason)
-        else:
-            whole[path] = read_json(path / MARKER, "The marker")["saved_at"]
-    for path in sorted(whole, key=whole.__getitem__, reverse=True):
-        if not (reason := broken(path, contents=True)):
-            return path
-        logger.warning("%s is passed over: %s", path, reason)
-    return None
 
+    def __init__(
+        self, args: TrainingConfig, processes: Processes, model: nn.Module, runtime_info: dict[str, Any]
+    ) -> None:
+        self._args, self._processes, self._model, self._runtime_info = args, processes, model, runtime_info
+        self._folder = Path(args.output_dir)
+        self.saving: Path | None = None
+        self.saved_at = 0  # the step of the last checkpoint
+        self.same_processes = True  # as many as the run that is resumed had
+        self.began_at = 0
+        self.is_over = False
 
-def resumed(value: Any, output_dir: str | None) -> str | bool | None:
-    """What resume_from_checkpoint means: True for the run's own last checkpoint, None for none, or a folder.
+    @property
+    def _accelerator(self) -> Accelerator:
+        return self._processes.accelerator
 
-    Raises InputError for what is neither a yes, a no nor the folder of a checkpoint or of a run that has one.
-    """
-    word = str(value).lower()
-    if value is None or word in ("false", "no"):
-        return None
-    if word in ("true", "yes"):
-        return True
-    folder = Path(value) if isinstance(value, str | os.PathLike) else None
-    if folder is not None and re.fullmatch(r"checkpoint-\d+", folder.resolve().name):
-        return str(folder)  # whether it is whole is checked where it is read
-    if folder is not None and folder.is_dir():
-        if output_dir is not None and folder.resolve() == Path(output_dir).resolve():
-            return True
-        if found := newest(folder):
-            return str(found)
-    raise InputError(
-        f"resume_from_checkpoint={value!r} is no folder of a checkpoint.",
-        remedy="Give true, false, or the folder of a checkpoint, which is called checkpoint- and its step.",
-        file=folder,
-        field="resume_from_checkpoint",
-        value=value,
-    )
+    def about(self, provenance: Provenance, step: int) -> dict[str, Any]:
+        """What the markers of checkpoints and of the finished run say."""
+        return {
+            "provenance": provenance.as_dict(),
+            "processes": self._runtime_info["processes"],
+            "step": step,
+            "length": [getattr(self._args, name) for name in LENGTH],
+            "resumable": not self._args.save_only_model,
+        }
 
+    # to go on
 
-def find_checkpoint(asked: str | bool | None, output_dir: Path) -> Path | None:
-    """The checkpoint that `resume_from_checkpoint` means, None to begin anew.
+    def find(self, asked: str | bool | None, provenance: Provenance) -> Path | None:
+        """The checkpoint to resume, None to begin; every process calls it. Raises InputError for one of another run."""
 
-    asked: true, the newest of `output_dir`, or none where there is none; false or nothing; the folder of a checkpoint;
-    or that of a run, then its newest. Raises InputError where there is no such folder or it holds no whole checkpoint.
-    """
-    word = str(asked or "false").strip().lower()
-    if word in ("true", "false"):
-        return newest(output_dir) if word == "true" else None
-    folder = Path(str(asked))
-    found = folder if (folder / MARKER).is_file() and (folder / TRAINER_STATE_NAME).is_file() else newest(folder)
-    if found is None:
-        missing = broken(folder) if folder.name.startswith("checkpoint-") and folder.is_dir() else None
-        raise InputError(
-            f"resume_from_checkpoint={asked}: {missing or 'no whole checkpoint is there.'}",
-            remedy="Name a checkpoint or a run's folder, or give true for the newest of output_dir.",
-            file=folder,
-            field="resume_from_checkpoint",
-            value=asked,
-        )
-    return found
+        def look() -> tuple[Path, dict[str, Any]] | None:
+            folder = find_checkpoint(asked, self._folder)
+            return None if folder is None else (folder, check_resumable(folder, self.about(provenance, 0)))
 
+        found = self._processes.from_main(look)
+        self.saved_at, self.same_processes = 0, True
+        if found is None:
+            if self._args.save_only_model:
+                logger.warning(
+                    "save_only_model: checkpoints hold weights alone, from which this run cannot be resumed."
+                )
+            return None
+        folder, was = found
+        self.saved_at, self.same_processes = was["step"], was["processes"] == self._runtime_info["processes"]
+        if IN_MEMORY in str(provenance.settings.get("python_parts")):
+            logger.warning("What was given in Python has no import path: nothing tells whether it is the former.")
+        return folder
 
-def make_universal(folder: Path) -> None:
-    """Put DeepSpeed's parts of a checkpoint together, beside them, so that any number of processes can load them."""
-    from deepspeed.checkpoint import ds_to_universal
+    def is_finished(self, provenance: Provenance) -> bool:
+        """Whether output_dir holds this very run after its last step. Raises InputError where it holds another one."""
 
-    (step,) = folder.glob("global_step*")
-    shutil.rmtree(folder / "universal", ignore_errors=True)
-    ds_to_universal.main(
-        Namespace(
-            input_folder=str(step),
-            output_folder=str(folder / "universal"),
-            num_extract_workers=1,
-            num_merge_workers=1,
-            keep_temp_folder=False,
-            strict=True,
-            inject_missing_state=True,
-        )
-    )
-
-
-def check_resumable(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
-    """What the marker of a checkpoint says, where the run that is `about` may go on from it.
-
-    Raises InputError where it is damaged, holds no state of the optimizer, is of another run, or where what lies in it
-    could run code when it is read.
-    """
-    if reason := broken(folder, contents=True):
-        raise InputError(f"{folder} cannot be resumed: {reason}", remedy="Name an earlier checkpoint.", file=folder)
-    was = read_json(folder / MARKER, "The marker")["of"]
-    anew = f"Start a new run from it with --model {folder}."
-    if "provenance" not in was:
-        raise InputError(f"{folder} does not say what it was made of.", remedy=anew, file=folder)
-    if not (was["resumable"] and about["resumable"]):
-        raise InputError(
-            "save_only_model: a run that is resumed needs its optimizer, schedule and random streams too.",
-            remedy=anew if about["resumable"] else "Leave out save_only_model or resume_from_checkpoint.",
-            file=folder,
-            field="save_only_model",
-            value=True,
-        )
-    made, wanted = Provenance.from_dict(was["provenance"]), Provenance.from_dict(about["provenance"])
-    wanted.check(made, f"The checkpoint {folder}", f"Give what it was made with. {anew}", folder)
-    check_pickles(folder)
-    return was
-
-
-PICKLED = {
-    "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-    "deepspeed.runtime.zero.config.ZeroStageEnum",
-    "deepspeed.utils.tensor_fragment.fragment_address",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.dtype",
-    "numpy.ndarray",
-}
-"""What DeepSpeed and transformers pickle into a checkpoint beside what torch itself takes for safe."""
-
-
-def check_pickles(folder: Path) -> None:
-    """Raise InputError where a file that torch reads names anything that training does not write: DeepSpeed runs it.
-
-    The names stand in a pickle before anything is made of them, so they are read without making anything.
-    """
-    for path in sorted(path for path in folder.rglob("*") if path.suffix in (".pt", ".pth", ".bin")):
-        try:
-            found = set(get_unsafe_globals_in_checkpoint(path)) - PICKLED
-        except Exception as error:  # not a file of torch.save, or one with an instruction that it never writes
-            raise InputError(f"{path} is no file that torch wrote: {error}.", file=path) from error
-        if found:
-            raise InputError(
-                f"{path} names {min(found)}, which no training here writes: reading it could run any code.",
-                remedy="Use a checkpoint of your own.",
-                file=path,
-                value=min(found),
+        def look() -> bool:
+            if not finished(self._folder):
+                return False
+            was = sealed(self._folder, "The run")
+            remedy = "Choose another output_dir, or start anew without resume_from_checkpoint."
+            provenance.check(
+                Provenance.from_dict(was["provenance"]), f"The run in {self._folder}", remedy, self._folder
             )
-    for latest in folder.glob("latest"):  # the folder that DeepSpeed reads its parts from
-        if [latest.read_text().strip()] != [path.name for path in folder.glob("global_step*")]:
-            raise InputError(f"{latest} names another folder than the checkpoint's own.", file=latest)
+            return was["length"] == self.about(provenance, 0)["length"]
+
+        return self._processes.from_main(look)
+
+    def begin(self, state: TrainerState, callbacks: Sequence[TrainerCallback]) -> None:
+        """Look where a run goes on from, and whether it was over; if not, its folder is no finished run's from here."""
+        self.began_at = state.global_step
+        early = [callback for callback in callbacks if isinstance(callback, EarlyStoppingCallback)]
+        states: Any = state.stateful_callbacks
+        kept = states.get(EarlyStoppingCallback.__name__, [])
+        if self.began_at:
+            for callback, was in zip(early, kept if isinstance(kept, list) else [kept], strict=False):
+                callback.early_stopping_patience_counter = was["attributes"]["early_stopping_patience_counter"]
+        stopped = (callback.early_stopping_patience_counter >= callback.early_stopping_patience for callback in early)
+        self.is_over = self.began_at > 0 and (self.began_at >= state.max_steps or any(stopped))
+        if self.began_at > state.max_steps:
+            raise InputError(
+                f"The checkpoint has {self.began_at} steps behind it, and this run is to have {state.max_steps}.",
+                remedy="Name an earlier checkpoint, or train for longer.",
+                field="max_steps",
+                value=state.max_steps,
+            )
+        if not self.is_over and self._args.should_save:
+            unmark(self._folder)
+
+    def to_universal(self, folder: Path) -> None:
+        """Put what another number of processes wrote into a form that DeepSpeed loads with any number."""
+        if self._accelerator.is_main_process:
+            make_universal(folder)
+        self._accelerator.wait_for_everyone()
+
+    def check_best(self, best: Path, provenance: Provenance) -> bool:
+        """Whether the best checkpoint was written by as many processes. Raises InputError where it is damaged."""
+        if reason := broken(best, contents=True):
+            raise InputError(
+                f"{best}, the best checkpoint, cannot be loaded: {reason}",
+                remedy="Set load_best_model_at_end: false to keep the last one, and start the run again.",
+                file=best,
+            )
+        was = check_resumable(best, self.about(provenance, 0)) if self._args.deepspeed_plugin is not None else None
+        return was is None or was["processes"] == self._runtime_info["processes"]
+
+    # to write
+
+    @contextmanager
+    def writing(self, state: TrainerState, provenance: Provenance) -> Iterator[Path]:
+        """Where to write the checkpoint of a step; it gets its name, and older ones make room, once it is whole."""
+        step = state.global_step
+        try:
+            with unfinished(self._folder, self._accelerator, main=self._args.should_save) as self.saving:
+                yield self.saving / f"checkpoint-{step}"
+                self._accelerator.wait_for_everyone()  # the others write their parts too
+                if state.best_global_step == step:
+                    state.best_model_checkpoint = str(self._folder / f"checkpoint-{step}")
+                if self._args.should_save:
+                    folder = self.saving / f"checkpoint-{step}"
+                    state.save_to_json(str(folder / TRAINER_STATE_NAME))
+                    seal(folder, self.about(provenance, step))
+                    put(folder, self._folder / folder.name)
+                    limit, best = self._args.save_total_limit, state.best_model_checkpoint
+                    rotate_checkpoints(str(self._folder), limit, best, use_mtime=True)
+        finally:
+            self.saving = None
+        self.saved_at = step
+
+    def check_finite(self, step: int, cause: Exception | None = None) -> None:
+        """Raise DivergedError on every process where a weight or buffer of any of them is no finite number."""
+        tensors = [t for t in (*self._model.parameters(), *self._model.buffers()) if t.is_floating_point()]
+        rank, device = self._accelerator.process_index, self._accelerator.device
+        # with offloading some lie in main memory and some on the device
+        good = [_own_part(tensor, rank).isfinite().all().to(device) for tensor in tensors]
+        bad = ~torch.stack(good).all()
+        if not self._accelerator.gather(bad.reshape(1)).any():
+            return
+        last = newest(self._folder) if self._args.should_save else None
+        remedy = "Lower the learning rate or the reward's range."
+        if last is not None:
+            remedy = f"{last} is the last good checkpoint: start a new run from it (--model), with a lower rate."
+        raise DivergedError(
+            f"The weights after step {step} are no finite numbers, so they are not kept.", remedy=remedy
+        ) from cause
+
+
+def _own_part(tensor: torch.Tensor, rank: int) -> torch.Tensor:
+    """What lies in this process of a weight that ZeRO-3 or FSDP shards, without what pads it; else all of it."""
+    if (part := getattr(tensor, "ds_tensor", None)) is not None:
+        return part.detach()[: max(0, tensor.ds_numel - rank * part.numel())]  # type: ignore[attr-defined]
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def restore_groups(optimizer: torch.optim.Optimizer, groups: Sequence[dict[str, Any]], rates: Sequence[float]) -> None:
+    """Undo what DeepSpeed's ZeRO-3 does where another number of processes wrote the checkpoint.
+
+    It gives every group the rate and decay of the first, and all parameters one step counter. groups: the options that
+    each group was made with; rates: those of the schedule now.
+    """
+    for group, own, rate in zip(optimizer.param_groups, groups, rates, strict=True):
+        group.update(own | {"lr": rate, "initial_lr": own["lr"]})
+    for state in optimizer.state.values():
+        state["step"] = state["step"].clone()

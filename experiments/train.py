@@ -55,7 +55,6 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
     """
     from accelerate import PartialState
 
-    from experiments.progress_lines import show_as_lines
     from interactions import load_prepared
     from policy import load_backbone
     from policy.config import load_lora
@@ -78,7 +77,6 @@ def build_trainer(argv: Sequence[str], recipe: RunArguments, config: Any) -> Any
         peft_config=load_lora(recipe.lora),
         callbacks=[RunFolder(vars(recipe))],
     )
-    show_as_lines(trainer)
     return trainer
 
 

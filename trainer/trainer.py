@@ -26,7 +26,7 @@ from trainer.front_door import check_parts, make_args, make_model, unavailable
 from trainer.given import Given, check_given
 from trainer.micro_batch import MicroBatch, check_loss, target_inputs
 from trainer.objectives import sft
-from trainer.reporting.run_folder import use_progress_bar
+from trainer.reporting.progress import use_progress
 from trainer.reporting.step_metrics import StepMetrics, will_log
 from trainer.reporting.tracking import TrajectoryTables
 from trainer.runtime.adapters import ROWS, adapt
@@ -119,7 +119,7 @@ class RecommenderTrainer(Trainer):
         )
         # the losses below are sums over the whole step, already divided: transformers must not divide again
         self.model_accepts_loss_kwargs = True
-        use_progress_bar(self)
+        use_progress(self)
         self._connect(processing_class, given, recommender, frozen)
 
     def _connect(

@@ -1,5 +1,6 @@
 """Prepared rows in TRL's formats: the same tokens as in training here, and rows that TRL's own trainers run on."""
 
+import json
 from dataclasses import replace
 
 import datasets
@@ -213,6 +214,16 @@ def test_a_slip_ends_in_one_sentence_and_leaves_nothing(argv, message, export, t
         export(*argv)
     assert message in str(stopped.value) + capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "trl" in path.name]
+
+
+def test_code_that_a_checkpoint_brings_is_refused_in_one_sentence(export, tmp_path):
+    folder = tmp_path / "own_code"
+    folder.mkdir()
+    auto_map = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": auto_map}))
+    (folder / "own.py").write_text("raise SystemExit('it ran')")
+    with pytest.raises(SystemExit, match="^error: model=.*own_code cannot be loaded"):
+        export("--model", str(folder))
 
 
 def test_a_tokenizer_that_reads_codes_otherwise_is_refused(export, pretrained, monkeypatch):

@@ -1,4 +1,4 @@
-"""What every run leaves behind, and the progress bar."""
+"""What every run leaves behind."""
 
 import json
 import platform
@@ -13,27 +13,16 @@ import torch
 import yaml
 from accelerate.utils import gather_object
 from transformers import (
-    PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
     TrainingArguments,
 )
-from transformers.trainer_callback import ProgressCallback
 
 from catalog.errors import InputError
 from catalog.files import complete, write_json
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets")
-SHOWN = {
-    "loss": "loss",
-    "flow/residual_rms": "residual",
-    "eval_tv": "TV",
-    "sampler/valid_share": "valid",
-    "time/prompts_per_second": "prompts/s",
-    "eval_recall@10": "recall@10",
-}
 
 
 class RunFolder(TrainerCallback):
@@ -118,34 +107,6 @@ class RunFolder(TrainerCallback):
         kept["seconds"] += now - self._clock
         self._clock = now
         return kept["seconds"]
-
-
-class Progress(ProgressCallback):
-    """transformers' bar with the numbers that matter behind it, instead of a line per log."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.latest: dict[str, str] = {}
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if state.is_world_process_zero and self.training_bar is not None:
-            self.latest |= {SHOWN[name]: f"{value:.3g}" for name, value in (logs or {}).items() if name in SHOWN}
-            self.training_bar.set_postfix(self.latest)
-
-
-def use_progress_bar(trainer: Trainer) -> None:
-    """Show `Progress`, or nothing with disable_tqdm, in place of transformers' bar and lines."""
-    for stock in (ProgressCallback, PrinterCallback):
-        trainer.remove_callback(stock)
-    if not trainer.args.disable_tqdm:
-        trainer.add_callback(Progress())
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:

@@ -4,17 +4,16 @@ import pytest
 from transformers.trainer_callback import ProgressCallback
 
 import catalog.progress
-from experiments.progress_lines import ProgressLines, show_as_lines
 from trainer import SFTTrainer
+from trainer.reporting.progress import Progress
 
 
 @pytest.mark.parametrize("silent", [False, True])
 def test_lines_take_the_place_of_the_bar(silent, make_trainer, monkeypatch, capfd):
     monkeypatch.setattr(catalog.progress, "SECONDS", 0.0)
     trainer = make_trainer(SFTTrainer, disable_tqdm=silent)
-    show_as_lines(trainer)
     kinds = [type(callback) for callback in trainer.callback_handler.callbacks]
-    assert (ProgressLines in kinds) != silent and not any(issubclass(kind, ProgressCallback) for kind in kinds)
+    assert (Progress in kinds) != silent and not any(issubclass(kind, ProgressCallback) for kind in kinds)
     trainer.train()
     lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("training: ")]
     assert bool(lines) != silent

@@ -326,9 +326,8 @@ class GenerativeRecommender:
             excluded = pad_sequence(rows, batch_first=True, padding_value=-1).to(self._device)  # [B, H]
         steps = None if guide is None else guide(batch, self.policy.trie)
         allowed = None if allowed is None else allowed.to(self._device)
-        further: dict[str, Any] = {} if allowed is None else {"allowed": allowed}
-        items, scores = self.policy.beam(batch, width, excluded, steps, **further)
-        return items[:, :k].cpu(), scores[:, :k].cpu()
+        items, scores = self.policy.beam(batch, width, excluded, steps, k=k, allowed=allowed)
+        return items.cpu(), scores.cpu()
 
     def _distribution(self, histories: Histories) -> Tensor:
         """The exact log-probability of every item's leaf, [B, items] float32 on the CPU."""

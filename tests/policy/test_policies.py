@@ -4,7 +4,6 @@ from itertools import pairwise, product
 
 import pytest
 import torch
-from evaluation.ranker import guidance
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -13,6 +12,7 @@ from catalog.errors import InputError, RunError
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
 from policy.base import Branches
+from recommenders.guide import guidance
 from tests.raising import raises
 
 EVERY = torch.arange(48)

@@ -10,8 +10,8 @@ from transformers import AutoConfig
 
 from interactions import PromptBuilder
 from policy import auto_class, inference, policy_of
-from tests.distributed.launch import HERE, command, run
-from tests.distributed.problem import CATALOG, TOKENIZER, make_model, make_rows
+from tests.distributed.launch import HERE, cause, command, run
+from tests.distributed.problem import CATALOG, TOKENIZER, make_model, make_rows, write_classifier
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 WORKER = HERE / "zero_worker.py"
@@ -23,8 +23,9 @@ LIKE_ALONE = (
 
 
 def launch(starter, folder, *cases):
+    write_classifier(folder / "classifier")
     status, printed = run([*starter, str(WORKER), str(folder), *cases])
-    assert status == 0, printed[-3000:]
+    assert status == 0, cause(printed)
     return json.loads((folder / "result.json").read_text())
 
 
@@ -62,6 +63,22 @@ def test_losses_are_those_of_one_process(alone, zero):
         assert results[case]["losses"] == pytest.approx(alone[case]["losses"], abs=1e-4), (stage, case)
     assert results["adamw"]["got"] == alone["adamw"]["got"] | {"strategy": f"zero{stage}", "processes": 2}
     assert len(results["adamw"]["losses"]) == 20
+
+
+def test_a_reward_model_is_whole_on_every_process(alone, zero):
+    mine, theirs = zero[1]["reward model"], alone["reward model"]
+    assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-5)
+    assert mine["rewards"] == pytest.approx(theirs["rewards"], abs=1e-5)
+    assert len({*theirs["rewards"]}) == 4
+
+
+def test_only_zero_3_leaves_out_what_logging_needs_in_its_second_step(alone, zero):
+    assert alone["logged"]["gaps"] == [True] * 4
+    stage, results, _ = zero
+    _, second, third, fourth = results["logged"]["forwards"]
+    assert third == fourth
+    assert results["logged"]["gaps"] == [True, stage != 3, True, True]
+    assert third - second == (stage == 3)
 
 
 def test_accumulation_and_checkpointing_change_nothing(alone):

@@ -96,6 +96,29 @@ def sharded() -> dict[str, Any]:
     return {"margins": margins, "held": sum(parameter.ds_tensor.numel() for parameter in reference)}
 
 
+def reward_model() -> dict[str, Any]:
+    parts = {"reward_funcs": str(out / "classifier")}
+    trainer = make_trainer(out / "reward_model", method="grpo", beta=0.1, parts=parts, **PAIRS)
+    trainer.train()
+    rewards = [record["reward/mean"] for record in trainer.state.log_history if "reward/mean" in record]
+    return {"losses": losses(trainer), "rewards": rewards}
+
+
+def logged() -> dict[str, Any]:
+    """How many forwards without gradients each step has, and whether it logs what such a forward is for."""
+    trainer = make_trainer(out / "logged", samplers={"target": 1, "policy": 2})
+    forwards = [0] * trainer.args.max_steps
+
+    def count(*_: Any) -> None:
+        forwards[trainer.state.global_step] += not torch.is_grad_enabled()
+
+    hook = trainer.model.register_forward_pre_hook(count)
+    trainer.train()
+    hook.remove()
+    gaps = ["sampler/log_pf_gap" in record for record in trainer.state.log_history if "loss" in record]
+    return {"forwards": forwards, "gaps": gaps}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "adamw": lambda: train("adamw", export=True, **TWENTY),
     "sgd": lambda: train("sgd", **SGD),
@@ -111,6 +134,8 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "t5": lambda: train(
         "t5", export=True, kind="t5", sft_positions="target", eval_strategy="steps", eval_steps=4, **PAIRS
     ),
+    "reward model": reward_model,
+    "logged": logged,
     "resume": resume,
     "bf16": half,
     "dealt anew": dealt_anew,

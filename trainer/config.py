@@ -30,7 +30,7 @@ class TrainingConfig(TrainingArguments):
 
     default_samplers: ClassVar[dict[str, Any]] = {"target": 1}
     default_rewards: ClassVar[dict[str, Any]] = {}
-    samplers, rewards, source_weights = cast(Any, default_samplers), cast(Any, {}), cast(Any, {})
+    rewards, source_weights = cast(Any, {}), cast(Any, {})
     recommender = trajectories = cast(Any, None)
     signed_rewards: ClassVar[bool] = False
     use_vllm = precompute_ref_log_probs = cast(Any, False)
@@ -199,6 +199,11 @@ class TrainingConfig(TrainingArguments):
     def eval_metrics(self) -> list[str]:
         """The metrics with a meaning that an evaluation of the run gives."""
         return ranking_names(self.eval_k)
+
+    @property
+    def mixture(self) -> dict[str, Any]:
+        """The samplers of a run by name, each with its count or its settings."""
+        return self.default_samplers
 
     @property
     def reads_reference(self) -> bool:

@@ -90,10 +90,10 @@ def make_rollouts(
     args, catalog = trainer.args, trainer.catalog
     engine = make_engine(args, trainer.accelerator, trainer.model, trainer.prompts, tokenizer, catalog)
     parts = SamplerParts(trainer.trie, trainer.policy, ask, lambda: progress(trainer), catalog.fingerprint, engine)
-    mixture = build_mixture(args.samplers, parts, given.samplers or {})
+    mixture = build_mixture(args.mixture, parts, given.samplers or {})
     if args.trajectories not in (None, mixture.count):
         raise InputError(
-            f"trajectories={args.trajectories}, but the counts of samplers={args.samplers} sum to {mixture.count}.",
+            f"trajectories={args.trajectories}, but the counts of samplers={args.mixture} sum to {mixture.count}.",
             remedy="Make them agree.",
             field="trajectories",
             value=args.trajectories,
@@ -118,7 +118,7 @@ def make_rollouts(
     if mixture.count < args.fewest_trajectories:
         raise InputError(
             f"{type(trainer).__name__} with these settings needs {args.fewest_trajectories} trajectories per prompt; "
-            f"samplers={args.samplers} give fewer."
+            f"samplers={args.mixture} give fewer."
         )
     return rollouts
 

@@ -35,7 +35,7 @@ from interactions import PromptBatch, PromptBuilder, Splits, load_prepared, trai
 from interactions.provenance import Provenance
 from interactions.rows import unrankable
 from policy import TriePolicy, auto_class, policy_of
-from policy.checkpoints import check_finished
+from policy.folders import check_finished
 from recommenders import BatchRecommender, Recommender, fit_recommender, load_recommender, made_of, rank
 from trainer.runtime.launch import one_device
 
@@ -165,7 +165,7 @@ def _exactness(
     """Share of the first users for whom the beam's top 10 are the leaves of the exact ranking, in its order."""
     some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
     exact = rank_exactly(policy, some, prompts, k=TOP, exclude_history=args.exclude_history)
-    return float((same_leaf(exact, catalog) == same_leaf(ranked[: len(some), :TOP], catalog)).all(1).mean())
+    return float((representatives(exact, catalog) == representatives(ranked[: len(some), :TOP], catalog)).all(1).mean())
 
 
 def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]:
@@ -214,10 +214,10 @@ def user_metrics(
     ranked: np.ndarray, target: np.ndarray, catalog: Catalog, eval_k: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Accuracy of ranked items [users, length] for each user, [users]; any with the target's semantic ID is a hit."""
-    return ranking_metrics(same_leaf(ranked, catalog), same_leaf(target, catalog), eval_k)
+    return ranking_metrics(representatives(ranked, catalog), representatives(target, catalog), eval_k)
 
 
-def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
+def representatives(items: np.ndarray, catalog: Catalog) -> np.ndarray:
     """One item in place of all that share a semantic ID with it; -1 stays."""
     first = catalog.trie.representative(torch.arange(len(catalog))).numpy()  # [items]
     return np.where(items >= 0, first[items], -1)

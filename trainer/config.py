@@ -96,8 +96,8 @@ class TrainingConfig(TrainingArguments):
     eval_k: list[int] = field(
         default_factory=lambda: list(EVAL_K),
         metadata={
-            "help": "Cut-offs of an evaluation, at most beam_width: recall of each, NDCG of those from 2 to 20, MRR of "
-            "the largest."
+            "help": "Cut-offs of an evaluation, at most beam_width: recall of each, NDCG of those above 1 (by "
+            "default 5 and 10), MRR of the largest."
         },
     )
     eval_users: int | None = field(

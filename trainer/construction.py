@@ -14,7 +14,7 @@ from policy.loading import load_backbone
 from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
 from samplers import ReplaySampler, SamplerParts, build_mixture
-from trainer.checks import check_count, computes_float32
+from trainer.checks import check_count
 from trainer.config import TrainingConfig
 from trainer.front_door import as_rows
 from trainer.given import Given
@@ -106,7 +106,7 @@ def make_rollouts(
         trainer.processes,
         trainer.metrics,
         prefetch=args.rollout_staleness > 0,
-        exact=computes_float32(trainer),
+        exact=trainer.exact,
     )
     rows = trainer.train_dataset
     if rows is not None and "user" not in rows.column_names and rollouts.of_kind(ReplaySampler):

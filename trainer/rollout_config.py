@@ -138,7 +138,7 @@ class RolloutConfig(TrainingConfig, ABC):
         Raises InputError where these contradict it. The fields stay as given, so that `dataclasses.replace` may change
         one of them.
         """
-        samplers = dict(self.default_samplers if self.samplers is None else self.samplers)
+        samplers = as_table("samplers", self.samplers, self.default_samplers)
         found = samplers.get("policy", 0)
         policy = dict(found) if isinstance(found, Mapping) else {"count": found}
         if self.num_generations is not None:

@@ -67,9 +67,8 @@ def test_losses_are_those_of_one_process(alone, zero):
 
 def test_a_reward_model_is_whole_on_every_process(alone, zero):
     mine, theirs = zero[1]["reward model"], alone["reward model"]
-    assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-5)
-    assert mine["rewards"] == pytest.approx(theirs["rewards"], abs=1e-5)
-    assert len({*theirs["rewards"]}) == 4
+    assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-6)
+    assert theirs["losses"][-1] > 1e-4  # 0 where it rewards all alike
 
 
 def test_only_zero_3_leaves_out_what_logging_needs_in_its_second_step(alone, zero):

@@ -100,8 +100,7 @@ def reward_model() -> dict[str, Any]:
     parts = {"reward_funcs": str(out / "classifier")}
     trainer = make_trainer(out / "reward_model", method="grpo", beta=0.1, parts=parts, **PAIRS)
     trainer.train()
-    rewards = [record["reward/mean"] for record in trainer.state.log_history if "reward/mean" in record]
-    return {"losses": losses(trainer), "rewards": rewards}
+    return {"losses": losses(trainer)}
 
 
 def logged() -> dict[str, Any]:

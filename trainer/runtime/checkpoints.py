@@ -17,7 +17,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from catalog.errors import DivergedError, InputError
 from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
-from policy.checkpoints import finished
+from policy.folders import finished
 from trainer.config import TrainingConfig
 from trainer.runtime.checkpoint_files import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.runtime.export import unmark
@@ -162,7 +162,7 @@ class RunCheckpoints:
             self.saving = None
         self.saved_at = step
 
-    def check_finite(self, step: int, cause: Exception | None = None) -> None:
+    def check_finite(self, step: int) -> None:
         """Raise DivergedError on every process where a weight or buffer of any of them is no finite number."""
         tensors = [t for t in (*self._model.parameters(), *self._model.buffers()) if t.is_floating_point()]
         rank, device = self._accelerator.process_index, self._accelerator.device
@@ -177,7 +177,7 @@ class RunCheckpoints:
             remedy = f"{last} is the last good checkpoint: start a new run from it (--model), with a lower rate."
         raise DivergedError(
             f"The weights after step {step} are no finite numbers, so they are not kept.", remedy=remedy
-        ) from cause
+        )
 
 
 def _own_part(tensor: torch.Tensor, rank: int) -> torch.Tensor:

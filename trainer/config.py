@@ -58,7 +58,7 @@ class TrainingConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "true: go on from the run's last whole checkpoint, or begin where there is none; false: begin "
-            "anew; or the folder of a checkpoint. The folder of a run stands for its last whole checkpoint."
+            "afresh; or the folder of a checkpoint. The folder of a run stands for its last whole checkpoint."
         },
     )
     max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
@@ -80,7 +80,7 @@ class TrainingConfig(TrainingArguments):
     random_cut: bool = field(
         default=False,
         metadata={
-            "help": "End each prompt at a random item of its row, anew in every epoch, so that every position of a "
+            "help": "End each prompt at a random item of its row, another in every epoch, so that every position of a "
             "history comes to be the place where trajectories start. Behavior and rating follow their items; other "
             "columns but user belong to the old target and are dropped."
         },

@@ -328,7 +328,7 @@ class RecommenderTrainer(Trainer):
         return str(self.checkpoints.saving or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """As transformers, but under another name until it is whole; only then do older ones make room."""
+        """As transformers, but under another name until it is whole; only then are older ones deleted."""
         if self.state.global_step == self.checkpoints.saved_at:
             return
         self.watchdog.heartbeat("")

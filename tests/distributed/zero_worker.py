@@ -68,7 +68,7 @@ def resume() -> dict[str, Any]:
     }
 
 
-def dealt_anew() -> dict[str, Any]:
+def other_processes() -> dict[str, Any]:
     """The second half of "adamw", from a checkpoint that another number of processes wrote."""
     trainer = make_trainer(out / "adamw", **TWENTY)
     trainer.train(resume_from_checkpoint=str(out / "adamw" / "checkpoint-10"))
@@ -137,7 +137,7 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "logged": logged,
     "resume": resume,
     "bf16": half,
-    "dealt anew": dealt_anew,
+    "other processes": other_processes,
     "sharded": sharded,
 }
 

@@ -48,7 +48,7 @@ class StepMetrics:
         self._step_started = now
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Everything that was noted, by name; every process calls it and has noted the same names. Starts anew."""
+        """Everything that was noted, by name; every process calls it and has noted the same names. Forgets it."""
         if not self._noted:
             return {}
         names = sorted(self._noted)

@@ -93,7 +93,7 @@ class RunCheckpoints:
             if not finished(self._folder):
                 return False
             was = sealed(self._folder, "The run")
-            remedy = "Choose another output_dir, or start anew without resume_from_checkpoint."
+            remedy = "Choose another output_dir, or start again without resume_from_checkpoint."
             provenance.check(
                 Provenance.from_dict(was["provenance"]), f"The run in {self._folder}", remedy, self._folder
             )
@@ -143,7 +143,7 @@ class RunCheckpoints:
 
     @contextmanager
     def writing(self, state: TrainerState, provenance: Provenance) -> Iterator[Path]:
-        """Where to write the checkpoint of a step; it gets its name, and older ones make room, once it is whole."""
+        """Where to write the checkpoint of a step; it gets its name, and older ones are deleted, once it is whole."""
         step = state.global_step
         try:
             with unfinished(self._folder, self._accelerator, main=self._args.should_save) as self.saving:

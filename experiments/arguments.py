@@ -75,7 +75,7 @@ class RecommenderArguments(Arguments):
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
     eval_k: list[int] = field(
         default_factory=lambda: list(EVAL_K),
-        metadata={"help": "Cut-offs: recall of each, NDCG of those from 2 to 20, MRR of the largest."},
+        metadata={"help": "Cut-offs: recall of each, NDCG of those above 1 (by default 5 and 10), MRR of the largest."},
     )
 
     def __post_init__(self) -> None:
@@ -152,7 +152,8 @@ class EvaluateArguments(Arguments):
     eval_k: list[int] = field(
         default_factory=lambda: list(EVAL_K),
         metadata={
-            "help": "Cut-offs, at most beam_width: recall of each, NDCG of those from 2 to 20, MRR of the largest."
+            "help": "Cut-offs, at most beam_width: recall of each, NDCG of those above 1 (by default 5 and 10), MRR of "
+            "the largest."
         },
     )
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})

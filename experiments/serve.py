@@ -53,7 +53,7 @@ def build(args: ServeArguments, key: str) -> tuple[Any, str]:
     from transformers import AutoConfig, AutoTokenizer
 
     from catalog import Catalog, node_tokens
-    from policy.checkpoints import check_finished
+    from policy.folders import check_finished
     from policy.loading import reading
     from samplers.rollouts.client import BUCKET_BYTES
     from samplers.rollouts.server import make_app

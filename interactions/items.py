@@ -10,13 +10,14 @@ import pandas as pd
 from catalog.errors import InputError
 from catalog.files import read_json, require_file
 from catalog.ids import normal_ids, refuse_repeated
-from interactions.layouts import ITEM_COLUMNS, LOG_COLUMNS, ItemLayout, item_layout, log_layout
+from interactions.layouts import ITEM_COLUMNS, ITEMS, LOG_COLUMNS, ItemLayout, item_layout, log_layout
 from interactions.lines import first_json_row
 from interactions.tables import column_names, ending, read_table, shown
 
 logger = logging.getLogger(__name__)
 
-ID_COLUMNS = ("id", "item", "item_id")
+ITEM_IDS = frozenset(layout.item for layout in ITEMS)
+ID_COLUMNS = tuple(layout.item for layout in ITEMS if not layout.raw)
 SHAPES = 'Write {"id": {"title": "..."}, ...}, {"id": "title", ...}, or rows with the columns id and title.'
 
 
@@ -34,7 +35,7 @@ def read_items(path: str | Path) -> dict[str, str]:
     path = Path(path)
     if ending(path) == ".json":
         require_file(path, "The item table")
-        if not ITEM_COLUMNS & (first_json_row(path) or {}).keys():  # one document, not an item a line
+        if not ITEM_IDS & (first_json_row(path) or {}).keys():  # one document, not an item a line
             return _titles(path, _items_from_json(path))
     return _items_from_table(path)
 

@@ -63,9 +63,8 @@ def column_names(table: pd.DataFrame) -> list[str]:
 
 def shown(names: Collection[object]) -> str:
     """Names for a message, not more than twenty of them."""
-    return (", ".join(map(str, islice(names, 20))) or "none") + (
-        f", ... {len(names)} in all" if len(names) > 20 else ""
-    )
+    first = ", ".join(map(str, islice(names, 20))) or "none"
+    return first + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
 def filled(table: pd.DataFrame, name: str, path: Path, ours: str) -> pd.Series:

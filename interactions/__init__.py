@@ -1,7 +1,9 @@
 """What users did, read from logs, split, and turned into the rows that every method trains and is tested on.
 
 log.py        files -> one table of user, item, timestamp (behavior, rating): `read_log`, then `k_core`, `in_order`
-tables.py     the cells of a file, each with its line; numbers.py: its numbers and times, exact
+layouts.py    how our files and the raw files of public data sets name their columns: `LOGS`, `ITEMS`
+tables.py     the cells of a file, each with its line; lines.py: those read line by line; numbers.py: its numbers and
+              times, exact
 items.py      the titles of items: `read_items`
 split.py      table -> leave-one-out rows of user, history, target (and what is known of both): `leave_one_out` gives
               `Splits`, with `save`, `load`; `training_matrix` and `training_counts` for classical recommenders

@@ -55,7 +55,9 @@ def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     config = SimpleNamespace(
         additional_config={"trie": str(tmp_path)},
-        model_config=SimpleNamespace(tokenizer=str(tmp_path), get_vocab_size=lambda: len(tokenizer)),
+        model_config=SimpleNamespace(
+            tokenizer=str(tmp_path), get_vocab_size=lambda: len(tokenizer), hf_config=SimpleNamespace()
+        ),
     )
     tokens = node_tokens(tokenizer, catalog.trie)[catalog.trie.path(torch.arange(48))[:, 1:]].tolist()
     # prompt, how much of it belongs to the item (None: no constraint), what was drawn since

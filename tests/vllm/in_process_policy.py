@@ -57,8 +57,19 @@ def guide(catalog, prompts):
     return {"guide": guidance(log_reward, catalog.trie, 1.0)}
 
 
+def allowed(catalog, prompts):
+    return {"allowed": torch.arange(len(catalog)) % 3 > 0}
+
+
+def best(catalog, prompts):
+    return {"k": 2}
+
+
+ARGUMENTS = [[], [excluded], [guide], [excluded, guide], [best], [allowed], [excluded, guide, best, allowed]]
+
+
 @pytest.mark.parametrize("width", [3, 20, 60])  # 60 is more than there are items
-@pytest.mark.parametrize("arguments", [[], [excluded], [guide], [excluded, guide]], ids=str)
+@pytest.mark.parametrize("arguments", ARGUMENTS, ids=lambda makes: "-".join(make.__name__ for make in makes) or "plain")
 def test_both_find_the_same_beams(arguments, width, by_engine, policy, prompts, catalog):
     settings = {name: value for make in arguments for name, value in make(catalog, prompts).items()}
     items, score = by_engine.beam(prompts, width, **settings)

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from catalog.errors import InputError
+from policy.device import one_device, say_one_gpu
 from tests.raising import raises
 from trainer import METHODS, SFTConfig, SFTTrainer
 from trainer.runtime import launch
@@ -146,7 +147,7 @@ def pretend_gpus(monkeypatch, count, available):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
-    launch.say_one_gpu.cache_clear()
+    say_one_gpu.cache_clear()
 
 
 def test_more_processes_than_gpus_are_refused_where_they_compute(tmp_path, monkeypatch):
@@ -173,7 +174,7 @@ def test_every_config_can_be_built_where_several_gpus_are_visible(tmp_path, monk
 @pytest.mark.parametrize(("available", "device"), [(True, "cuda:0"), (False, "cpu")])
 def test_an_evaluation_takes_the_first_of_several_gpus(monkeypatch, available, device):
     pretend_gpus(monkeypatch, 4, available)
-    assert launch.one_device() == torch.device(device)
+    assert one_device() == torch.device(device)
 
 
 def test_deepspeed_without_a_launcher_is_refused(tmp_path):

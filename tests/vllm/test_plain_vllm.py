@@ -50,7 +50,7 @@ class Served:
         model.generation_config.update(temperature=0.1, do_sample=True)  # must not reach the draws
         for part in (model, tokenizer):
             part.save_pretrained(folder / "runs/demo/gflownet")
-        self.catalog.save(folder / "runs/demo/data")
+        self.catalog.save(folder / "runs/demo/gflownet/catalog")
         tokens = node_tokens(tokenizer, self.catalog.trie)
         self.policy = CausalPolicy(model, self.catalog.trie, tokens)
         self.items = {tuple(path) for path in tokens[self.catalog.trie.path(torch.arange(200))[:, 1:]].tolist()}

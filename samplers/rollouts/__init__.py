@@ -2,6 +2,7 @@
 
 - `engine`: the `RolloutEngine` protocol
 - `sampler`: `RolloutSampler`, trajectories of an engine, also drawn before the step that reads them
+- `engine_policy`: `EnginePolicy`, beams, draws and log-probabilities of an engine without a model in this process
 - `vllm_engine`: vLLM in this process; `constraint`: the trie among its logits processors
 - `server`, `client`: an engine behind HTTP, and the engine of a run that calls it; `http_limits`, `http_client`: their
   bounds of time and size

@@ -4,7 +4,7 @@ From Python: `evaluate_run`, `compare_runs`, `run_sweep`, `fit_recommenders` and
 
 - `arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and how a program ends
 - `setting_tables`: names, kinds, defaults and help of settings, without torch
-- `train`: the trainer that a recipe describes; `serve`: a rollout server
+- `train`: the trainer that a recipe describes; `rollout_server`: an engine behind HTTP
 - `evaluate`, `match`, `evaluations`: rank a run, compare it with a reward, keep what came out
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
 - `comparison`, `results`: the pages

@@ -197,8 +197,8 @@ class EvaluateArguments(Arguments):
 
 
 @dataclass
-class ServeArguments(Arguments):
-    """What `serve.py` can be told."""
+class RolloutServerArguments(Arguments):
+    """What `rollout_server.py` can be told."""
 
     model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
     data: str = field(metadata={"help": "Folder that prepare.py wrote."})

@@ -18,8 +18,8 @@ from experiments.arguments import (
     ExportArguments,
     RecommenderArguments,
     ReproduceArguments,
+    RolloutServerArguments,
     RunArguments,
-    ServeArguments,
 )
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
@@ -36,7 +36,7 @@ TYPES = {
     "evaluate": EvaluateArguments,
     "export": ExportArguments,
     "compare": CompareArguments,
-    "serve": ServeArguments,
+    "rollout_server": RolloutServerArguments,
     "plan": PlanArguments,
     "reproduce": ReproduceArguments,
 }

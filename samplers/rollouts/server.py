@@ -127,7 +127,9 @@ class EngineState:
             try:
                 tokens, log_pf = draw()
             except Exception as error:  # vLLM keeps the requests and would never finish them
-                self.failure = f"The engine failed ({type(error).__name__}: {error}): start recipes/serve.py again."
+                self.failure = (
+                    f"The engine failed ({type(error).__name__}: {error}): start recipes/rollout_server.py again."
+                )
                 raise
         return Response(save({"tokens": tokens, "log_pf": log_pf}), media_type="application/octet-stream")
 

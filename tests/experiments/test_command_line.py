@@ -17,8 +17,8 @@ from experiments.arguments import (
     ExportArguments,
     RecommenderArguments,
     ReproduceArguments,
+    RolloutServerArguments,
     RunArguments,
-    ServeArguments,
 )
 from experiments.command_line import parse, program, setting
 from experiments.plan import PlanArguments
@@ -129,8 +129,8 @@ def test_a_missing_recipe_is_named(tmp_path):
         (EvaluateArguments, {"run": "r", "data": "d", "split": "train"}, "split"),
         (EvaluateArguments, {"run": "r", "data": "d", "beam_width": 0}, "beam_width"),
         (EvaluateArguments, {"run": "r", "data": "d", "guide_weight": float("inf")}, "guide_weight"),
-        (ServeArguments, {"model": "m", "data": "d", "port": 70000}, "port"),
-        (ServeArguments, {"model": "m", "data": "d", "engine": "[1]"}, "engine"),
+        (RolloutServerArguments, {"model": "m", "data": "d", "port": 70000}, "port"),
+        (RolloutServerArguments, {"model": "m", "data": "d", "engine": "[1]"}, "engine"),
         (CompareArguments, {"output_dir": "o", "runs": ["a"], "seeds": [-1]}, "seeds"),
         (CompareArguments, {"output_dir": "o", "data": "d", "sweep": {"../x": {"config": "c"}}}, "sweep"),
         (RecommenderArguments, {"data": "d", "output_dir": "o", "models": {"/x": {}}}, "models"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError, SetupError
-from experiments.arguments import ServeArguments
+from experiments.arguments import RolloutServerArguments
 
 
 def read_key() -> str:
@@ -45,7 +45,7 @@ def bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def build(args: ServeArguments, key: str) -> tuple[Any, str]:
+def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
     """The app around a started engine, and what it serves in words.
 
     Raises InputError, SetupError or RunError where the checkpoint, the data and vLLM do not fit together.

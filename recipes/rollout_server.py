@@ -1,8 +1,8 @@
 """A rollout server: one vLLM engine that draws for training processes elsewhere, with the weights that they send.
 
 export GFLOWGR_API_KEY=$(python -c 'import secrets; print(secrets.token_hex(16))')
-python -m recipes.serve --model runs/ml-100k/sft --data runs/ml-100k/data
-python -m recipes.serve --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.9}'
+python -m recipes.rollout_server --model runs/ml-100k/sft --data runs/ml-100k/data
+python -m recipes.rollout_server --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.9}'
 """
 
 import contextlib
@@ -10,14 +10,14 @@ import sys
 from collections.abc import Sequence
 
 import recipes  # noqa: F401  # refuses what would hide one of our packages
-from experiments.arguments import ServeArguments
+from experiments.arguments import RolloutServerArguments
 from experiments.command_line import command, fail, parse, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = parse(argv, ServeArguments)
-    from experiments.serve import bind, build, read_key
+    (args,) = parse(argv, RolloutServerArguments)
+    from experiments.rollout_server import bind, build, read_key
 
     key = read_key()
     listener = bind(args.host, args.port)  # before the engine, which takes long

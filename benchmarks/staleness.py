@@ -25,7 +25,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from catalog import Catalog, word_tokenizer
-from samplers.rollouts.client import KEY
+from serving.listening import KEY
 from trainer import GFlowNetConfig, GFlowNetTrainer
 
 ROOT = Path(__file__).parent.parent

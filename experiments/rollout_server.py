@@ -1,54 +1,17 @@
-"""A rollout server from a run's folder: the key, the socket, and the app around an engine."""
+"""A rollout server from a run's folder: the app around an engine."""
 
 import math
-import os
-import socket
 from pathlib import Path
 from typing import Any
 
-from catalog.errors import InputError, SetupError
-from experiments.arguments import RolloutServerArguments
-
-
-def read_key() -> str:
-    """The key that requests must carry; it comes from the environment, since everyone can read command lines.
-
-    Raises SetupError for one that is too short.
-    """
-    from samplers.rollouts.client import KEY
-
-    key = os.environ.get(KEY, "").strip()
-    if len(key) < 16 or not key.isascii() or not key.isprintable():
-        raise SetupError(
-            f"{KEY} must hold at least 16 ASCII characters and has {len(key)}.",
-            remedy="Make a key with python -c 'import secrets; print(secrets.token_hex(16))' and export it here and "
-            "where training runs.",
-        )
-    return key
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket that holds the port and does not listen yet, so that clients are refused until the engine is there.
-
-    Raises SetupError for a port that is taken.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of a killed server linger
-        listener.bind(address)
-    except OSError as error:
-        raise SetupError(
-            f"{host}:{port} cannot be served: {error.strerror}.",
-            remedy="Stop what runs there, or give another --host or --port.",
-        ) from error
-    return listener
+from catalog.errors import InputError
+from experiments.server_arguments import RolloutServerArguments
 
 
 def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
     """The app around a started engine, and what it serves in words.
 
-    Raises InputError, SetupError or RunError where the checkpoint, the data and vLLM do not fit together.
+    Raises InputError or RunError where the checkpoint, the data and vLLM do not fit together.
     """
     from transformers import AutoConfig, AutoTokenizer
 

@@ -1,6 +1,6 @@
 """GFlowGR, one command a task.
 
-prepare, recommenders, train, evaluate, compare, reproduce, export, plan, rollout_server
+prepare, recommenders, train, evaluate, compare, reproduce, export, plan, serve, rollout_server
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
@@ -16,7 +16,18 @@ import sys
 from catalog.settings import check_known
 from experiments.command_line import program
 
-COMMANDS = ("prepare", "recommenders", "train", "evaluate", "compare", "reproduce", "export", "plan", "rollout_server")
+COMMANDS = (
+    "prepare",
+    "recommenders",
+    "train",
+    "evaluate",
+    "compare",
+    "reproduce",
+    "export",
+    "plan",
+    "serve",
+    "rollout_server",
+)
 
 
 @program

@@ -18,11 +18,11 @@ from experiments.arguments import (
     ExportArguments,
     RecommenderArguments,
     ReproduceArguments,
-    RolloutServerArguments,
     RunArguments,
 )
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
+from experiments.server_arguments import RolloutServerArguments, ServeArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from semantic_ids.settings import DataArguments
 from trainer import METHODS, METRICS
@@ -36,6 +36,7 @@ TYPES = {
     "evaluate": EvaluateArguments,
     "export": ExportArguments,
     "compare": CompareArguments,
+    "serve": ServeArguments,
     "rollout_server": RolloutServerArguments,
     "plan": PlanArguments,
     "reproduce": ReproduceArguments,

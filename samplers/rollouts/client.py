@@ -21,11 +21,9 @@ from catalog.errors import InputError, RunError
 from samplers.rollouts.engine import Weights
 from samplers.rollouts.http_client import Answer, request
 from samplers.rollouts.weights import buckets
+from serving.listening import KEY
 
 logger = logging.getLogger(__name__)
-
-KEY = "GFLOWGR_API_KEY"
-"""The environment variable with the key, on both sides."""
 
 MOST_PROMPTS = 2048
 """How many prompts one request may have; more are split into several requests."""

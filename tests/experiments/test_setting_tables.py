@@ -81,6 +81,7 @@ def test_the_help_is_complete_and_readable(monkeypatch):
         ["train", "--help"],
         ["prepare", "--help"],
         ["plan", "--help"],
+        ["serve", "--help"],
         ["rollout_server", "--help"],
         ["compare", "--help"],
     ],

@@ -50,8 +50,8 @@ def served(engine, catalog):
     """The url of the real app around it, in a thread."""
     import uvicorn
 
-    from samplers.rollouts.http_limits import server_config
     from samplers.rollouts.server import make_app
+    from serving.http_limits import server_config
 
     app = make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST, part_bytes=10_000)
     server = uvicorn.Server(server_config(app))
@@ -188,7 +188,7 @@ def test_weights_that_are_not_the_model_s_are_told_and_others_taken(good, client
 
 def test_a_body_is_bounded_in_size_however_it_is_sent_and_in_time(good, monkeypatch):
     engine, url = good
-    monkeypatch.setattr("samplers.rollouts.http_limits.BODY_SECONDS", 0.5)
+    monkeypatch.setattr("serving.http_limits.BODY_SECONDS", 0.5)
     path = url + "/weights?version=x&part=0&last=false"
     assert requests.put(path, data=bytes(20_000), headers=HEADER, timeout=5).status_code == 413
     assert requests.put(path, data=iter([bytes(5000)] * 4), headers=HEADER, timeout=5).status_code == 413
@@ -204,7 +204,7 @@ def test_a_body_is_bounded_in_size_however_it_is_sent_and_in_time(good, monkeypa
 
 
 def test_half_sent_heads_are_closed_and_shut_nobody_out(good, monkeypatch):
-    monkeypatch.setattr("samplers.rollouts.http_limits.HEAD_SECONDS", 2)
+    monkeypatch.setattr("serving.http_limits.HEAD_SECONDS", 2)
     url = good[1]
     port = int(url.rsplit(":")[-1])
     half = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(300)]

@@ -18,7 +18,11 @@ from serving.refusals import add_refusals
 from serving.served import Beam, Draws, Row, Served
 
 with extra("server", "An HTTP server"):
-    from fastapi import FastAPI, HTTPException, Request, Response
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.routing import Route
 
 if TYPE_CHECKING:
     from recommenders import RankedList
@@ -59,10 +63,10 @@ class Answers:
         how = Draws(asked.n, asked.temperature, asked.seed, next(self._requests))
         return await self._answer(how, [Row(history, [], asked.n) for history in asked.lists])
 
-    async def health(self) -> Response:
+    async def health(self, _: Request) -> Response:
         return _json({"catalog": self.fingerprint, "items": self.items, **self.about})
 
-    async def counted(self) -> Response:
+    async def counted(self, _: Request) -> Response:
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     def _check_catalog(self, asked: Histories) -> None:
@@ -89,7 +93,7 @@ class Answers:
         return _json({"results": [vars(one) for one in lists]})
 
 
-def make_app(served: Served, *, key: str | None, about: Mapping[str, Any], seconds: float = 30.0) -> FastAPI:
+def make_app(served: Served, *, key: str | None, about: Mapping[str, Any], seconds: float = 30.0) -> Starlette:
     """The app around a recommender; serve it by `server_config`. about: what /health adds.
 
     With a key, requests need the header `Authorization: Bearer KEY`. seconds: within which a list is there. A refusal
@@ -101,20 +105,22 @@ def make_app(served: Served, *, key: str | None, about: Mapping[str, Any], secon
     metrics.waiting.set_function(lambda: answers.batcher.waiting)
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
         running = asyncio.create_task(answers.batcher.run())
         yield
         running.cancel()
 
-    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    routes = [
+        Route("/recommend", answers.recommend, methods=["POST"]),
+        Route("/sample", answers.sample, methods=["POST"]),
+        Route("/health", answers.health),
+        Route("/metrics", answers.counted),
+    ]
+    app = Starlette(routes=routes, lifespan=lifespan)
     add_refusals(app)
-    app.post("/recommend")(answers.recommend)
-    app.post("/sample")(answers.sample)
-    app.get("/health")(answers.health)
-    app.get("/metrics")(answers.counted)
     refusal = f"The key is not the server's: set {KEY} to the same value on both."
     app.add_middleware(KeyAndSizeLimits, key=key, largest=lambda path: MOST_BYTES, refusal=refusal)
-    app.add_middleware(Measured, metrics=metrics, paths=frozenset({"/recommend", "/sample", "/health", "/metrics"}))
+    app.add_middleware(Measured, metrics=metrics, paths={route.path for route in routes})
     return app
 
 

@@ -1,6 +1,7 @@
 """What a server counts, for Prometheus."""
 
 import time
+from collections.abc import Collection
 
 from catalog.extras import extra
 
@@ -55,7 +56,7 @@ class Metrics:
 class Measured:
     """Counts and times the requests to `paths`; all others are the path `other`, so that nobody can invent labels."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, paths: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, paths: Collection[str]) -> None:
         self.app, self.metrics, self.paths = app, metrics, paths
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

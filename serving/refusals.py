@@ -1,38 +1,47 @@
 """What goes wrong in a request: one sentence of text with a status."""
 
+from typing import TYPE_CHECKING
+
 from safetensors import SafetensorError
 
 from catalog.errors import InputError
 from catalog.extras import extra
 
 with extra("server", "An HTTP server"):
-    from fastapi import FastAPI, Request, Response
-    from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import PlainTextResponse
     from pydantic import ValidationError
+    from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse, Response
+
+if TYPE_CHECKING:
+    from fastapi.exceptions import RequestValidationError
 
 
-def add_refusals(app: FastAPI) -> None:
-    """Let `app` answer 400 to what is not a request of its, 500 to a failure, else what an HTTPException says."""
+def add_refusals(app: Starlette) -> None:
+    """Let `app` answer 400 to what is no request of its own, 500 to a failure, else what an HTTPException says."""
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(SafetensorError, _refuse_content)
+    app.add_exception_handler(InputError, _refuse_content)
+    app.add_exception_handler(ValidationError, refuse_form)
+    app.add_exception_handler(Exception, _fail)
 
-    @app.exception_handler(HTTPException)
-    def refuse(_: Request, error: HTTPException) -> Response:
-        return PlainTextResponse(error.detail, error.status_code, error.headers)
 
-    @app.exception_handler(SafetensorError)
-    @app.exception_handler(InputError)
-    def refuse_content(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(str(error), 400)
+def _refuse(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return PlainTextResponse(error.detail, error.status_code, error.headers)
 
-    @app.exception_handler(ValidationError)
-    @app.exception_handler(RequestValidationError)
-    def refuse_form(_: Request, error: Exception) -> Response:  # the stock answer has all that was sent
-        assert isinstance(error, ValidationError | RequestValidationError)
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))[:100]
-        return PlainTextResponse(f"{where}: {first['msg']}"[:300].removeprefix(": "), 400)
 
-    @app.exception_handler(Exception)
-    def fail(_: Request, error: Exception) -> Response:  # its traceback is in the server's log
-        return PlainTextResponse(f"{type(error).__name__}: {error}", 500)
+def _refuse_content(_: Request, error: Exception) -> Response:
+    return PlainTextResponse(str(error), 400)
+
+
+def refuse_form(_: Request, error: "ValidationError | RequestValidationError") -> Response:
+    """400 with the first mistake alone: the stock answer repeats all that was sent."""
+    first = error.errors()[0]
+    where = ".".join(map(str, first["loc"]))[:100]
+    return PlainTextResponse(f"{where}: {first['msg']}"[:300].removeprefix(": "), 400)
+
+
+def _fail(_: Request, error: Exception) -> Response:  # its traceback is in the server's log
+    return PlainTextResponse(f"{type(error).__name__}: {error}", 500)

@@ -18,10 +18,11 @@ from samplers.rollouts.client import MOST_DRAWS, MOST_PROMPTS
 from samplers.rollouts.engine import RolloutEngine
 from serving.http_limits import KeyAndSizeLimits
 from serving.listening import KEY
-from serving.refusals import add_refusals
+from serving.refusals import add_refusals, refuse_form
 
 with extra("server", "A rollout server"):
     from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
+    from fastapi.exceptions import RequestValidationError
     from pydantic import BaseModel, ConfigDict, Field
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]  # draw k of a prompt has its seed + k, which must stay below 2^63
@@ -175,6 +176,7 @@ def make_app(
     bounds = Bounds(catalog.trie, vocabulary, longest, part_bytes)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     add_refusals(app)
+    app.exception_handler(RequestValidationError)(refuse_form)
     refusal = f"The key is not the server's: set {KEY} to the same value on both."
     app.add_middleware(KeyAndSizeLimits, key=key, largest=bounds.body, refusal=refusal)
     state = EngineState(engine)

@@ -20,7 +20,8 @@ MOST_ITEMS = 1000
 MOST_BYTES = 8 * 2**20
 """Of the body of one request."""
 
-Items = Annotated[list[str], Field(max_length=MOST_EVENTS)]
+Item = str | int  # the number 7 is the id "7"
+Items = Annotated[list[Item], Field(max_length=MOST_EVENTS)]
 Asked = TypeVar("Asked", bound="Histories")
 
 
@@ -61,11 +62,11 @@ class Recommend(Histories):
     beam_width: int | None = Field(None, ge=1, le=MOST_ITEMS)
     diversity: float = Field(0.0, ge=0, allow_inf_nan=False)
 
-    def excluded(self) -> list[list[str]]:
+    def excluded(self) -> list[list[Item]]:
         """What each history's list leaves out. Raises InputError for another number of lists than of histories."""
         count = len(self.lists)
         exclude: Any = self.exclude or []
-        if not exclude or isinstance(exclude[0], str):
+        if not exclude or not isinstance(exclude[0], list):
             return [exclude] * count
         if len(exclude) != count:
             refuse("exclude", len(exclude), f"there are {count} histories")

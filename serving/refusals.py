@@ -1,6 +1,7 @@
 """What goes wrong in a request: one sentence of text with a status."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 from safetensors import SafetensorError
 
@@ -14,8 +15,12 @@ with extra("server", "An HTTP server"):
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse, Response
 
-if TYPE_CHECKING:
-    from fastapi.exceptions import RequestValidationError
+
+@runtime_checkable
+class HasErrors(Protocol):
+    """A ValidationError of pydantic or FastAPI."""
+
+    def errors(self) -> Sequence[Any]: ...
 
 
 def add_refusals(app: Starlette) -> None:
@@ -36,8 +41,9 @@ def _refuse_content(_: Request, error: Exception) -> Response:
     return PlainTextResponse(str(error), 400)
 
 
-def refuse_form(_: Request, error: "ValidationError | RequestValidationError") -> Response:
-    """400 with the first mistake alone: the stock answer repeats all that was sent."""
+def refuse_form(_: Request, error: Exception) -> Response:
+    """400 with the first mistake that pydantic found: the stock answer of FastAPI repeats all that was sent."""
+    assert isinstance(error, HasErrors)
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))[:100]
     return PlainTextResponse(f"{where}: {first['msg']}"[:300].removeprefix(": "), 400)

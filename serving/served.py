@@ -2,7 +2,7 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from recommenders import GenerativeRecommender, RankedList, Recommender
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 class Row(NamedTuple):
     """One history and what its list is to hold."""
 
-    history: list[str]
-    exclude: list[str]
+    history: Any
+    exclude: list[Any]
     k: int
 
 

@@ -13,9 +13,9 @@ import time
 import numpy as np
 import torch
 from common import alternate, arguments, by_generate, make_policy, table
+from evaluation.ranker import rank_by_beam
 
 from catalog import code_of_token
-from evaluation.ranker import rank_by_beam
 from interactions import load_prepared
 from policy import inference
 

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from evaluation.ranker import rank_by_beam, rank_exactly
 
 from catalog import Catalog, node_tokens, word_tokenizer
 from catalog.errors import InputError
 from evaluation import METRIC_HELP, mean_metrics, metric_help, ranking_metrics
 from evaluation.match import match_metrics
 from evaluation.metric_help import in_order
-from evaluation.ranker import rank_by_beam, rank_exactly
 from evaluation.ranking import EVAL_K, check_cutoffs, common_cutoffs, main_cutoff, ranking_names
 from interactions.prompts import PromptBuilder
 from interactions.rows import unrankable

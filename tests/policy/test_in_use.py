@@ -2,9 +2,9 @@
 
 import torch
 from datasets import Dataset
+from evaluation.ranker import rank_by_beam
 
 from catalog.errors import InputError
-from evaluation.ranker import rank_by_beam
 from interactions.prompts import PromptBuilder
 from samplers import PolicySampler
 from tests.raising import raises

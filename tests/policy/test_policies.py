@@ -4,12 +4,12 @@ from itertools import pairwise, product
 
 import pytest
 import torch
+from evaluation.ranker import guidance
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from catalog import node_tokens
 from catalog.errors import InputError, RunError
-from evaluation.ranker import guidance
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
 from policy.base import Branches

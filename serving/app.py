@@ -5,10 +5,11 @@ import json
 from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import asynccontextmanager
 from itertools import count
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from catalog.errors import GFlowGRError, InputError
 from catalog.extras import extra
+from recommenders import RankedList
 from serving.asked import MOST_BYTES, Histories, Recommend, Sample, refuse
 from serving.batcher import Batcher, Overloaded
 from serving.http_limits import KeyAndSizeLimits
@@ -23,9 +24,6 @@ with extra("server", "An HTTP server"):
     from starlette.requests import Request
     from starlette.responses import Response
     from starlette.routing import Route
-
-if TYPE_CHECKING:
-    from recommenders import RankedList
 
 MOST_WAITING = 4096
 """Histories that may wait for a batch; a request for more is refused."""

@@ -2,10 +2,9 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from recommenders import GenerativeRecommender, RankedList, Recommender
+from recommenders import GenerativeRecommender, RankedList, Recommender
 
 
 class Row(NamedTuple):
@@ -40,8 +39,8 @@ class Draws:
 class Served:
     """A recommender and the settings of its server: guide, its weight, the usual beam and the largest batch."""
 
-    recommender: "GenerativeRecommender"
-    guide: "Recommender | None" = None
+    recommender: GenerativeRecommender
+    guide: Recommender | None = None
     guide_weight: float = 1.0
     beam_width: int = 50
     max_batch: int = 64
@@ -51,7 +50,7 @@ class Served:
         first = Row([self.recommender.catalog.item_ids[0]], [], 1)
         self.draw(Beam(False, self.beam_width, 0.0, 0), [first])
 
-    def draw(self, how: Hashable, rows: Sequence[Row]) -> "list[RankedList]":
+    def draw(self, how: Hashable, rows: Sequence[Row]) -> list[RankedList]:
         """The list of each row, cut where its own k says."""
         histories = [row.history for row in rows]
         if isinstance(how, Draws):
@@ -73,7 +72,7 @@ class Served:
         return [_cut(found, row.k) for found, row in zip(ranked, rows, strict=True)]
 
 
-def _cut(found: "RankedList", k: int) -> "RankedList":
+def _cut(found: RankedList, k: int) -> RankedList:
     if len(found.items) <= k:
         return found
     return replace(found, items=found.items[:k], scores=found.scores[:k], titles=found.titles[:k])

@@ -1,5 +1,6 @@
 """A recommender over HTTP: what it answers, what it refuses, and that it goes on."""
 
+import json
 import re
 import threading
 import time
@@ -8,10 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import requests
+import torch
 
-from catalog.errors import DivergedError
+from catalog.errors import DivergedError, InputError
+from recommenders import Popularity
 from serving.asked import MOST_BYTES, MOST_HISTORIES
-from tests.http_server import served
+from serving.served import Served
+from tests.raising import raises
 
 HISTORIES = [["item3"], ["item1", "item8", "item40"], ["item5", "item5", "item6", "item7", "item9", "item11"]]
 KEY = "a key of more than 16 characters"
@@ -100,9 +104,8 @@ BAD = [
 
 def test_a_bad_request_is_one_sentence_and_the_next_is_answered(url):
     def raw(asked):
-        if not isinstance(asked, bytes):
-            return requests.post(url + "/recommend", data=json_of(asked), timeout=20)
-        return requests.post(url + "/recommend", data=asked, timeout=20)
+        content = asked if isinstance(asked, bytes) else json.dumps(asked).encode()
+        return requests.post(url + "/recommend", data=content, timeout=20)
 
     for asked, status in [*BAD, *((content, 400) for content in (b"", b"{", b"[" * 50_000, b"\xff", b"null", b"7"))]:
         answer = raw(asked)
@@ -114,12 +117,6 @@ def test_a_bad_request_is_one_sentence_and_the_next_is_answered(url):
     assert value(url, "gflowgr_batch_histories_count") == 0  # none of them came to the model
     assert value(url, 'gflowgr_requests_total{path="/recommend",status="413"}') == 1
     assert results(post(url, history=["item1"], k=1))
-
-
-def json_of(asked):
-    import json
-
-    return json.dumps(asked).encode()
 
 
 def test_draws_are_those_of_the_seed(url, recommender):
@@ -154,7 +151,7 @@ class Fragile:
 
     def __init__(self, recommender):
         self.inner, self.catalog = recommender, recommender.catalog
-        self.go_on = threading.Event()
+        self.begun, self.go_on = threading.Event(), threading.Event()
 
     def recommend(self, histories, k, **settings):
         if ["diverged"] in histories:
@@ -162,6 +159,7 @@ class Fragile:
         if ["broken"] in histories:
             raise ZeroDivisionError("of the engine")
         if ["slow"] in histories:
+            self.begun.set()
             self.go_on.wait(20)
         return self.inner.recommend(histories, k, **settings)
 
@@ -170,8 +168,7 @@ def test_a_request_that_the_engine_fails_at_fails_alone(serve, recommender):
     fragile = Fragile(recommender)
     with serve(fragile) as url, ThreadPoolExecutor(8) as pool:
         waiting = pool.submit(post, url, history=["slow"])
-        while not value(url, "gflowgr_requests_total" + '{path="/metrics",status="200"}'):
-            time.sleep(0.01)
+        assert fragile.begun.wait(20)
         asked = [["item1"], ["broken"], ["item2"], ["diverged"], ["item3"]]
         answers = [pool.submit(post, url, history=history, k=3) for history in asked]
         while value(url, "gflowgr_waiting_histories") < 5:
@@ -188,7 +185,7 @@ def test_what_takes_too_long_or_would_wait_too_long_is_told(serve, recommender, 
     fragile = Fragile(recommender)
     with serve(fragile, seconds=1.0) as url, ThreadPoolExecutor(8) as pool:
         slow = pool.submit(post, url, history=["slow"])
-        time.sleep(0.3)
+        assert fragile.begun.wait(20)
         late = pool.submit(post, url, histories=[["item1"]] * 3)
         while value(url, "gflowgr_waiting_histories") < 3:
             time.sleep(0.01)
@@ -201,14 +198,8 @@ def test_what_takes_too_long_or_would_wait_too_long_is_told(serve, recommender, 
 
 
 def test_a_guide_steers_the_lists_and_a_server_that_cannot_answer_does_not_start(recommender, serve):
-    from catalog.errors import InputError
-    from recommenders import Popularity
-    from serving.served import Served
-    from tests.raising import raises
-
-    guide = Popularity(np.eye(48)[7] + 1e-3)
+    guide = Popularity(torch.eye(48)[7] + 1e-3)
     with serve(guide=guide, guide_weight=100.0) as url:
         assert results(post(url, history=["item1"], k=1))[0]["items"] == ["item7"]
     with raises(InputError, field="guide_weight"):
         Served(recommender, guide, guide_weight=-1.0).warm_up()
-    assert served

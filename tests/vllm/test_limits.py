@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from catalog.errors import InputError, RunError
 from samplers.rollouts.client import MOST_PROMPTS, ServerEngine
+from tests import http_server
 from tests.raising import raises
 
 pytestmark = pytest.mark.vllm  # which brings uvicorn and fastapi
@@ -45,24 +46,13 @@ class Engine:
         return self.spoil(torch.ones(shape, dtype=torch.long), torch.full(shape, -1.0))
 
 
-@contextmanager
 def served(engine, catalog):
-    """The url of the real app around it, in a thread."""
-    import uvicorn
-
+    """A context with the url of the real app around an engine."""
     from samplers.rollouts.server import make_app
-    from serving.http_limits import server_config
 
-    app = make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST, part_bytes=10_000)
-    server = uvicorn.Server(server_config(app))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    return http_server.served(
+        make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST, part_bytes=10_000)
+    )
 
 
 @contextmanager

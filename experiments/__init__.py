@@ -2,9 +2,10 @@
 
 From Python: `evaluate_run`, `compare_runs`, `run_sweep`, `fit_recommenders` and `export_rows`.
 
-- `arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and how a program ends
+- `arguments`, `server_arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and
+  how a program ends
 - `setting_tables`: names, kinds, defaults and help of settings, without torch
-- `train`: the trainer that a recipe describes; `serve`: a rollout server
+- `train`: the trainer that a recipe describes; `serve`, `rollout_server`: the apps of the servers
 - `evaluate`, `match`, `evaluations`: rank a run, compare it with a reward, keep what came out
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
 - `comparison`, `results`: the pages
@@ -19,7 +20,17 @@ from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    *("catalog", "interactions", "policy", "recommenders", "semantic_ids", "rewards", "samplers", "evaluation"),
+    *(
+        "catalog",
+        "interactions",
+        "policy",
+        "recommenders",
+        "serving",
+        "semantic_ids",
+        "rewards",
+        "samplers",
+        "evaluation",
+    ),
     *("trainer", "experiments", "recipes"),
 )
 

@@ -198,44 +198,6 @@ class EvaluateArguments(Arguments):
 
 
 @dataclass
-class ServeArguments(Arguments):
-    """What `serve.py` can be told."""
-
-    model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    host: str = field(
-        default="127.0.0.1",
-        metadata={"help": "Address to listen at; others than this machine's own are not encrypted."},
-    )
-    port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
-    max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
-    longest: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the longest prompt, by default what max_history items need; with a prompt_template "
-            "training says it."
-        },
-    )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
-    )
-    engine: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "port", "max_history", "longest")
-        if self.port > 65535:
-            raise InputError(f"port={self.port}: it must be at most 65535.", field="port", value=self.port)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`engine`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("engine", self.engine)
-
-
-@dataclass
 class CompareArguments(Arguments):
     """What `compare.py` can be told: folders of runs, or a sweep whose runs it trains where they are missing."""
 

@@ -77,7 +77,9 @@ class RolloutConfig(TrainingConfig, ABC):
     )
     vllm_mode: Literal["colocate", "server"] = field(
         default="colocate",
-        metadata={"help": "'colocate': in the trainer's process and on its device; 'server': by recipes/serve.py."},
+        metadata={
+            "help": "'colocate': in the trainer's process and on its device; 'server': by recipes/rollout_server.py."
+        },
     )
     vllm_server_base_url: list[str] | str = field(
         default_factory=lambda: ["http://127.0.0.1:8000"],

@@ -11,7 +11,7 @@ from catalog.errors import DivergedError, InputError, RunError
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import ON_POLICY, Exploration, PathLogProbs, TriePolicy
 from policy.base import Branches
-from policy.checkpoints import check_finished
+from policy.folders import check_finished
 from samplers.rollouts.engine import RolloutEngine
 from samplers.rollouts.vllm_engine import VLLMEngine
 

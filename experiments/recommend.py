@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from recommenders.policy_folder import find_folder, policy_files, read_record
 
 from catalog import Catalog
 from catalog.errors import InputError
@@ -29,7 +30,6 @@ from interactions.histories import (
 from interactions.provenance import Provenance
 from policy.checkpoints import finished
 from recommenders import GenerativeRecommender, RankedList, load_recommender, made_of
-from recommenders.policy_folder import find_folder, policy_files, read_record
 from trainer.runtime.launch import before_processes_join
 from trainer.runtime.processes import from_main, leave_group
 
@@ -52,10 +52,10 @@ class Plan:
 
 
 def recommend_users(model: str | Path, output: str | Path, **settings: Any) -> dict[str, Any]:
-    """Recommend to every user of a file or of prepared data, into one file with a row a user, in the order of the input.
+    """Recommend to every user of a file or of prepared data, into one file with a row a user.
 
-    A row has `user`, `items`, `scores`, `titles`, `source`, `unknown` and `error`, as `RankedList` explains them. The
-    file is complete or absent. A call that was killed goes on where it stood when it is repeated. Processes that
+    The rows are in the order of the input. A row has `user`, `items`, `scores`, `titles`, `source`, `unknown` and `error`, as
+    `RankedList` explains them. The file is complete or absent. A call that was killed goes on where it stood when it is repeated. Processes that
     `accelerate launch` started share the users.
 
     Args:

@@ -84,8 +84,8 @@ def read_histories(path: str | Path, columns: Mapping[str, str] | None = None) -
     - One row a user: `history`, a list of item ids, in CSV a JSON list or ids with spaces between them, and `user`;
       without that column a user is called by the number of the row, from 1. A history that cannot be read becomes a
       `History` with an `error`; an empty one holds no items.
-    - Rows of events: `user`, `item` and, unless the file is in order, `timestamp`; also any file of `read_log`. They are
-      grouped by user, in the order in which users first appear, and each history is in the order of time.
+    - Rows of events: `user`, `item` and, unless the file is in order, `timestamp`; also any file of `read_log`. Users
+      come in the order in which they first appear, and each history is in the order of time.
 
     columns: our names to the file's, for instance {"item": "asin"}. The whole file is read once, to check it.
 

@@ -54,9 +54,9 @@ class Plan:
 def recommend_users(model: str | Path, output: str | Path, **settings: Any) -> dict[str, Any]:
     """Recommend to every user of a file or of prepared data, into one file with a row a user.
 
-    The rows are in the order of the input. A row has `user`, `items`, `scores`, `titles`, `source`, `unknown` and `error`, as
-    `RankedList` explains them. The file is complete or absent. A call that was killed goes on where it stood when it is repeated. Processes that
-    `accelerate launch` started share the users.
+    The rows are in the order of the input. A row has `user`, `items`, `scores`, `titles`, `source`, `unknown` and
+    `error`, as `RankedList` explains them. The file is complete or absent. A call that was killed goes on where it
+    stood when it is repeated. Processes that `accelerate launch` started share the users.
 
     Args:
         model: the folder of a finished run.

@@ -1,7 +1,7 @@
 """The file that a program recommends into: made of parts that outlive a killed process, then whole or absent.
 
-Beside `recs.parquet` lies `.recs.parquet.parts/` while it is made, with the parts and what they are made of. Then there is
-`recs.parquet.json`, the record: what the file is made of, its SHA-256 and its counts.
+Beside `recs.parquet` lies `.recs.parquet.parts/` while it is made, with the parts and what they are made of. Afterwards
+there is `recs.parquet.json`, the record: what the file is made of, its SHA-256 and its counts.
 """
 
 import json

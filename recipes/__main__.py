@@ -1,4 +1,4 @@
-"""GFlowGR, one command a task: prepare, recommenders, train, evaluate, recommend, compare, reproduce, export, plan, serve.
+"""GFlowGR, one command a task: prepare, recommenders, train, evaluate, recommend, compare and others, see below.
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
@@ -16,16 +16,8 @@ from catalog.settings import check_known
 from experiments.command_line import program
 
 COMMANDS = (
-    "prepare",
-    "recommenders",
-    "train",
-    "evaluate",
-    "recommend",
-    "compare",
-    "reproduce",
-    "export",
-    "plan",
-    "serve",
+    *("prepare", "recommenders", "train", "evaluate", "recommend"),
+    *("compare", "reproduce", "export", "plan", "serve"),
 )
 
 

@@ -67,6 +67,13 @@ class RecommendArguments(Arguments):
         at_least(self, 1, "k", "beam_width", "batch_size")
         at_least(self, 0, "guide_weight", strictly=True)
         at_least(self, 0, "diversity")
+        if self.beam_width is not None and self.beam_width < self.k:
+            raise InputError(
+                f"beam_width={self.beam_width} is below k={self.k}.",
+                remedy=f"Set it to {self.k} or more.",
+                field="beam_width",
+                value=self.beam_width,
+            )
         if bool(self.histories) == bool(self.data):
             raise InputError(
                 "Give either histories, a file, or data, a prepared folder.", field="data" if self.data else "histories"

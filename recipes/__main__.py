@@ -1,4 +1,6 @@
-"""GFlowGR, one command a task: prepare, recommenders, train, evaluate, recommend, compare and others, see below.
+"""GFlowGR, one command a task.
+
+prepare, recommenders, train, evaluate, recommend, compare, reproduce, export, plan, serve
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml

@@ -15,9 +15,9 @@ import torch
 from common import alternate, arguments, by_generate, make_policy, table
 
 from catalog import code_of_token
-from evaluation.ranker import rank_by_beam
 from interactions import load_prepared
 from policy import inference
+from recommenders import GenerativeRecommender
 
 
 def main() -> None:
@@ -28,8 +28,9 @@ def main() -> None:
     catalog, splits = load_prepared(args.data)
     policy, builder = make_policy(catalog, args.hidden, args.layers, args.history)
     trie, rows = catalog.trie, splits.test
+    recommender, histories = GenerativeRecommender(policy, builder, catalog), rows["history"][:]
     started = time.perf_counter()
-    rank_by_beam(policy, rows, builder, width=args.beam, exclude_history=False, batch_size=args.batch)
+    recommender.rank(histories, args.beam, exclude_history=False, batch_size=args.batch)
     seconds = time.perf_counter() - started
     prompts = builder(rows.select(np.linspace(0, len(rows) - 1, args.batch).astype(int)).to_list())
     search = by_generate(policy, prompts, args.beam, beams=True)

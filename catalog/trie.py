@@ -171,8 +171,12 @@ class Trie:
     @cached_property
     def items_below(self) -> Tensor:
         """How many items lie at or below each node: [nodes] int32."""
+        return self.count_below(torch.ones(self.items, dtype=torch.bool, device=self.key.device))
+
+    def count_below(self, wanted: Tensor) -> Tensor:
+        """How many of the items that are wanted, bool [items], lie at or below each node: [nodes] int32."""
         counts = torch.zeros(self.nodes, dtype=torch.int32, device=self.key.device)
-        counts[self.first_leaf :] = self.leaf_start.diff()
+        counts.index_add_(0, self.leaf_of_item, wanted.int())
         for level in range(self.levels, 0, -1):
             nodes = self.nodes_at(level)
             counts.index_add_(0, self.parent(nodes), counts[nodes])

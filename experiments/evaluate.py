@@ -1,22 +1,18 @@
 """What `evaluate.py` and `recommenders.py` measure: a policy's ranking and calibration, and the classical baselines."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
-from safetensors import SafetensorError
-from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer
 
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.progress import progress
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
-from evaluation.ranker import guidance, rank_by_beam, rank_exactly
 from evaluation.ranking import EVAL_K
 from experiments.arguments import EvaluateArguments, RecommenderArguments
 from experiments.evaluations import (
@@ -30,14 +26,20 @@ from experiments.evaluations import (
     write_evaluation,
     writing,
 )
-from experiments.match import MATCH_USERS, comparable, match_reward, reward_record, reward_settings
-from interactions import PromptBatch, PromptBuilder, Splits, load_prepared, training_counts
+from experiments.match import MATCH_USERS, comparable, match_reward, reward_record
+from interactions import Splits, load_prepared, training_counts
 from interactions.provenance import Provenance
 from interactions.rows import unrankable
-from policy import TriePolicy, auto_class, policy_of
-from policy.checkpoints import check_finished
-from recommenders import BatchRecommender, Recommender, fit_recommender, load_recommender, made_of, rank
-from trainer.runtime.launch import one_device
+from recommenders import (
+    GenerativeRecommender,
+    Guide,
+    Recommender,
+    fit_recommender,
+    load_recommender,
+    made_of,
+    rank,
+)
+from trainer.runtime.contents import reward_settings
 
 logger = logging.getLogger(__name__)
 
@@ -74,21 +76,24 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             value=args.output_dir,
         )
     with writing(output, of) as folder:
-        policy, prompts = load_policy(run, catalog)
-        ranked = rank_by_beam(
-            policy,
-            rows,
-            prompts,
-            width=args.beam_width,
+        trained = GenerativeRecommender.from_pretrained(run)
+        policy, prompts = trained.policy, trained.prompts
+        guide = None
+        if args.guide:
+            recommender = load_recommender(args.guide, catalog, vars(splits))
+            guide = Guide(recommender, args.guide_weight, args.guide_floor)
+        ranked = trained.rank(
+            rows["history"][:],
+            args.beam_width,
             exclude_history=args.exclude_history,
             batch_size=args.batch_size,
-            guide=_guide(args, catalog, splits) if args.guide else None,
+            guide=guide,
         )
         metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
         how = protocol(rows, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
         record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
         if args.exact_users:
-            record["beam_equals_exact_top10"] = _exactness(args, ranked, policy, rows, prompts, catalog)
+            record["beam_equals_exact_top10"] = _exactness(args, ranked, trained, rows)
         match = None
         if args.guide:
             record["guide"] = {"model": args.guide, "weight": args.guide_weight, "floor": args.guide_floor}
@@ -154,48 +159,12 @@ def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool)
     }
 
 
-def _exactness(
-    args: EvaluateArguments,
-    ranked: np.ndarray,
-    policy: TriePolicy,
-    rows: Dataset,
-    prompts: PromptBuilder,
-    catalog: Catalog,
-) -> float:
+def _exactness(args: EvaluateArguments, ranked: np.ndarray, trained: GenerativeRecommender, rows: Dataset) -> float:
     """Share of the first users for whom the beam's top 10 are the leaves of the exact ranking, in its order."""
     some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
-    exact = rank_exactly(policy, some, prompts, k=TOP, exclude_history=args.exclude_history)
+    exact = trained.rank_exactly(some["history"][:], TOP, exclude_history=args.exclude_history)
+    catalog = trained.catalog
     return float((same_leaf(exact, catalog) == same_leaf(ranked[: len(some), :TOP], catalog)).all(1).mean())
-
-
-def load_policy(run: Path, catalog: Catalog) -> tuple[TriePolicy, PromptBuilder]:
-    """The policy that a run left, and what builds its prompts. Raises InputError where its files cannot be read."""
-    settings = run_settings(run)
-    check_finished(run)
-    device = one_device()
-    try:
-        model = (
-            auto_class(AutoConfig.from_pretrained(run, trust_remote_code=False))
-            .from_pretrained(run, dtype=torch.float32, trust_remote_code=False)
-            .to(device)  # type: ignore[arg-type]  # transformers wraps nn.Module.to, and mypy takes device for self
-        )
-        tokenizer = AutoTokenizer.from_pretrained(run, trust_remote_code=False)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise InputError(
-            f"The model in {run} cannot be read ({error}).", remedy="Train it to its end first.", file=run
-        ) from error
-    catalog.check_trained(model.config)
-    template = settings.get("prompt_template")  # runs of before there were templates do not say
-    prompts = PromptBuilder(catalog, tokenizer, settings["max_history"], template)
-    return policy_of(model, catalog.trie.to(device), prompts.tokens.to(device)), prompts
-
-
-def _guide(args: EvaluateArguments, catalog: Catalog, splits: Splits) -> Callable[[PromptBatch], Tensor]:
-    """What the recommender adds to each step; it reads histories alone, so it cannot know the target."""
-    assert args.guide is not None
-    recommender, trie = BatchRecommender(load_recommender(args.guide, catalog, vars(splits))), catalog.trie
-    floor, weight = args.guide_floor, args.guide_weight
-    return lambda batch: guidance(recommender(batch).clamp(min=floor).log(), trie.to(batch.history.device), weight)
 
 
 def list_metrics(

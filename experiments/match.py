@@ -23,16 +23,13 @@ from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
 from rewards.load import settings_of
 from trainer import GFlowNetConfig
+from trainer.runtime.contents import PYTHON, reward_settings
 from trainer.scoring.target import Target
 
 logger = logging.getLogger(__name__)
 
 MATCH_USERS = 200
 """Of so many users the policy's exact distribution is compared with the reward."""
-
-SHAPE = ("reward_floor", "reward_floor_end", "reward_temperature", "reward_temperature_end")
-PYTHON = "python_parts"
-"""In resolved.yaml: what the run was given in Python, by its import path where it has one, rewards with weights."""
 
 
 class Match(NamedTuple):
@@ -45,19 +42,6 @@ class Match(NamedTuple):
 def comparable(catalog: Catalog) -> bool:
     """Whether a policy over the catalogue is compared with rewards, item by item."""
     return catalog.leaf_is_item and len(catalog) <= MATCH_ITEMS
-
-
-def reward_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """What decides the reward of a run with these settings, {} for a run without one.
-
-    A reward that the run was given in Python is named by its import path, or as what it is where it has none.
-    """
-    given = settings.get(PYTHON) or {}
-    rewards = given.get("rewards") or settings.get("rewards")
-    if not rewards:
-        return {}
-    recommender = given.get("recommender") or settings.get("recommender")
-    return {"rewards": rewards, "recommender": recommender} | {n: settings[n] for n in SHAPE if n in settings}
 
 
 def reward_record(source: Path, data: Provenance) -> dict[str, Any] | None:

@@ -14,6 +14,7 @@ from transformers import Cache, PreTrainedModel
 from catalog import Trie
 from catalog.errors import DivergedError
 from interactions.prompts import PromptBatch
+from policy.beam import Reachable, prune
 from policy.exploration import ON_POLICY, Exploration
 from policy.plan import TriePlan
 
@@ -135,37 +136,53 @@ class TriePolicy(ABC):
             return self.trie.item(nodes), torch.stack(taken, -1)
 
     def beam(
-        self, prompts: PromptBatch, width: int, excluded: Tensor | None = None, guide: Tensor | None = None
+        self,
+        prompts: PromptBatch,
+        width: int,
+        excluded: Tensor | None = None,
+        guide: Tensor | None = None,
+        *,
+        k: int | None = None,
+        allowed: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """The best items a beam of `width` finds, best first: items [B, width], log-probabilities [B, width].
+        """The best items a beam of `width` finds, best first: items [B, k], log-probabilities [B, k].
 
-        Items are distinct (one per leaf). excluded [B, H], -1 for padding: items that are passed over during the
-        search, so that they cost no place in the beam. Places that no item is left for hold -1 and -inf.
+        k: at most `width`, which is the default. With a smaller one, branches that cannot end among the best k are no
+        longer computed, which changes nothing in the result. Items are distinct (one per leaf). excluded [B, H], -1
+        for padding: items that are passed over during the search, so that they cost no place in the beam. allowed bool
+        [items]: the only items that are not passed over. A leaf is passed over once all its items are. Places that no
+        item is left for hold -1 and -inf.
 
         guide [B, nodes]: what each step into a node adds to its log P_F, for instance a multiple of the exact
         log F(child) - log F(node); the scores then are sums of both.
         """
+        k = width if k is None else k
         with inference(self.model):
             logits, branches = self._read(prompts)
-            exhausted = self._exhausted(excluded)
-            row = torch.arange(len(prompts), device=logits.device)[:, None, None] * self.trie.nodes
+            reachable = Reachable(self.trie, excluded, allowed)
             nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
             log_p = self.child_log_probs(logits, nodes, self.trie.max_children[0])
             score = torch.zeros(len(prompts), 1, device=logits.device)
-            for level, fan in enumerate(self.trie.max_children):
-                if level:
+            for level, fan in enumerate(self.trie.max_children, start=1):
+                if level > 1:
                     log_p = self._advance(branches, nodes, fan)
                 check_numbers(log_p)
                 child = self.trie.children(nodes, fan)  # [B, W, fan]
                 total = score.unsqueeze(-1) + log_p
                 if guide is not None:
                     total = total + guide.gather(1, child.clamp(min=0).flatten(1)).view_as(total)
-                total = total.masked_fill((child < 0) | torch.isin(row + child, exhausted), -torch.inf).flatten(1)
-                score, best = total.topk(min(width, total.shape[1]))
+                total = total.masked_fill(~reachable(child), -torch.inf).flatten(1)
+                score, best = total.topk(min(width if level < self.trie.levels else k, total.shape[1]))
                 nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
+                if level < self.trie.levels:
+                    held = prune(self.trie, nodes, score, level, k, guide)
+                    places = max(1, int(held.sum(1).max()))  # those held come first
+                    nodes, score, best = (values[:, :places] for values in (nodes, score, best))
+                    nodes = nodes.where(held[:, :places], 0)
+                    score = score.where(held[:, :places], -torch.inf)
                 branches.select(best // fan)
             items = self.trie.item(nodes.clamp(min=self.trie.first_leaf)).where(score > -torch.inf, -1)
-            missing = (0, width - items.shape[1])
+            missing = (0, k - items.shape[1])
             return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
 
     def _advance(self, branches: "Branches", nodes: Tensor, width: int) -> Tensor:
@@ -214,16 +231,6 @@ class TriePolicy(ABC):
         child = self.trie.children(nodes)  # [n, C]
         log_p = self.child_log_probs(logits, nodes.expand(len(edge), -1), child.shape[-1])  # [B, n, C]
         edge[:, child[child > 0]] = log_p[:, child > 0]
-
-    def _exhausted(self, excluded: Tensor | None) -> Tensor:
-        """row * nodes + node of every node below which a row has only excluded items; excluded [B, H]."""
-        if excluded is None:
-            return torch.empty(0, dtype=torch.long, device=self.tokens.device)
-        row, slot = (excluded >= 0).nonzero(as_tuple=True)
-        pairs = torch.stack([row, excluded[row, slot]], 1).unique(dim=0)  # [n, 2]; a repeat must not count twice
-        key = pairs[:, :1] * self.trie.nodes + self.trie.path(pairs[:, 1])[:, 1:]
-        key, count = key.unique(return_counts=True)
-        return key[count == self.trie.items_below[key % self.trie.nodes]]
 
 
 def check_numbers(log_p: Tensor) -> None:

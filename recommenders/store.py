@@ -19,17 +19,20 @@ from interactions import Splits
 from interactions.provenance import Provenance
 from recommenders.base import Recommender
 from recommenders.factors import ALS, BPR
+from recommenders.generative import GenerativeRecommender
 from recommenders.item_knn import ItemKNN
 from recommenders.mixture import Mixture
+from recommenders.policy_folder import copy_policy, holds_policy
 from recommenders.popularity import Popularity
 from recommenders.sasrec import SASRec
 
 RECOMMENDERS: dict[str, Any] = {"popularity": Popularity, "item_knn": ItemKNN, "sasrec": SASRec, "als": ALS, "bpr": BPR}
 """Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.
 
-`state()` gives named tensors and numbers that JSON can hold. The one further kind, "mixture", has no state of its own.
+`state()` gives named tensors and numbers that JSON can hold. Two further kinds have no state of their own: "mixture" of
+others, and "policy", the policy of the finished run that its setting `run` names.
 """
-RECORD, TENSORS = "recommender.json", "model.safetensors"
+RECORD, TENSORS, COPY = "recommender.json", "model.safetensors", "policy"
 
 
 def fit_recommender(
@@ -45,12 +48,15 @@ def fit_recommender(
     """
     folder, rows = Path(folder), vars(splits)
     chosen = _settings(kind, settings)
-    provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **asdict(chosen)})
+    made = {"weights": _weights(chosen.run)} if kind == "policy" else asdict(chosen)
+    provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **made})
     whole = (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(provenance)
     if whole and (kind != "mixture" or _mixed_of_these(folder, provenance.settings["weights"])):
         return load_recommender(folder, catalog)
     if kind == "mixture":
         return _mix(provenance, catalog, rows, folder)
+    if kind == "policy":
+        return _copy(chosen.run, provenance, catalog, rows, folder)
     started = time.perf_counter()
     model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
@@ -69,6 +75,8 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
     rows: the rows of each split that it is used with, `vars(splits)`, or some of the splits. They must be those that it
     was fitted on: a model of a longer log has seen what is held out here. Without rows there is no such check.
 
+    A trained policy is one too: the folder of a finished run, or a copy that kind "policy" made.
+
     Raises:
         InputError: there is none, it is not whole, or it was fitted on the items of another catalogue or on other rows.
     """
@@ -80,7 +88,11 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
         "pass recommender=load_recommender(folder, catalog).",
         file=folder,
     )
+    if holds_policy(folder):
+        return GenerativeRecommender.from_pretrained(folder)
     record = read_json(folder / RECORD, "The recommender's record")
+    if record["kind"] == "policy":
+        return GenerativeRecommender.from_pretrained(folder / COPY)
     if record["kind"] == "mixture":
         weights = Mixture.Settings(**record["settings"]).weights  # checked, since they name folders
         return Mixture({name: load_recommender(folder / name, catalog, rows) for name in weights}, weights)
@@ -96,6 +108,8 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
 def made_of(folder: str | Path) -> Provenance:
     """What the recommender in `folder` was fitted on, and how. Raises InputError where there is none that is whole."""
     folder = Path(folder)
+    if holds_policy(folder) and not broken(folder):
+        return Provenance.from_dict(sealed(folder, "The policy")["provenance"])
     if not (folder / RECORD).is_file():
         raise InputError(
             f"{folder} holds no fitted recommender.",
@@ -123,6 +137,24 @@ def _mix(provenance: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], 
     return mixture
 
 
+def _weights(run: str) -> dict[str, str]:
+    """The digests of a run's weights. Raises InputError where it is no finished, self-contained run."""
+    made_of(run)
+    return {name: digest for name, digest in digests(Path(run)).items() if name.startswith("model")}
+
+
+def _copy(
+    run: str, provenance: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: Path
+) -> GenerativeRecommender:
+    """The policy of a run, copied into `folder`, so that what mixes it does not change when the run does."""
+    load_recommender(run, catalog, rows)
+    with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:
+        (temporary / COPY).mkdir()
+        copy_policy(Path(run), temporary / COPY)
+        write_json(temporary / RECORD, {"kind": "policy", "settings": {"run": run}, "seconds": 0.0})
+    return GenerativeRecommender.from_pretrained(folder / COPY)
+
+
 def _mixed_of_these(folder: Path, weights: Mapping[str, float]) -> bool:
     """Whether a mixture's copies are what lies beside it now: fitted in the same way, with the same content."""
     for name in weights:
@@ -139,7 +171,7 @@ def _mixed_of_these(folder: Path, weights: Mapping[str, float]) -> bool:
 
 def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
     """The `Settings` of a kind, with the defaults of those that are not given."""
-    kinds = RECOMMENDERS | {"mixture": Mixture}
+    kinds = RECOMMENDERS | {"mixture": Mixture, "policy": GenerativeRecommender}
     problem = f"{kind!r} is not a kind of recommender."
     check_known(kind, kinds, problem, field="kind", remedy=f"Choose one of {sorted(kinds)}.")
     check_table("models", settings, get_type_hints(kinds[kind].Settings), kind)

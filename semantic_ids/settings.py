@@ -44,6 +44,9 @@ class DataArguments(Arguments):
     on_collision: Literal["extend", "keep"] = field(
         default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
     )
+    license: str | None = field(
+        default=None, metadata={"help": "License of the data, which model cards of what is trained on them state."}
+    )
     users: int | None = field(default=None, metadata={"help": "Keep the first users only, to try things out."})
     seed: int = field(default=0, metadata={"help": "Of vectors, quantizer and the order of the items."})
     cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})

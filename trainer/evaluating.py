@@ -8,9 +8,9 @@ import torch
 from datasets import Dataset
 from transformers.trainer_utils import PredictionOutput
 
-from evaluation.ranker import rank_by_beam
 from evaluation.ranking import mean_metrics, ranking_metrics
 from interactions.rows import sample_rows
+from recommenders import GenerativeRecommender
 from trainer.checks import check_rows
 from trainer.front_door import as_rows
 
@@ -54,11 +54,10 @@ def rank(trainer: "RecommenderTrainer", rows: Dataset) -> np.ndarray:
     world, process = trainer.accelerator.num_processes, trainer.accelerator.process_index
     part = -(-len(rows) // world)
     index = torch.arange(process * part, (process + 1) * part)
-    ranked = rank_by_beam(
-        trainer.policy,
-        rows.select((index % len(rows)).tolist()),
-        trainer.prompts,
-        width=trainer.args.beam_width,
+    part_rows = rows.select((index % len(rows)).tolist())
+    ranked = GenerativeRecommender(trainer.policy, trainer.prompts, trainer.catalog).rank(
+        part_rows["history"][:],
+        trainer.args.beam_width,
         exclude_history=trainer.args.exclude_history,
         batch_size=trainer.args.per_device_eval_batch_size,
     )

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -33,6 +33,7 @@ from trainer.runtime.adapters import ROWS, adapt
 from trainer.runtime.best_model import settle_set
 from trainer.runtime.checkpoint_files import check_savable
 from trainer.runtime.checkpoints import RunCheckpoints, restore_groups
+from trainer.runtime.contents import PolicyContents
 from trainer.runtime.export import load_heads, merged_weights, write, write_final
 from trainer.runtime.launch import check_launch, check_processes, describe
 from trainer.runtime.processes import Processes
@@ -135,11 +136,13 @@ class RecommenderTrainer(Trainer):
         check_savable(self.accelerator)
         self.runtime_info = describe(self.accelerator, self.model)
         self.folder.connect(self.runtime_info, self.python_parts)
-        tables = Path(args.output_dir) / "trajectories"
-        self.tables = TrajectoryTables(self.catalog, tables, args.log_trajectories_steps)
+        self.tables = TrajectoryTables(
+            self.catalog, Path(args.output_dir) / "trajectories", args.log_trajectories_steps
+        )
         self.metrics, self.watchdog = StepMetrics(), Watchdog(args.ddp_timeout)
         self.processes = Processes(self.accelerator, self.watchdog, self._abort)
         self.checkpoints = RunCheckpoints(args, self.processes, self.model, self.runtime_info)
+        self.contents = PolicyContents(type(self).__name__, args, self.catalog, self.train_dataset, self.folder)
         self.trie = self.catalog.trie.to(args.device)
         self.tokens = self.prompts.tokens.to(args.device)
         self.policy = policy_of(self.model, self.trie, self.tokens)
@@ -263,7 +266,7 @@ class RecommenderTrainer(Trainer):
     evaluation_loop = unavailable("evaluation_loop", "Call evaluate, or predict for the rankings.")
     prediction_step = unavailable("prediction_step", "Call predict, or trainer.policy.log_probs for probabilities.")
     hyperparameter_search = unavailable("hyperparameter_search", "Run a sweep: python -m recipes.compare.")
-    push_to_hub = unavailable("push_to_hub", "Call save_model and upload the folder: hf upload NAME FOLDER.")
+    push_to_hub = unavailable("push_to_hub", "Call save_model, then recommenders.push_to_hub(output_dir, NAME).")
 
     def floating_point_ops(self, inputs: MicroBatch) -> int:
         return 0  # transformers' estimate reads a dictionary of tensors and knows no shared prompts
@@ -350,11 +353,12 @@ class RecommenderTrainer(Trainer):
         self._write(output_dir, self.model, *split_state(state_dict or self.model.state_dict()))
 
     def _write(self, output_dir: str | None, model: Any, policy: dict[str, Tensor], heads: dict[str, Tensor]) -> None:
-        folder, contents = Path(output_dir or self.args.output_dir), (model, self.processing_class, policy, heads)
+        folder, contents = Path(output_dir or self.args.output_dir), partial(self.contents.write, state=self.state)
+        parts = (model, self.processing_class, policy, heads, contents)
         if self.checkpoints.saving:  # a part of a checkpoint, which is marked as a whole
-            write(folder, *contents)
+            write(folder, *parts)
         else:
-            write_final(folder, self.checkpoints.about(self.provenance, self.state.global_step), *contents)
+            write_final(folder, self.checkpoints.about(self.provenance, self.state.global_step), *parts)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)

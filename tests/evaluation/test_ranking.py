@@ -11,11 +11,11 @@ from catalog.errors import InputError
 from evaluation import METRIC_HELP, mean_metrics, metric_help, ranking_metrics
 from evaluation.match import match_metrics
 from evaluation.metric_help import in_order
-from evaluation.ranker import rank_by_beam, rank_exactly
 from evaluation.ranking import EVAL_K, check_cutoffs, common_cutoffs, main_cutoff, ranking_names
 from interactions.prompts import PromptBuilder
 from interactions.rows import unrankable
 from policy import policy_of
+from recommenders import GenerativeRecommender
 from tests.raising import raises
 
 
@@ -136,8 +136,9 @@ def test_a_wide_beam_is_the_exact_ranking_of_the_leaves(exclude_history, make_mo
     whole = (trie.leaf_of_item == trie.leaf_of_item[rows[0]["target"]]).nonzero()[:, 0].tolist()
     assert trie.leaves < 20 and len(whole) > 1
     some = Dataset.from_list([*rows, {"user": "all", "history": whole, "target": 0}])
-    beam = rank_by_beam(policy, some, prompts, width=50, exclude_history=exclude_history)
-    exact = rank_exactly(policy, some, prompts, k=20, exclude_history=exclude_history)
+    trained, histories = GenerativeRecommender(policy, prompts, shared), some["history"][:]
+    beam = trained.rank(histories, 50, exclude_history=exclude_history)
+    exact = trained.rank_exactly(histories, 20, exclude_history=exclude_history)
     assert (exact == beam[:, :20]).all()
     assert (exact[-1] >= 0).sum() == trie.leaves - exclude_history  # one leaf is all in the history
 

@@ -9,10 +9,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from catalog import node_tokens
 from catalog.errors import InputError, RunError
-from evaluation.ranker import guidance
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
 from policy.base import Branches
+from recommenders.guide import guidance
 from tests.raising import raises
 
 EVERY = torch.arange(48)

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +27,18 @@ def write(
     tokenizer: PreTrainedTokenizerBase,
     policy: dict[str, Tensor],
     heads: dict[str, Tensor],
+    contents: Callable[[Path], None],
 ) -> None:
-    """Write a checkpoint that `from_pretrained` reads: config, tokenizer, the policy's weights; and the heads'."""
+    """Write a checkpoint that `from_pretrained` reads: config, tokenizer, the policy's weights; and the heads'.
+
+    contents: writes what makes it self-contained.
+    """
     model.save_pretrained(folder, state_dict=policy)
     tokenizer.save_pretrained(folder)
     if heads:
         (folder / HEADS).parent.mkdir(exist_ok=True)
         save_file({name: value.contiguous() for name, value in heads.items()}, folder / HEADS)
+    contents(folder)
 
 
 def write_final(folder: Path, about: dict[str, Any], *parts: Any) -> None:
@@ -41,7 +47,7 @@ def write_final(folder: Path, about: dict[str, Any], *parts: Any) -> None:
     A kill leaves a folder without its marker, which is not taken for finished. Raises RunError where a weight is no
     finite number, SetupError where the disk is full; what was there before then stays.
     """
-    bad = [name for table in parts[2:] for name, value in table.items() if not value.isfinite().all()]
+    bad = [name for table in parts[2:4] for name, value in table.items() if not value.isfinite().all()]
     if bad:
         raise RunError(
             f"{bad[0]} is no finite number everywhere, so {folder} is not written.",

@@ -4,7 +4,6 @@ import logging
 import os
 import warnings
 from argparse import Namespace
-from functools import cache
 from typing import Any
 
 import psutil
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from catalog.errors import InputError
+from policy.device import say_one_gpu
 
 logger = logging.getLogger(__name__)
 
@@ -57,22 +57,6 @@ def use_one_gpu(args: TrainingArguments) -> None:
         args._n_gpu = 1
         if args.device.type == "cuda":
             say_one_gpu()
-
-
-def one_device() -> torch.device:
-    """Where a process that works alone computes: the first GPU, else the CPU."""
-    if torch.cuda.is_available() and torch.cuda.device_count() > 1:
-        say_one_gpu()
-    return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-
-
-@cache
-def say_one_gpu() -> None:
-    """Log, once, that one GPU of several is used."""
-    logger.warning(
-        "%d GPUs are visible and one process was started: it uses the first. accelerate launch uses them all.",
-        torch.cuda.device_count(),
-    )
 
 
 def resolve_batch_size(prompts: int, most: int, processes: int) -> tuple[int, int]:

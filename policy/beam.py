@@ -1,0 +1,61 @@
+"""Where a beam may go, and which of its branches can still end among the best."""
+
+import torch
+from torch import Tensor
+
+from catalog import Trie
+
+
+class Reachable:
+    """Which nodes a row may be led to: those with an item at or below them that is allowed and not excluded.
+
+    excluded [B, H], -1 for padding, or None; allowed bool [items] or None. Where items share a leaf it stays reachable
+    as long as one of them is left.
+    """
+
+    def __init__(self, trie: Trie, excluded: Tensor | None, allowed: Tensor | None) -> None:
+        self.nodes = trie.nodes
+        self.below = trie.items_below if allowed is None else trie.count_below(allowed)  # [nodes]
+        self.closed = None if allowed is None else self.below == 0
+        self.exhausted = None if excluded is None else self._exhausted(trie, excluded, allowed)
+
+    def __call__(self, child: Tensor) -> Tensor:
+        """bool [B, W, C] for children [B, W, C] of the rows' nodes, -1 for none."""
+        found = child >= 0
+        node = child.clamp(min=0)
+        if self.closed is not None:
+            found &= ~self.closed[node]
+        if self.exhausted is not None and len(self.exhausted):
+            row = torch.arange(len(child), device=child.device)[:, None, None] * self.nodes
+            place = torch.searchsorted(self.exhausted, row + node).clamp(max=len(self.exhausted) - 1)
+            found &= self.exhausted[place] != row + node
+        return found
+
+    def _exhausted(self, trie: Trie, excluded: Tensor, allowed: Tensor | None) -> Tensor:
+        """row * nodes + node, ascending, of every node below which a row has excluded all that is allowed."""
+        row, slot = (excluded >= 0).nonzero(as_tuple=True)
+        pairs = torch.stack([row, excluded[row, slot]], 1).unique(dim=0)  # [n, 2]; a repeat must not count twice
+        if allowed is not None:
+            pairs = pairs[allowed[pairs[:, 1]]]
+        key = pairs[:, :1] * trie.nodes + trie.path(pairs[:, 1])[:, 1:]
+        key, count = key.unique(return_counts=True)
+        return key[count == self.below[key % trie.nodes]]
+
+
+def prune(trie: Trie, nodes: Tensor, score: Tensor, level: int, k: int, guide: Tensor | None) -> Tensor:
+    """Whether each branch of a beam at `level` can still end among its best k: bool [B, W].
+
+    score [B, W] is that of the branches so far, descending, and -inf where a place is empty; nodes [B, W] holds the
+    root there. Scores only fall as long as no step of the guide [B, nodes] is positive. So a branch is lost once k
+    others end with more than it has now, for certain because no choice is left at or below their nodes: each of them
+    keeps its place for as long as a descendant of the lost branch does. A guide that can raise a score keeps all.
+    """
+    held = score > -torch.inf
+    if k > nodes.shape[1] or (guide is not None and bool((guide > 0).any())):
+        return held
+    final = score.masked_fill(trie.open[nodes], -torch.inf)
+    if guide is not None:
+        for _ in range(level, trie.levels):
+            nodes = trie.first_child[nodes].long()
+            final = final + guide.gather(1, nodes)
+    return held & (score >= final.topk(k).values[:, -1:])

@@ -1,0 +1,161 @@
+"""Item ids and item numbers: histories as callers give them, and ranked lists as callers read them."""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from catalog import Catalog, Trie
+from catalog.errors import InputError
+
+Scored = list[tuple[int, float]]
+"""Items by number with their scores, best first."""
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """What one history is recommended, best first.
+
+    items: ids; scores: the log-probability of each item's semantic ID, with the guide's part where there is one;
+    titles: "" for an item without one. source: "policy", or "popularity" where the history holds no item of the
+    catalog. unknown: events of the history whose item the catalog does not have. error: why there are no items.
+    """
+
+    items: tuple[str, ...] = ()
+    scores: tuple[float, ...] = ()
+    titles: tuple[str, ...] = ()
+    source: str = "policy"
+    unknown: int = 0
+    error: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass
+class ReadHistory:
+    """A history by item numbers. excluded: items that may not come; error: why it cannot be read."""
+
+    items: list[int]
+    excluded: list[int] = field(default_factory=list)
+    unknown: int = 0
+    error: str | None = None
+
+    def refusal(self) -> RankedList:
+        return RankedList(unknown=self.unknown, error=self.error)
+
+
+class ItemIds:
+    """The ids of a catalog, both ways."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """The number of each id."""
+        return {item: n for n, item in enumerate(self.catalog.item_ids)}
+
+    def read(self, history: Any) -> ReadHistory:
+        """A history of ids by numbers; it never raises, see `ReadHistory.error`."""
+        if isinstance(history, np.ndarray):
+            history = history.tolist()
+        if not isinstance(history, list | tuple) or not all(_is_id(item) for item in history):
+            shown = repr(history)
+            return ReadHistory([], error=f"The history is no list of item ids: {shown[:80]}.")
+        numbers = [self.number.get(str(item), -1) for item in history]
+        known = [n for n in numbers if n >= 0]
+        return ReadHistory(known, unknown=len(numbers) - len(known))
+
+    def exclude(self, read: Sequence[ReadHistory], exclude: Any, *, seen: bool) -> None:
+        """Write down what may not come for each history: what it holds, if `seen`, and the ids in `exclude`.
+
+        exclude: None, ids for all, or ids for each. Raises InputError for another number of lists than histories.
+        """
+        lists: list[Any] = list(exclude or ())
+        if lists and all(_is_id(item) for item in lists):
+            lists = [lists] * len(read)
+        if exclude is not None and lists and len(lists) != len(read):
+            raise InputError(
+                f"{len(read)} histories with {len(lists)} lists in exclude.",
+                remedy="Give one list for all, or one for each history.",
+                field="exclude",
+            )
+        for n, one in enumerate(read):
+            further = self.read(lists[n]) if lists else ReadHistory([])
+            one.error = one.error or further.error
+            one.excluded = (one.items if seen else []) + further.items
+
+    def allowed(self, filter: Collection[str] | Callable[[str], bool]) -> Tensor:
+        """Which items a filter lets pass, [items] bool; unknown ids are ignored."""
+        if callable(filter):
+            return torch.tensor([bool(filter(item)) for item in self.catalog.item_ids])
+        found = torch.zeros(len(self.catalog), dtype=torch.bool)
+        found[[self.number[item] for item in filter if item in self.number]] = True
+        return found
+
+    def expand(
+        self, leaves: Sequence[int], scores: Sequence[float], one: ReadHistory, allowed: Tensor | None
+    ) -> Scored:
+        """All items that may come, from one item a leaf, -1 behind the last; those of a leaf have its score."""
+        pairs = [(item, score) for item, score in zip(leaves, scores, strict=True) if item >= 0]
+        if self.catalog.leaf_is_item:
+            return pairs
+        excluded = set(one.excluded)
+        return [
+            (item, score)
+            for leaf, score in pairs
+            for item in self.of_leaf(leaf)
+            if item not in excluded and (allowed is None or allowed[item])
+        ]
+
+    def of_leaf(self, item: int) -> list[int]:
+        """All items with the semantic ID of an item."""
+        trie = self.catalog.trie
+        leaf = int(trie.leaf_number[item])
+        return trie.leaf_items[int(trie.leaf_start[leaf]) : int(trie.leaf_start[leaf + 1])].tolist()
+
+    def any_of_leaf(self, item: int, choice: np.random.Generator) -> int:
+        """One of the items with the semantic ID of an item, each as likely."""
+        return item if self.catalog.leaf_is_item else int(choice.choice(self.of_leaf(item)))
+
+    def as_list(self, ranked: Scored, one: ReadHistory, source: str = "policy") -> RankedList:
+        """Items by number as a list for the caller."""
+        ids, titles = self.catalog.item_ids, self.catalog.titles
+        return RankedList(
+            items=tuple(ids[item] for item, _ in ranked),
+            scores=tuple(score for _, score in ranked),
+            titles=tuple(titles[item] if titles else "" for item, _ in ranked),
+            source=source,
+            unknown=one.unknown,
+            error=None if ranked else "No item is left: all are excluded.",
+        )
+
+
+def spread(ranked: Scored, trie: Trie, diversity: float, k: int) -> Scored:
+    """The k items to show: the best ones, or with `diversity` varied ones.
+
+    Each next item is then the best of those that are left, where an item loses diversity * (the largest share of
+    leading codes that it has in common with any item above). Scores stay what they were. This is maximal marginal
+    relevance (Carbonell and Goldstein, 1998) with semantic IDs for the similarity.
+    """
+    if not diversity or len(ranked) < 2:
+        return ranked[:k]
+    codes = trie.codes(torch.tensor([item for item, _ in ranked]))  # [n, L]
+    shared = (codes[:, None] == codes[None]).long().cumprod(-1).sum(-1) / trie.levels  # [n, n]
+    value = torch.tensor([score for _, score in ranked])
+    penalty, chosen = torch.zeros(len(ranked)), []
+    for _ in range(min(k, len(ranked))):
+        best = int((value - diversity * penalty).argmax())
+        chosen.append(best)
+        value[best] = -torch.inf
+        penalty = penalty.maximum(shared[best])
+    return [ranked[n] for n in chosen]
+
+
+def _is_id(item: Any) -> bool:
+    return isinstance(item, str | int | np.integer) and not isinstance(item, bool)

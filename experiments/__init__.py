@@ -6,7 +6,7 @@ From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fi
 - `setting_tables`: names, kinds, defaults and help of settings, without torch
 - `train`: the trainer that a recipe describes; `serve`: a rollout server
 - `evaluate`, `match`, `evaluations`: rank a run, compare it with a reward, keep what came out
-- `recommend`, `recommend_arguments`, `recommendations`: a trained policy recommends into a file
+- `recommend`, `recommend_arguments`, `recommendations`, `launched`: a policy recommends into a file, on any processes
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
 - `comparison`, `results`: the pages
 - `plan`, `memory`: what a run needs on GPUs

@@ -6,17 +6,14 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
-
-from accelerate import PartialState
-from recommenders.policy_folder import find_folder, policy_files, read_record
 
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import digests, file_digest, locked
 from catalog.progress import progress
+from experiments.launched import launched
 from experiments.recommend_arguments import RecommendArguments
 from experiments.recommendations import Recommendations
 from interactions.histories import (
@@ -30,8 +27,7 @@ from interactions.histories import (
 from interactions.provenance import Provenance
 from policy.checkpoints import finished
 from recommenders import GenerativeRecommender, RankedList, load_recommender, made_of
-from trainer.runtime.launch import before_processes_join
-from trainer.runtime.processes import from_main, leave_group
+from recommenders.policy_folder import find_folder, policy_files, read_record
 
 BATCHES = 8
 """Batches of a part. A part is what a killed process loses at most."""
@@ -72,27 +68,22 @@ def recommend_users(model: str | Path, output: str | Path, **settings: Any) -> d
         SetupError: another process writes the same output, or the disk is full.
     """
     args = RecommendArguments(model=str(model), output=str(output), **settings)
-    before_processes_join()
-    state = PartialState(cpu=args.device == "cpu", timeout=timedelta(days=30))  # all wait for the slowest
-    with ExitStack() as held:
+    with launched() as processes, ExitStack() as held:
 
         def begin() -> Plan:
             target = Path(args.output)
             held.enter_context(locked(target.parent, f".{target.name}.lock"))
-            return _plan(args, state.num_processes)
+            return _plan(args, processes.count)
 
-        plan: Plan = from_main(state.is_main_process, begin)
+        plan: Plan = processes.from_main(begin)
         if plan.counts is not None:
-            leave_group()
             return plan.counts
         started = time.perf_counter()
-        if own := plan.missing[state.process_index :: state.num_processes]:
-            device = str(state.device) if state.num_processes > 1 else args.device
-            _make_parts(args, plan, set(own), device, speaks=state.is_main_process)
-        state.wait_for_everyone()
+        if own := plan.missing[processes.rank :: processes.count]:
+            _make_parts(args, plan, set(own), processes.device(args.device), speaks=processes.is_main)
+        processes.wait()
         seconds = time.perf_counter() - started
-        counts = from_main(state.is_main_process, plan.target.put_together)
-        leave_group()
+        counts = processes.from_main(plan.target.put_together)
     made = sum(min(plan.size, plan.source.users - number * plan.size) for number in plan.missing)
     return counts | ({"users_per_second": made / seconds} if made else {})
 

@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
-from catalog.errors import DivergedError, GFlowGRError
+from catalog.errors import DivergedError, InputError
 from trainer.runtime.watchdog import Interrupted, Watchdog
 
 
@@ -62,39 +62,24 @@ class Processes:
 
     def leave(self) -> None:
         """Leave the group of the processes, as the last thing that they do together."""
-        _wait_for_gloo()
+        # gloo's threads outlive the group, since DeepSpeed holds it, and abort the process (CPython before 3.14) where
+        # they let go of the last collective's tensors while Python ends; nothing tells that they have, so they get time
+        if torch.distributed.is_initialized():
+            time.sleep(0.5)
         self.accelerator.end_training()
 
     def from_main(self, read: Callable[[], Any]) -> Any:
-        """What one process finds in a folder, for all of them; what it raises is raised in all too."""
-        return from_main(self.accelerator.is_main_process, read)
-
-
-def from_main(is_main: bool, read: Callable[[], Any]) -> Any:
-    """What `read` gives the main process, for all of them; an error that the user can mend is raised in all too."""
-    found, error = None, None
-    if is_main:
-        try:
-            found = read()
-        except GFlowGRError as caught:
-            error = caught
-    found, error = broadcast_object_list([found, error])
-    if error:
-        raise error
-    return found
-
-
-def leave_group() -> None:
-    """Leave the group of the processes, if there is one, where no accelerator does it."""
-    _wait_for_gloo()
-    PartialState().destroy_process_group()
-
-
-def _wait_for_gloo() -> None:
-    # gloo's threads outlive the group, since DeepSpeed holds it, and abort the process (CPython before 3.14) where they
-    # let go of the last collective's tensors while Python ends; nothing tells that they have, so they get time
-    if torch.distributed.is_initialized():
-        time.sleep(0.5)
+        """What one process finds in a folder, for all of them; an InputError is raised in all too."""
+        found, error = None, None
+        if self.accelerator.is_main_process:
+            try:
+                found = read()
+            except InputError as caught:
+                error = caught
+        found, error = broadcast_object_list([found, error])
+        if error:
+            raise error
+        return found
 
 
 def _severity(error: Exception | None) -> float:

@@ -22,6 +22,7 @@ from experiments.arguments import (
 )
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
+from experiments.recommend_arguments import RecommendArguments
 from experiments.server_arguments import RolloutServerArguments, ServeArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from semantic_ids.settings import DataArguments
@@ -34,6 +35,7 @@ TYPES = {
     "prepare": DataArguments,
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
+    "recommend": RecommendArguments,
     "export": ExportArguments,
     "compare": CompareArguments,
     "serve": ServeArguments,

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from evaluation.ranker import guidance
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from catalog import node_tokens
 from catalog.errors import InputError
-from evaluation.ranker import guidance
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, Exploration
 from samplers.rollouts.engine_policy import EnginePolicy

@@ -137,7 +137,7 @@ def read_item_list(path: str | Path) -> list[str] | dict[str, list[str]]:
     if "user" not in table:
         return items.to_list()
     users = normal_ids(filled(table, "user", path, "user"), "the user", path, "user").texts
-    return {user: some.to_list() for user, some in items.groupby(users.to_numpy(), sort=False)}
+    return {str(user): some.to_list() for user, some in items.groupby(users.to_numpy(), sort=False)}
 
 
 def _holds_events(path: Path, names: Mapping[str, str]) -> bool:

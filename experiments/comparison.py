@@ -261,15 +261,22 @@ def _check_alike(
 
 def _notes(methods: Mapping[str, list[Run]], protocol: Mapping[str, Any]) -> list[str]:
     how = protocol["ranking"]
-    place = {"test": "last", "validation": "second last"}[how["split"]]
     notes = [
-        f"{how['users']:,} users; the {how['split']} item is each user's {place} one. Everything is trained on all but "
-        "the last two items of each user.",
+        f"{how['users']:,} {how['split']} rows; held out: {how['held_out']}. Everything is trained on {how['trained_on']}.",
         f"A hit is {'an' if how['hit'] == 'item' else 'a'} {how['hit']}. Trie-constrained beam of width "
         f"{how['beam_width']}; items the user already has are {'not ' if how['exclude_history'] else ''}ranked.",
     ]
     if how["unrankable"]:
         notes.append(f"{how['unrankable']:,} users already have their {how['split']} item, so nothing can rank it.")
+    if how["untrained_targets"]:
+        notes.append(
+            f"{how['untrained_targets']:,} rows have a target that is in no training event. They count, as misses of "
+            "every method that does not rank it."
+        )
+    if how.get("untrained_users"):
+        notes.append(
+            f"{how['untrained_users']:,} rows are of users without a training event; they count like the others."
+        )
     several = {m: ", ".join(str(run.seed) for run in seeds) for m, seeds in methods.items() if len(seeds) > 1}
     for numbers in dict.fromkeys(several.values()):
         whose = (

@@ -19,7 +19,11 @@ from interactions import Splits, leave_one_out, save_prepared
 from recipes.compare import main
 from tests.raising import raises
 
-HOW = {"split": "test", "exclude_history": True, "users": 20, "unrankable": 0, "hit": "item", "beam_width": 100}
+HOW = {
+    **{"split": "test", "held_out": "each user's last item", "trained_on": "all but each user's last two items"},
+    **{"exclude_history": True, "users": 20, "unrankable": 0, "untrained_targets": 0, "untrained_users": 0},
+    **{"hit": "item", "beam_width": 100},
+}
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from interactions.held_out import HeldOut
 from interactions.items import read_items
 from interactions.log import in_order, k_core, read_log
 from interactions.movielens import fetch_movielens_100k, read_titles
-from interactions.own_rows import HISTORIES, own_splits, read_rows
+from interactions.own_rows import own_splits, read_rows
 from interactions.prepared import check_free, load_prepared, save_prepared
 from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import check_rows, cut, prefixes, unrankable
@@ -30,7 +30,6 @@ from interactions.texts import item_texts, prompt_texts
 from interactions.training import training_counts, training_matrix, training_sequences, untrained
 
 __all__ = [
-    "HISTORIES",
     "HeldOut",
     "PromptBatch",
     "PromptBuilder",

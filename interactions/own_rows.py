@@ -17,8 +17,6 @@ from interactions.split import NAMES, Splits, item_numbers, prompt_rows, sequenc
 from interactions.tables import filled, read_table, refuse
 
 COLUMNS = ("user", "history", "target")
-HISTORIES = "histories"
-"""In place of the training file: train on what precedes each user's first validation row."""
 
 
 def read_rows(path: str | Path, columns: Mapping[str, str] | None = None) -> pd.DataFrame:

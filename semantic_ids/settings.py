@@ -5,8 +5,9 @@ from typing import Literal
 
 from catalog.errors import InputError
 from catalog.settings import Arguments, at_least
-from interactions.own_rows import HISTORIES
-from interactions.split import NAMES
+
+HISTORIES = "histories"
+"""In place of a training file: train on what precedes each user's first validation row."""
 
 
 @dataclass
@@ -77,10 +78,13 @@ class DataArguments(Arguments):
     cache: str = field(default=".cache", metadata={"help": "Where a fetched log is kept."})
 
     @property
+    def _rows(self) -> dict[str, str | None]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
     def files(self) -> dict[str, str]:
-        """The rows of one's own, by split; "histories" is no file."""
-        named = {"train": self.train, "validation": self.validation, "test": self.test}
-        return {name: path for name, path in named.items() if path and path != HISTORIES}
+        """The files of rows of one's own, by split; "histories" is none."""
+        return {name: path for name, path in self._rows.items() if path and path != HISTORIES}
 
     def __post_init__(self) -> None:
         if isinstance(self.split_at, list):
@@ -99,7 +103,7 @@ class DataArguments(Arguments):
 
     def _check_source(self) -> None:
         """Raise InputError unless there is a log or rows of one's own, with the settings of the one there is."""
-        rows = {name: getattr(self, name) for name in NAMES}
+        rows = self._rows
         missing = [name for name, path in rows.items() if path is None]
         if self.log is None and missing:
             remedy = "Give a log, or train, validation and test."

@@ -1,6 +1,7 @@
 """Split at two points in time, the same for all users: nobody's future is in anybody's training."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,13 @@ from interactions.log import in_order
 from interactions.split import Splits, log_items, prompt_rows, sequence_rows, windows
 
 QUANTILES = ("0.8", "0.9")
-UNITS = ((1e8, None), (1e11, "s"), (1e14, "ms"), (1e17, "us"), (np.inf, "ns"))
+UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"] | None], ...] = (
+    (1e8, None),
+    (1e11, "s"),
+    (1e14, "ms"),
+    (1e17, "us"),
+    (np.inf, "ns"),
+)
 """The unit of times since 1970 by the size of the newest: each holds below its bound. Below the first they are no
 dates, but for instance places in a list; every later bound is the year 5138 of its unit and 1973 of the next one."""
 
@@ -34,21 +41,19 @@ def by_time(
     """
     log = in_order(log)
     items = log_items(log, item_ids)  # [events]
-    times = log["timestamp"].to_numpy()
+    times: np.ndarray = log["timestamp"].to_numpy()
     first, second = cut_offs(times, at)
     users, _ = pd.factorize(log["user"])
     starts = np.flatnonzero(np.diff(users, prepend=-1))  # [users], positions in the log
-    begins = [starts + np.bincount(users[times < time], minlength=len(starts)) for time in (first, second)]
-    ends = np.append(starts[1:], len(log))
-    train = windows(starts, begins[0] - starts, max_history)
+    middle, late = (starts + np.bincount(users[times < time], minlength=len(starts)) for time in (first, second))
+    train = windows(starts, middle - starts, max_history)
     held_out, without = {}, {}
-    for name, begin, end in (("validation", *begins), ("test", begins[1], ends)):
+    for name, begin, end in (("validation", middle, late), ("test", late, np.append(starts[1:], len(log)))):
         active = begin < end
         with_past = active & (begin > starts)
         held_out[name] = prompt_rows(log, items, starts[with_past], begin[with_past])
         without[name] = int((active & ~with_past).sum())
-    trained = np.flatnonzero(begins[0] > starts)
-    sequences = sequence_rows(log, items, starts[trained], begins[0][trained])
+    trained = middle > starts
     for name, count in (("training", len(train[0])), *((name, len(rows)) for name, rows in held_out.items())):
         if not count:
             raise InputError(
@@ -57,14 +62,15 @@ def by_time(
                 field="split_at",
                 value=list(at),
             )
-    early, late = (time_text(time, times.max()) for time in (first, second))
+    since, until = (time_text(time, times.max()) for time in (first, second))
     record = HeldOut(
         kind="time",
-        training=f"events before {early}",
-        validation=f"each user's first event from {early} to before {late}",
-        test=f"each user's first event from {late} on",
+        training=f"events before {since}",
+        validation=f"each user's first event from {since} to before {until}",
+        test=f"each user's first event from {until} on",
         without_history=without,
     )
+    sequences = sequence_rows(log, items, starts[trained], middle[trained])
     return Splits(prompt_rows(log, items, *train), **held_out, sequences=sequences, held_out=record)
 
 
@@ -94,7 +100,7 @@ def time_text(time: int | float, newest: int | float) -> str:
     return str(date.date()) if date == date.normalize() else f"{date.isoformat(' ')} UTC"
 
 
-def _unit(newest: int | float) -> str | None:
+def _unit(newest: int | float) -> Literal["s", "ms", "us", "ns"] | None:
     return next(unit for bound, unit in UNITS if abs(newest) < bound)
 
 

@@ -12,13 +12,8 @@ from interactions.log import in_order
 from interactions.split import Splits, log_items, prompt_rows, sequence_rows, windows
 
 QUANTILES = ("0.8", "0.9")
-UNITS: tuple[tuple[float, Literal["s", "ms", "us", "ns"] | None], ...] = (
-    (1e8, None),
-    (1e11, "s"),
-    (1e14, "ms"),
-    (1e17, "us"),
-    (np.inf, "ns"),
-)
+Unit = Literal["s", "ms", "us", "ns"]
+UNITS: tuple[tuple[float, Unit | None], ...] = ((1e8, None), (1e11, "s"), (1e14, "ms"), (1e17, "us"), (np.inf, "ns"))
 """The unit of times since 1970 by the size of the newest: each holds below its bound. Below the first they are no
 dates, but for instance places in a list; every later bound is the year 5138 of its unit and 1973 of the next one."""
 
@@ -100,7 +95,7 @@ def time_text(time: int | float, newest: int | float) -> str:
     return str(date.date()) if date == date.normalize() else f"{date.isoformat(' ')} UTC"
 
 
-def _unit(newest: int | float) -> Literal["s", "ms", "us", "ns"] | None:
+def _unit(newest: int | float) -> Unit | None:
     return next(unit for bound, unit in UNITS if abs(newest) < bound)
 
 

@@ -1,7 +1,7 @@
 """How a log becomes a catalogue and splits: the settings of `prepare`."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from catalog.errors import InputError
 from catalog.settings import Arguments, at_least
@@ -111,6 +111,7 @@ class DataArguments(Arguments):
                 remedy = f"Give the training rows, or train={HISTORIES} where there are none."
             name = missing[0] if len(missing) < len(rows) else "log"
             raise InputError(f"{name} is missing.", remedy=remedy, field=name)
+        unread: dict[str, Any]
         if self.log is None:
             reason, unread = "rows of your own are split already", {"split_at": self.split_at, "users": self.users}
             unread["split"] = self.split if self.split != "leave_one_out" else None

@@ -123,7 +123,7 @@ def _read_log(args: DataArguments, path: str) -> Given:
         events = read_log(fetch_movielens_100k(args.cache) / "ml-100k.inter")
     else:
         events = read_log(path, as_table("columns", args.columns) or None)
-    changed = dict(events.attrs)
+    changed = {str(name): count for name, count in events.attrs.items()}
     events = in_order(k_core(events, args.min_interactions))
     if args.users is not None:
         events = events[events["user"].isin(events["user"].unique()[: args.users])]

@@ -289,7 +289,9 @@ def _notes(methods: Mapping[str, list[Run]], protocol: Mapping[str, Any], repeat
         f"{how['beam_width']}; items the user already has are {'not ' if how['exclude_history'] else ''}ranked.",
     ]
     if how["unrankable"]:
-        notes.append(f"{how['unrankable']:,} users already have their {how['split']} item, so nothing can rank it.")
+        notes.append(
+            f"{how['unrankable']:,} rows have their {how['split']} item in the history, so nothing can rank it."
+        )
     if repeated:
         notes.append("Some users have several rows: means are over rows, and tests average the rows of a user first.")
     if how["untrained_targets"]:

@@ -78,7 +78,8 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
     known = _known_titles(item_ids, titles)
     catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision, titles=known)
-    counts = given.counts | _counts(catalog, splits) | {"titles_matched": sum(map(bool, known))} | made
+    counts = {"users": given.users, "items": len(catalog)} | given.counts | _counts(catalog, splits)
+    counts |= {"titles_matched": sum(map(bool, known))} | made
     save_prepared(args.output_dir, catalog, splits, counts, deciding(args))
     return counts
 
@@ -111,6 +112,7 @@ class Given(NamedTuple):
 
     items: Collection[str]
     split: Callable[[Sequence[str]], Splits]
+    users: int
     counts: dict[str, Any]
 
 
@@ -140,8 +142,7 @@ def _read_log(args: DataArguments, path: str) -> Given:
             )
         return splits
 
-    counts = {"users": events["user"].nunique(), "interactions": len(events)} | changed
-    return Given(events["item"].unique(), split, counts)
+    return Given(events["item"].unique(), split, events["user"].nunique(), {"interactions": len(events)} | changed)
 
 
 def _read_rows(args: DataArguments) -> Given:
@@ -149,9 +150,7 @@ def _read_rows(args: DataArguments) -> Given:
     users: set[str] = set().union(*(frame["user"] for frame in frames.values()))
     items: set[str] = set().union(*(frame["target"] for frame in frames.values()))
     items.update(*(history for frame in frames.values() for history in frame["history"]))
-    return Given(
-        items, lambda item_ids: own_splits(args.files, frames, item_ids, args.max_history), {"users": len(users)}
-    )
+    return Given(items, lambda item_ids: own_splits(args.files, frames, item_ids, args.max_history), len(users), {})
 
 
 def _titles(args: DataArguments) -> dict[str, str]:
@@ -164,7 +163,6 @@ def _counts(catalog: Catalog, splits: Splits) -> dict[str, Any]:
     """What the catalogue and the splits hold, and how many held-out rows are out of reach, and why."""
     trained = training_counts(splits, len(catalog))
     counts: dict[str, Any] = {
-        "items": len(catalog),
         "held_out": splits.held_out.test,
         "training_events": int(trained.sum()),
         "training_rows": len(splits.train),

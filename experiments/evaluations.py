@@ -135,7 +135,7 @@ def write_evaluation(
 
 def data_provenance(catalog: Catalog, splits: Splits) -> Provenance:
     """What prepared data are: the catalogue and the rows of every split."""
-    return Provenance.from_rows(catalog.fingerprint, vars(splits))
+    return Provenance.from_rows(catalog.fingerprint, splits.rows)
 
 
 def run_settings(run: Path) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def check_data(run: Path, folder: str | Path, data: Provenance) -> None:
     kept = Path(run_settings(run).get("data") or folder)
     if known:
         of = Provenance.from_dict(known)
-        # validation rows hold the whole training sequences; those of train are told apart only where there are none
+        # a run may train on some of the train rows, so these are told apart only where there are none of validation
         splits = {name: of.splits[name] for name in ("validation", "train") if name in of.splits}
         Provenance(of.catalog, dict([*splits.items()][:1])).check(replace(data, settings={}), what, remedy, run)
     elif kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():

@@ -79,4 +79,4 @@ def _provenance(catalog: Catalog, splits: Splits, settings: Mapping[str, Any]) -
     for name in NAMES:
         if len(rows := getattr(splits, name)):
             check_rows(name, rows, len(catalog))
-    return Provenance.from_rows(catalog.fingerprint, vars(splits), settings)
+    return Provenance.from_rows(catalog.fingerprint, splits.rows, settings)

@@ -46,7 +46,7 @@ def fit_recommender(
         InputError: the kind or a setting is unknown, a part of a mixture is missing or was fitted on other data, or
             `folder` holds something else.
     """
-    folder, rows = Path(folder), vars(splits)
+    folder, rows = Path(folder), splits.rows
     chosen = _settings(kind, settings)
     made = {"weights": _weights(chosen.run)} if kind == "policy" else asdict(chosen)
     provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **made})
@@ -72,7 +72,7 @@ def fit_recommender(
 def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Dataset] | None = None) -> Recommender:
     """The recommender that `fit_recommender` wrote to `folder`.
 
-    rows: the rows of each split that it is used with, `vars(splits)`, or some of the splits. They must be those that it
+    rows: the rows of each split that it is used with, `splits.rows`, or some of the splits. They must be those that it
     was fitted on: a model of a longer log has seen what is held out here. Without rows there is no such check.
 
     A trained policy is one too: the folder of a finished run, or a copy that kind "policy" made.

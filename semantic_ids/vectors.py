@@ -12,7 +12,7 @@ import numpy as np
 from catalog.errors import InputError
 from catalog.extras import extra
 from catalog.ids import normal_ids, refuse_repeated
-from interactions import Splits
+from interactions import Splits, training_sequences
 from semantic_ids.interaction_vectors import INTERACTION_VECTORS
 
 logger = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: S
     In standard deviations of the difference.
     """
     rng = np.random.default_rng(0)
-    successive = [(a, b) for history in splits.validation["history"] for a, b in pairwise(history) if a != b]
+    successive = [(a, b) for history in training_sequences(splits)["history"] for a, b in pairwise(history) if a != b]
     if not successive:
         return 0.0, 0
     item, following = rng.permutation(successive)[:PAIRS].T

@@ -132,9 +132,9 @@ def test_another_catalogue_is_refused(fit, catalog, tmp_path):
 def test_a_model_of_other_rows_is_refused_wherever_its_rows_are_known(fit, blocks, catalog, tmp_path):
     fit("popularity")
     longer = replace(blocks, train=blocks.validation, validation=blocks.test)
-    load_recommender(tmp_path / "popularity", catalog, vars(blocks))
+    load_recommender(tmp_path / "popularity", catalog, blocks.rows)
     load_recommender(tmp_path / "popularity", catalog)
-    for rows, first in ((vars(longer), "splits.train"), ({"validation": longer.validation}, "splits.validation")):
+    for rows, first in ((longer.rows, "splits.train"), ({"validation": longer.validation}, "splits.validation")):
         with raises(InputError, file=tmp_path / "popularity", field=first):
             load_recommender(tmp_path / "popularity", catalog, rows)
     marked = blocks.train.add_column("price", [1.0] * len(blocks.train))

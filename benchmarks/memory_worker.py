@@ -26,6 +26,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from catalog import word_tokenizer
 from interactions import PromptBuilder
 from policy import CausalPolicy
+from trainer.runtime.processes import leave_group
 
 # otherwise the first launch compiles it for minutes
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -197,7 +198,7 @@ def main() -> None:
     found = states(recipe)
     (folder / f"rank{dist.get_rank()}.json").write_text(json.dumps(found))
     dist.barrier()
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 
 from catalog import Catalog, word_tokenizer
-from samplers.rollouts.client import KEY
+from serving.listening import KEY
 from trainer import GFlowNetConfig, GFlowNetTrainer
 
 ROOT = Path(__file__).parent.parent
@@ -44,7 +44,7 @@ class Clock(TrainerCallback):
 
 def serve(folder: Path) -> subprocess.Popen:
     """A server on the second core, ready to draw."""
-    command = [sys.executable, "recipes/serve.py", "--model", folder / "model", "--data", folder / "data"]
+    command = [sys.executable, "recipes/rollout_server.py", "--model", folder / "model", "--data", folder / "data"]
     server = subprocess.Popen(
         [str(part) for part in [*command, "--port", PORT, "--max_history", 16]],
         cwd=ROOT,

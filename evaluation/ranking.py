@@ -11,19 +11,20 @@ from catalog.errors import InputError
 
 EVAL_K = (1, 5, 10, 50)
 """The cut-offs where none are given."""
-NDCG_UP_TO = 20
-"""The largest cut-off of NDCG: in longer lists it says little that recall and MRR do not."""
+DEFAULT_NDCG = (5, 10)
+"""Those of them that NDCG has: a table without a choice of columns stays narrow."""
 KINDS = ("recall", "ndcg", "mrr")
 """What their names begin with."""
 
 
 def ranking_names(eval_k: Sequence[int]) -> list[str]:
-    """The metrics at these cut-offs: recall of all, NDCG of those from 2 to 20, MRR of the largest.
+    """The metrics at these cut-offs: recall of all, NDCG of those above 1, MRR of the largest.
 
-    NDCG@1 is recall@1. MRR has one cut-off, so that lists of other lengths never have one under the same name.
+    NDCG@1 is recall@1, and of the default cut-offs NDCG has `DEFAULT_NDCG`. MRR has one cut-off, so that lists of other
+    lengths never have one under the same name.
     """
     cutoffs = sorted(eval_k)
-    discounted = [k for k in cutoffs if 1 < k <= NDCG_UP_TO]
+    discounted = DEFAULT_NDCG if tuple(cutoffs) == EVAL_K else [k for k in cutoffs if k > 1]
     return [*(f"recall@{k}" for k in cutoffs), *(f"ndcg@{k}" for k in discounted), f"mrr@{cutoffs[-1]}"]
 
 

@@ -1,11 +1,13 @@
 """What the programs in recipes/ do: their settings, and sweeps, stages, comparisons and pages of results.
 
-From Python: `evaluate_run`, `compare_runs`, `run_sweep`, `fit_recommenders` and `export_rows`.
+From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fit_recommenders` and `export_rows`.
 
-- `arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and how a program ends
+- `arguments`, `server_arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and
+  how a program ends
 - `setting_tables`: names, kinds, defaults and help of settings, without torch
-- `train`: the trainer that a recipe describes; `serve`: a rollout server
+- `train`: the trainer that a recipe describes; `serve`, `rollout_server`: the apps of the servers
 - `evaluate`, `match`, `evaluations`: rank a run, compare it with a reward, keep what came out
+- `recommend`, `recommend_arguments`, `recommendations`, `launched`: a policy recommends into a file, on any processes
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
 - `comparison`, `results`: the pages
 - `plan`, `memory`: what a run needs on GPUs
@@ -19,7 +21,17 @@ from typing import TYPE_CHECKING
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = (
-    *("catalog", "interactions", "policy", "recommenders", "semantic_ids", "rewards", "samplers", "evaluation"),
+    *(
+        "catalog",
+        "interactions",
+        "policy",
+        "recommenders",
+        "serving",
+        "semantic_ids",
+        "rewards",
+        "samplers",
+        "evaluation",
+    ),
     *("trainer", "experiments", "recipes"),
 )
 
@@ -56,6 +68,7 @@ from catalog.on_demand import on_demand  # noqa: E402  # of ours, as was checked
 if TYPE_CHECKING:
     from experiments.comparison import compare_runs
     from experiments.evaluate import evaluate_run, fit_recommenders
+    from experiments.recommend import recommend_users
     from experiments.sweep import run_sweep
     from experiments.trl_rows import export_rows
 else:
@@ -64,9 +77,10 @@ else:
         {
             "comparison": ("compare_runs",),
             "evaluate": ("evaluate_run", "fit_recommenders"),
+            "recommend": ("recommend_users",),
             "sweep": ("run_sweep",),
             "trl_rows": ("export_rows",),
         },
     )
 
-__all__ = ["compare_runs", "evaluate_run", "export_rows", "fit_recommenders", "run_sweep"]
+__all__ = ["compare_runs", "evaluate_run", "export_rows", "fit_recommenders", "recommend_users", "run_sweep"]

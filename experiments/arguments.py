@@ -75,7 +75,7 @@ class RecommenderArguments(Arguments):
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
     eval_k: list[int] = field(
         default_factory=lambda: list(EVAL_K),
-        metadata={"help": "Cut-offs: recall of each, NDCG of those from 2 to 20, MRR of the largest."},
+        metadata={"help": "Cut-offs: recall of each, NDCG of those above 1 (by default 5 and 10), MRR of the largest."},
     )
 
     def __post_init__(self) -> None:
@@ -152,7 +152,8 @@ class EvaluateArguments(Arguments):
     eval_k: list[int] = field(
         default_factory=lambda: list(EVAL_K),
         metadata={
-            "help": "Cut-offs, at most beam_width: recall of each, NDCG of those from 2 to 20, MRR of the largest."
+            "help": "Cut-offs, at most beam_width: recall of each, NDCG of those above 1 (by default 5 and 10), MRR of "
+            "the largest."
         },
     )
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
@@ -194,44 +195,6 @@ class EvaluateArguments(Arguments):
         self.eval_k = check_cutoffs(self.eval_k, self.beam_width)
         if self.exact_users:
             at_least(self, 10, "beam_width")  # whose top 10 is compared
-
-
-@dataclass
-class ServeArguments(Arguments):
-    """What `serve.py` can be told."""
-
-    model: str = field(metadata={"help": "Folder of a finished run, in safetensors; training sends newer weights."})
-    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
-    host: str = field(
-        default="127.0.0.1",
-        metadata={"help": "Address to listen at; others than this machine's own are not encrypted."},
-    )
-    port: int = field(default=8000, metadata={"help": "Port to listen at, 1 to 65535."})
-    max_history: int = field(default=50, metadata={"help": "Items in the longest history, at least training's own."})
-    longest: int | None = field(
-        default=None,
-        metadata={
-            "help": "Tokens of the longest prompt, by default what max_history items need; with a prompt_template "
-            "training says it."
-        },
-    )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
-    )
-    engine: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
-    )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(self, 1, "port", "max_history", "longest")
-        if self.port > 65535:
-            raise InputError(f"port={self.port}: it must be at most 65535.", field="port", value=self.port)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """`engine`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("engine", self.engine)
 
 
 @dataclass

@@ -20,7 +20,7 @@ from evaluation.report import markdown_page, write_report
 from evaluation.significance import RESAMPLES, PairedTest, paired_tests
 from evaluation.tables import markdown, metric_table
 from experiments.arguments import CompareArguments
-from experiments.evaluate import same_leaf, user_metrics
+from experiments.evaluate import representatives, user_metrics
 from experiments.evaluations import Evaluation, data_provenance, has_weights, read_evaluation, weights_digest
 from interactions import Splits, load_prepared, training_counts
 from trainer.reporting.run_folder import read_log
@@ -222,7 +222,7 @@ def examples(ranked: Mapping[str, np.ndarray], catalog: Catalog, rows: Dataset, 
 
 def _shown(items: np.ndarray, target: int, catalog: Catalog) -> list[Shown]:
     titles = catalog.names
-    hits = same_leaf(items, catalog) == same_leaf(np.array(target), catalog)
+    hits = representatives(items, catalog) == representatives(np.array(target), catalog)
     return [Shown(titles[item], bool(hit)) for item, hit in zip(items, hits, strict=True) if item >= 0]
 
 

@@ -6,7 +6,7 @@ from catalog.errors import InputError
 from catalog.files import MARKER, read_json, seal
 from experiments.evaluations import check_data, data_provenance, run_settings
 from interactions import load_prepared
-from policy.checkpoints import check_finished
+from policy.folders import check_finished
 from recommenders.policy_folder import RECORD, PolicyRecord, count_items, write_record
 from trainer.runtime.contents import reward_settings
 

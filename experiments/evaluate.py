@@ -164,7 +164,7 @@ def _exactness(args: EvaluateArguments, ranked: np.ndarray, trained: GenerativeR
     some = rows.select(range(len(rows) if args.exact_users < 0 else min(args.exact_users, len(rows))))
     exact = trained.rank_exactly(some["history"][:], TOP, exclude_history=args.exclude_history)
     catalog = trained.catalog
-    return float((same_leaf(exact, catalog) == same_leaf(ranked[: len(some), :TOP], catalog)).all(1).mean())
+    return float((representatives(exact, catalog) == representatives(ranked[: len(some), :TOP], catalog)).all(1).mean())
 
 
 def list_metrics(
@@ -183,10 +183,10 @@ def user_metrics(
     ranked: np.ndarray, target: np.ndarray, catalog: Catalog, eval_k: Sequence[int]
 ) -> dict[str, np.ndarray]:
     """Accuracy of ranked items [users, length] for each user, [users]; any with the target's semantic ID is a hit."""
-    return ranking_metrics(same_leaf(ranked, catalog), same_leaf(target, catalog), eval_k)
+    return ranking_metrics(representatives(ranked, catalog), representatives(target, catalog), eval_k)
 
 
-def same_leaf(items: np.ndarray, catalog: Catalog) -> np.ndarray:
+def representatives(items: np.ndarray, catalog: Catalog) -> np.ndarray:
     """One item in place of all that share a semantic ID with it; -1 stays."""
     first = catalog.trie.representative(torch.arange(len(catalog))).numpy()  # [items]
     return np.where(items >= 0, first[items], -1)

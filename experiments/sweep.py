@@ -31,7 +31,7 @@ from experiments.sweep_settings import (
 )
 from interactions import load_prepared
 from interactions.provenance import Provenance
-from policy.checkpoints import finished
+from policy.folders import finished
 from recommenders import made_of
 
 VOLATILE = {"output_dir", "resume_from_checkpoint", "disable_tqdm", "dry_run"}

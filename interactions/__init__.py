@@ -1,7 +1,11 @@
 """What users did, read from logs, split, and turned into the rows that every method trains and is tested on.
 
 log.py        files -> one table of user, item, timestamp (behavior, rating): `read_log`, then `k_core`, `in_order`
-tables.py     the cells of a file, each with its line; numbers.py: its numbers and times, exact
+layouts.py    how our files and the raw files of public data sets name their columns: `LOGS`, `ITEMS`
+tables.py     the cells of a file, each with its line; lines.py: those read line by line; numbers.py: its numbers and
+              times, exact
+streaming.py  the rows of a file one after another, for files larger than the memory
+histories.py  histories to recommend for, from a file or a split: `read_histories`, `split_histories`
 items.py      the titles of items: `read_items`
 split.py      table -> leave-one-out rows of user, history, target (and what is known of both): `leave_one_out` gives
               `Splits`, with `save`, `load`; `training_matrix` and `training_counts` for classical recommenders
@@ -13,6 +17,7 @@ prompts.py    rows -> what the model reads: `PromptBuilder` makes a `PromptBatch
 texts.py      the same as text: `prompt_texts` of a batch, `item_texts` of items
 """
 
+from interactions.histories import History, HistorySource, read_histories, split_histories
 from interactions.items import read_items
 from interactions.log import in_order, k_core, read_log
 from interactions.movielens import fetch_movielens_100k, read_titles
@@ -23,6 +28,8 @@ from interactions.split import Splits, leave_one_out, training_counts, training_
 from interactions.texts import item_texts, prompt_texts
 
 __all__ = [
+    "History",
+    "HistorySource",
     "PromptBatch",
     "PromptBuilder",
     "Splits",
@@ -37,10 +44,12 @@ __all__ = [
     "load_prepared",
     "prefixes",
     "prompt_texts",
+    "read_histories",
     "read_items",
     "read_log",
     "read_titles",
     "save_prepared",
+    "split_histories",
     "training_counts",
     "training_matrix",
     "unrankable",

@@ -10,25 +10,25 @@ from pandas.api.types import infer_dtype
 from catalog.errors import InputError
 from catalog.files import read_json
 from catalog.ids import normal_ids, refuse_repeated
+from interactions.layouts import LOG_COLUMNS, LOGS, item_layout, log_layout
 from interactions.numbers import numbers, timestamps
-from interactions.tables import ending, filled, read_table
+from interactions.tables import column_names, filled, read_table, shown
 
 logger = logging.getLogger(__name__)
 
 REQUIRED = ("user", "item", "timestamp")
 OPTIONAL = ("behavior", "rating")
 NUMERIC = ("timestamp", "rating")
-ATOMIC_NAMES = {"user": "user_id", "item": "item_id"}
 
 
 def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
     """One row per interaction, in the file's order: `user` str, `item` str, `timestamp` int64, or float64.
 
-    `behavior` (str) and `rating` (float64) are there when the file has them. The file's name tells its format:
-    RecBole's atomic `*.inter`, LETTER's `*.inter.json` (timestamp: position in the user's list), `*.csv`, `*.jsonl`,
-    each also packed as `*.gz`; `*.parquet` or a folder of such files. `columns` maps our names to the file's, e.g.
-    `{"user": "uid"}`. Ids are in the form of `normal_ids`. Dates become integers since 1970, in the file's unit. Rows
-    that repeat user, item, timestamp and behavior are dropped. `log.attrs` counts what was changed: `duplicates`,
+    `behavior` (str) and `rating` (float64) are there when the file has them. The file's name tells its format: LETTER's
+    `*.inter.json` (timestamp: position in the user's list), or one that `read_table` reads. Its columns are `user`,
+    `item` and `timestamp`, or those of a data set in `LOGS` of layouts.py; `columns` maps our names to the file's,
+    e.g. `{"user": "uid"}`. Ids are in the form of `normal_ids`. Dates become integers since 1970, in the file's unit.
+    Rows that repeat user, item, timestamp and behavior are dropped. `log.attrs` counts what was changed: `duplicates`,
     `ids_stripped`, `ids_made_integer`, each where there are any.
 
     Raises InputError that names the file, the line, row or user, and the remedy.
@@ -40,7 +40,7 @@ def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.Data
         if columns:
             raise InputError(f"{path} is JSON and has no columns.", remedy=f"Leave out columns={columns}.", file=path)
         return _read_sequences(path)
-    log = _select(read_table(path), path, columns)
+    log = _select(read_table(path, LOG_COLUMNS | {*columns.values()}), path, columns)
     if log.empty:
         raise InputError(
             f"{path} has no interactions.", remedy="Give a file with at least one row below the header.", file=path
@@ -80,11 +80,11 @@ def in_order(log: pd.DataFrame) -> pd.DataFrame:
 
 
 def _select(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> pd.DataFrame:
-    names = (ATOMIC_NAMES if ending(path) == ".inter" else {}) | columns
-    wanted = [*REQUIRED, *(name for name in OPTIONAL if name in columns or name in table)]
+    names = _names(table, path, columns)
+    wanted = [*REQUIRED, *(name for name in OPTIONAL if name in columns or names[name] in table)]
     log, counts = {}, {"ids_stripped": 0, "ids_made_integer": 0}
     for name in wanted:
-        column = filled(table, names.get(name, name), path, name)
+        column = filled(table, names[name], path, name)
         if name in NUMERIC:
             log[name] = timestamps(column, path) if name == "timestamp" else numbers(column, path).astype("float64")
         else:
@@ -95,6 +95,21 @@ def _select(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> pd.Data
     made = pd.DataFrame(log)
     made.attrs = {name: count for name, count in counts.items() if count}
     return made
+
+
+def _names(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> dict[str, str]:
+    """The file's name of each of our columns."""
+    found = column_names(table)
+    layout = log_layout(found, columns)
+    if layout is None and "user" not in columns and (items := item_layout(found)):
+        raise InputError(
+            f"{path} is a table of items ({items.name}) and no log (columns: {shown(found)}).",
+            remedy="Give it as items, and the file of interactions as log.",
+            file=path,
+        )
+    if layout not in (None, LOGS[0]):
+        logger.info("%s: read as %s", path, layout.name)
+    return (layout or LOGS[0]).columns() | columns
 
 
 def _read_sequences(path: Path) -> pd.DataFrame:

@@ -1,10 +1,12 @@
-"""Tables in files: CSV, JSON lines, parquet and RecBole's atomic files, into cells that know their line."""
+"""Tables in files: CSV, JSON lines, parquet, RecBole's atomic files and MovieLens' `.dat`; cells know their line."""
 
 import csv
 import difflib
-import json
 import re
+import sys
 import zlib
+from collections.abc import Collection, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,12 @@ import numpy as np
 import pandas as pd
 
 from catalog.errors import InputError
-from catalog.files import read_text, require_file
+from catalog.files import require_file
+from interactions.layouts import names_of_columns
+from interactions.lines import dat_rows, json_rows, unreadable
+
+CHUNK = 200_000
+"""Lines of a CSV file that are in memory with all their columns."""
 
 
 def ending(path: Path) -> str:
@@ -20,38 +27,55 @@ def ending(path: Path) -> str:
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
-def read_table(path: Path) -> pd.DataFrame:
-    """The cells of a `*.csv`, `*.jsonl`, `*.parquet` or RecBole atomic file, or of a folder of parquet files.
+def read_table(path: Path, keep: Collection[str] | None = None) -> pd.DataFrame:
+    """The cells of a file whose name tells its format, or of a folder of parquet files.
 
-    The index is each row's `line` or `row` in the file. CSV and atomic files give strings; empty cells are missing. All
-    but parquet may be packed by gzip. Raises InputError as `read_log` does.
+    Read are `*.csv`, RecBole's `*.inter` and `*.item`, JSON lines `*.jsonl` and `*.json` (a line may also be a Python
+    dict), MovieLens' `*.dat`, each also packed as `*.gz`, and `*.parquet`. The index is each row's `line` or `row` in
+    the file. CSV, atomic and .dat files give strings; empty cells are missing.
+
+    keep: the columns to hold, so that the other cells of a large file are not in memory together; None for all.
+    `attrs["columns"]` names all columns of the file. Raises InputError as `read_log` does.
     """
     kind = ending(path)
     if kind == ".parquet" or path.is_dir():
-        return _read_parquet(path)
+        return _kept(_read_parquet(path), keep)
     require_file(path, "The table")
     if kind == ".csv":
-        return _read_csv(path, sep=",")
+        return _read_csv(path, keep, sep=",")
     if kind in (".inter", ".item"):
-        table = _read_csv(path, sep="\t", quoting=csv.QUOTE_NONE)
-        return table.set_axis(table.columns.str.split(":").str[0], axis="columns")  # "user_id:token" -> "user_id"
-    if kind == ".jsonl":
-        return _read_lines(path)
+        return _read_csv(path, keep, sep="\t", quoting=csv.QUOTE_NONE)
+    if kind in (".jsonl", ".json"):
+        return _collected(json_rows(path), keep)
+    if kind == ".dat":
+        return _collected(dat_rows(path), keep)
     raise InputError(
         f"{path} has an unknown format.",
-        remedy="Use a name that ends in .inter, .inter.json, .csv, .jsonl (each also .gz) or .parquet.",
+        remedy="Use a name that ends in .inter, .inter.json, .csv, .jsonl, .json, .dat (each also .gz) or .parquet.",
         file=path,
     )
+
+
+def column_names(table: pd.DataFrame) -> list[str]:
+    """The names of all columns of the file that `table` was read from."""
+    return table.attrs["columns"]
+
+
+def shown(names: Collection[object]) -> str:
+    """Names for a message, not more than twenty of them."""
+    first = ", ".join(map(str, islice(names, 20))) or "none"
+    return first + (f", ... ({len(names)} in all)" if len(names) > 20 else "")
 
 
 def filled(table: pd.DataFrame, name: str, path: Path, ours: str) -> pd.Series:
     """Column `name` of a table of `read_table`; InputError when it is missing or has an empty cell."""
     if name not in table:
-        near = difflib.get_close_matches(name, table.columns, n=1, cutoff=0.5)
+        names = column_names(table)
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
         nearest = f", nearest: {near[0]!r}" if near else ""
         remedy = f"columns={{{ours!r}: {near[0] if near else '...'!r}}}"
         raise InputError(
-            f"{path} has no column {name!r} (columns: {', '.join(map(str, table.columns))}{nearest}).",
+            f"{path} has no column {name!r} (columns: {shown(names)}{nearest}).",
             remedy=f"Rename the column or pass {remedy} to read_log.",
             file=path,
         )
@@ -92,64 +116,85 @@ def _read_parquet(path: Path) -> pd.DataFrame:
     return table.set_axis(pd.RangeIndex(1, len(table) + 1, name="row"))
 
 
-def _read_lines(path: Path) -> pd.DataFrame:
-    rows: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(read_text(path, "The table").split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair can be spelled, but not kept
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}: line {number} is no JSON object of UTF-8 text.",
-                remedy='Write one {"name": value, ...} a line.',
-                file=path,
-                row=number,
-            )
-        rows[number] = row
-    return pd.DataFrame(list(rows.values()), index=pd.Index(list(rows), name="line", dtype="int64"))
+def _kept(table: pd.DataFrame, keep: Collection[str] | None) -> pd.DataFrame:
+    names = [str(name) for name in table.columns]
+    kept = table if keep is None else table[[name for name in table.columns if name in keep]]
+    kept.attrs = {"columns": names}
+    return kept
 
 
-def _read_csv(path: Path, **options: Any) -> pd.DataFrame:
+def _collected(rows: Iterable[tuple[int, dict[str, Any]]], keep: Collection[str] | None) -> pd.DataFrame:
+    """Numbered rows as a table; what is not kept of a row is forgotten before the next one is read."""
+    names: dict[str, None] = {}
+    cells: dict[str, list[Any]] = {}
+    numbers: list[int] = []
+    for number, row in rows:
+        names.update(dict.fromkeys(row))
+        for name in row:
+            if name not in cells and (keep is None or name in keep):
+                cells[name] = [None] * len(numbers)
+        for name, column in cells.items():
+            value = row.get(name)
+            column.append(sys.intern(value) if type(value) is str else value)  # users and items come many times
+        numbers.append(number)
+    table = pd.DataFrame(cells, index=pd.Index(numbers, name="line", dtype="int64"))
+    table.attrs = {"columns": [str(name) for name in names]}
+    return table
+
+
+def _read_csv(path: Path, keep: Collection[str] | None, **options: Any) -> pd.DataFrame:
+    parts: list[pd.DataFrame] = []
+    names: list[str] = []
+    for rows in _csv_chunks(path, **options):
+        rows = rows.set_axis((rows.index + 1).rename("line"))
+        start = 0
+        if not parts:
+            first = rows.iloc[0].fillna("").str.strip().to_list()
+            known = names_of_columns(ending(path), first)
+            names, start = (list(known), 0) if known else (_header(first, path), 1)
+        _refuse_line_breaks(rows, path)
+        parts.append(_kept(rows.iloc[start:].set_axis(names, axis="columns").dropna(how="all"), keep))
+    table = pd.concat(parts)
+    table.attrs = {"columns": names}
+    return table
+
+
+def _csv_chunks(path: Path, **options: Any) -> Iterator[pd.DataFrame]:
+    """The lines of the file, header included, some at a time."""
+    read = {"dtype": str, "keep_default_na": False, "na_values": [""], "skip_blank_lines": False, **options}
     try:
         # The header is read as a row, since pandas would take the surplus cells of the rows below it for an index.
-        rows = pd.read_csv(
-            path, header=None, dtype=str, keep_default_na=False, na_values=[""], skip_blank_lines=False, **options
-        )
+        with pd.read_csv(path, header=None, chunksize=CHUNK, **read) as chunks:
+            yield from chunks
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).",
-            remedy="Make it readable, or make or download it again.",
-            file=path,
-        ) from error
+        raise unreadable(path, error) from error
     except ValueError as error:
         reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
         reason = re.sub(r"row (\d+)", lambda row: f"line {int(row[1]) + 1}", reason)  # pandas counts rows from 0
         raise InputError(
             f"{path} is not a well-formed UTF-8 table: {reason}.", remedy="Correct the file.", file=path
         ) from error
-    header = rows.iloc[0].fillna("").str.strip()
-    if header.duplicated().any():
+
+
+def _header(first: list[str], path: Path) -> list[str]:
+    """The names of the columns; of RecBole's "user_id:token" the part before the colon."""
+    names = [name.split(":")[0] for name in first] if ending(path) in (".inter", ".item") else first
+    if repeated := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise InputError(
-            f"{path} has two columns {header[header.duplicated()].iloc[0]!r}.",
+            f"{path} has two columns {repeated!r}.",
             remedy="Rename one in line 1.",
             file=path,
             row=1,
-            field=header[header.duplicated()].iloc[0],
+            field=repeated,
         )
-    _refuse_line_breaks(rows, path)
-    rows = rows.set_axis(header.to_list(), axis="columns").set_axis(pd.RangeIndex(1, len(rows) + 1, name="line"))
-    return rows.iloc[1:].dropna(how="all")
+    return names
 
 
 def _refuse_line_breaks(rows: pd.DataFrame, path: Path) -> None:
     """A quote that is not closed swallows all lines up to the next one, and nothing else would show it."""
     broken = [column.str.contains("[\r\n\0]", na=False).to_numpy() for _, column in rows.items()]
     if (bad := np.logical_or.reduce(broken)).any():
-        line = int(bad.argmax()) + 1
+        line = rows.index[int(bad.argmax())]
         raise InputError(
             f"{path}: a cell of line {line} goes on in the next line, or holds a NUL: a quote may lack its end.",
             remedy="Close or remove the quote; replace line breaks that are meant, or leave their column out.",

@@ -242,7 +242,7 @@ def check_numbers(log_p: Tensor) -> None:
         )
 
 
-def gather_nodes(values: Tensor, count: int, steps: int) -> list[Tensor]:
+def split_levels(values: Tensor, count: int, steps: int) -> list[Tensor]:
     """Outputs [B, 1 + K * (L - 1), X] after the prompt and along K branches, by level: L times [B, K, X].
 
     Views of the outputs, since logits of a large vocabulary would not fit twice; the prompt's is that of each branch.

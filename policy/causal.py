@@ -8,7 +8,7 @@ from transformers import Cache, PreTrainedConfig
 
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, gather_nodes, unwrap_model
+from policy.base import Branches, PathLogProbs, TriePolicy, split_levels, unwrap_model
 from policy.tree import additive_mask, branch_visibility, prompt_positions
 
 
@@ -47,8 +47,8 @@ class CausalPolicy(TriePolicy):
             use_cache=False,
             output_hidden_states=True,
         )
-        logits = gather_nodes(output.logits[:, len(codes) :], count, steps)
-        states = gather_nodes(output.hidden_states[-1][:, length - 1 :], count, steps)
+        logits = split_levels(output.logits[:, len(codes) :], count, steps)
+        states = split_levels(output.hidden_states[-1][:, length - 1 :], count, steps)
         found = self._paths(logits, states, path, children)
         if not history:
             return found

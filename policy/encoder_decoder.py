@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from catalog import Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, gather_nodes, unwrap_model
+from policy.base import Branches, PathLogProbs, TriePolicy, split_levels, unwrap_model
 from policy.tree import additive_mask, branch_visibility
 
 ATTENTION = "sdpa_along_branches"
@@ -88,7 +88,7 @@ class EncoderDecoderPolicy(TriePolicy):
             output_hidden_states=True,
         )
         logits, states = output.logits, output.decoder_hidden_states[-1]
-        return self._paths(gather_nodes(logits, count, steps), gather_nodes(states, count, steps), path, children)
+        return self._paths(split_levels(logits, count, steps), split_levels(states, count, steps), path, children)
 
     def naive_log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         (batch, count), path = items.shape, self.trie.path(items)

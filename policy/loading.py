@@ -20,8 +20,8 @@ from catalog import Catalog, extend_tokenizer, word_tokenizer
 from catalog.errors import GFlowGRError, InputError
 from catalog.extras import extra
 from policy.backbone import auto_class
-from policy.checkpoints import check_finished
 from policy.config import backbone_config
+from policy.folders import check_finished
 
 logger = logging.getLogger(__name__)
 

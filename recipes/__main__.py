@@ -1,8 +1,11 @@
-"""GFlowGR, one command a task: prepare, recommenders, train, evaluate, compare, reproduce, export, plan, serve.
+"""GFlowGR, one command a task.
+
+prepare, recommenders, train, evaluate, recommend, serve, compare, reproduce, export, plan, rollout_server
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
 gflowgr evaluate --run runs/ml-100k/sft --data runs/ml-100k/data
+gflowgr recommend --model runs/ml-100k/sft --data runs/ml-100k/data --output recs.parquet
 gflowgr COMMAND --help
 
 recipes/... is found in any folder: the recipes come with the package.
@@ -14,7 +17,10 @@ import sys
 from catalog.settings import check_known
 from experiments.command_line import program
 
-COMMANDS = ("prepare", "recommenders", "train", "evaluate", "compare", "reproduce", "export", "plan", "serve")
+COMMANDS = (
+    *("prepare", "recommenders", "train", "evaluate", "recommend", "serve"),
+    *("compare", "reproduce", "export", "plan", "rollout_server"),
+)
 
 
 @program

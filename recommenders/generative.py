@@ -17,7 +17,7 @@ from catalog.progress import progress
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import Exploration, TriePolicy, check_backbone
 from policy.base import unwrap_model
-from policy.checkpoints import check_finished
+from policy.folders import check_finished
 from recommenders.base import Histories, Recommender, rank
 from recommenders.engines import load_policy
 from recommenders.guide import Guide

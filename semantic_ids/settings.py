@@ -14,7 +14,8 @@ class DataArguments(Arguments):
     output_dir: str = field(metadata={"help": "Folder for the catalogue and the splits."})
     log: str = field(
         metadata={
-            "help": "Interaction log: .csv, .jsonl, .parquet, .inter, .inter.json; or 'movielens-100k', fetched once."
+            "help": "Interaction log: .csv, .jsonl, .parquet, .inter, .inter.json; a raw file of Amazon reviews, "
+            "MovieLens, Yelp or Steam; or 'movielens-100k', fetched once."
         }
     )
     columns: dict[str, str] | str | None = field(
@@ -25,7 +26,10 @@ class DataArguments(Arguments):
     index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
     items: str | None = field(
         default=None,
-        metadata={"help": "Item table with titles (JSON, CSV, ...), for reports, prompts and vectors of text."},
+        metadata={
+            "help": "Item table with titles (JSON, CSV, ..., or the raw one of a public data set), for reports, "
+            "prompts and vectors of text."
+        },
     )
     vectors: list[str] | None = field(
         default=None,

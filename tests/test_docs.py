@@ -19,10 +19,11 @@ from experiments.arguments import (
     RecommenderArguments,
     ReproduceArguments,
     RunArguments,
-    ServeArguments,
 )
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
+from experiments.recommend_arguments import RecommendArguments
+from experiments.server_arguments import RolloutServerArguments, ServeArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from semantic_ids.settings import DataArguments
 from trainer import METHODS, METRICS
@@ -34,9 +35,11 @@ TYPES = {
     "prepare": DataArguments,
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
+    "recommend": RecommendArguments,
     "export": ExportArguments,
     "compare": CompareArguments,
     "serve": ServeArguments,
+    "rollout_server": RolloutServerArguments,
     "plan": PlanArguments,
     "reproduce": ReproduceArguments,
 }

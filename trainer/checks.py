@@ -5,10 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import Trainer
 
 from catalog import Catalog, Trajectories
 from catalog.errors import InputError
@@ -25,10 +24,9 @@ FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
 """Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
 
 
-def computes_float32(trainer: Trainer) -> bool:
+def computes_float32(model: nn.Module, accelerator: Accelerator) -> bool:
     """Whether the model computes in float32, so that what two forwards differ in is rounding of that."""
-    dtype = next(trainer.model.parameters()).dtype
-    return dtype == torch.float32 and trainer.accelerator.mixed_precision == "no"
+    return next(model.parameters()).dtype == torch.float32 and accelerator.mixed_precision == "no"
 
 
 def check_vocabulary(model: nn.Module, tokens: int) -> None:

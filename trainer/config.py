@@ -30,7 +30,7 @@ class TrainingConfig(TrainingArguments):
 
     default_samplers: ClassVar[dict[str, Any]] = {"target": 1}
     default_rewards: ClassVar[dict[str, Any]] = {}
-    samplers, rewards, source_weights = cast(Any, default_samplers), cast(Any, {}), cast(Any, {})
+    rewards, source_weights = cast(Any, {}), cast(Any, {})
     recommender = trajectories = cast(Any, None)
     signed_rewards: ClassVar[bool] = False
     use_vllm = precompute_ref_log_probs = cast(Any, False)
@@ -58,7 +58,7 @@ class TrainingConfig(TrainingArguments):
         default=None,
         metadata={
             "help": "true: go on from the run's last whole checkpoint, or begin where there is none; false: begin "
-            "anew; or the folder of a checkpoint. The folder of a run stands for its last whole checkpoint."
+            "afresh; or the folder of a checkpoint. The folder of a run stands for its last whole checkpoint."
         },
     )
     max_history: int = field(default=20, metadata={"help": "How many of a user's newest items the prompt holds."})
@@ -80,7 +80,7 @@ class TrainingConfig(TrainingArguments):
     random_cut: bool = field(
         default=False,
         metadata={
-            "help": "End each prompt at a random item of its row, anew in every epoch, so that every position of a "
+            "help": "End each prompt at a random item of its row, another in every epoch, so that every position of a "
             "history comes to be the place where trajectories start. Behavior and rating follow their items; other "
             "columns but user belong to the old target and are dropped."
         },
@@ -96,8 +96,8 @@ class TrainingConfig(TrainingArguments):
     eval_k: list[int] = field(
         default_factory=lambda: list(EVAL_K),
         metadata={
-            "help": "Cut-offs of an evaluation, at most beam_width: recall of each, NDCG of those from 2 to 20, MRR of "
-            "the largest."
+            "help": "Cut-offs of an evaluation, at most beam_width: recall of each, NDCG of those above 1 (by "
+            "default 5 and 10), MRR of the largest."
         },
     )
     eval_users: int | None = field(
@@ -199,6 +199,11 @@ class TrainingConfig(TrainingArguments):
     def eval_metrics(self) -> list[str]:
         """The metrics with a meaning that an evaluation of the run gives."""
         return ranking_names(self.eval_k)
+
+    @property
+    def mixture(self) -> dict[str, Any]:
+        """The samplers of a run by name, each with its count or its settings."""
+        return self.default_samplers
 
     @property
     def reads_reference(self) -> bool:

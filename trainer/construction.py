@@ -14,7 +14,7 @@ from policy.loading import load_backbone
 from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
 from samplers import ReplaySampler, SamplerParts, build_mixture
-from trainer.checks import check_count, computes_float32
+from trainer.checks import check_count
 from trainer.config import TrainingConfig
 from trainer.front_door import as_rows
 from trainer.given import Given
@@ -90,10 +90,10 @@ def make_rollouts(
     args, catalog = trainer.args, trainer.catalog
     engine = make_engine(args, trainer.accelerator, trainer.model, trainer.prompts, tokenizer, catalog)
     parts = SamplerParts(trainer.trie, trainer.policy, ask, lambda: progress(trainer), catalog.fingerprint, engine)
-    mixture = build_mixture(args.samplers, parts, given.samplers or {})
+    mixture = build_mixture(args.mixture, parts, given.samplers or {})
     if args.trajectories not in (None, mixture.count):
         raise InputError(
-            f"trajectories={args.trajectories}, but the counts of samplers={args.samplers} sum to {mixture.count}.",
+            f"trajectories={args.trajectories}, but the counts of samplers={args.mixture} sum to {mixture.count}.",
             remedy="Make them agree.",
             field="trajectories",
             value=args.trajectories,
@@ -106,7 +106,7 @@ def make_rollouts(
         trainer.processes,
         trainer.metrics,
         prefetch=args.rollout_staleness > 0,
-        exact=computes_float32(trainer),
+        exact=trainer.exact,
     )
     rows = trainer.train_dataset
     if rows is not None and "user" not in rows.column_names and rollouts.of_kind(ReplaySampler):
@@ -118,7 +118,7 @@ def make_rollouts(
     if mixture.count < args.fewest_trajectories:
         raise InputError(
             f"{type(trainer).__name__} with these settings needs {args.fewest_trajectories} trajectories per prompt; "
-            f"samplers={args.samplers} give fewer."
+            f"samplers={args.mixture} give fewer."
         )
     return rollouts
 

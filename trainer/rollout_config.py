@@ -77,7 +77,9 @@ class RolloutConfig(TrainingConfig, ABC):
     )
     vllm_mode: Literal["colocate", "server"] = field(
         default="colocate",
-        metadata={"help": "'colocate': in the trainer's process and on its device; 'server': by recipes/serve.py."},
+        metadata={
+            "help": "'colocate': in the trainer's process and on its device; 'server': by recipes/rollout_server.py."
+        },
     )
     vllm_server_base_url: list[str] | str = field(
         default_factory=lambda: ["http://127.0.0.1:8000"],
@@ -111,15 +113,16 @@ class RolloutConfig(TrainingConfig, ABC):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        given = self.samplers is not None
-        self.samplers = as_table("samplers", self.samplers, self.default_samplers)
-        self._settle_policy(given)
+        if self.samplers is not None:
+            self.samplers = as_table("samplers", self.samplers)
+        at_least(self, 1, "num_generations")
+        at_least(self, 0, "temperature", strictly=True)
         self.rewards = as_table("rewards", self.rewards, self.default_rewards)
         self.source_weights = as_table("source_weights", self.source_weights)
         at_least(self, 0, "sft_weight")
         at_least(self, 1, "trajectories")
         check_table("source_weights", self.source_weights, dict.fromkeys(SOURCES, float), "the trajectories' sources")
-        weights = [self.source_weights.get(name, 1.0) for name in self.samplers]
+        weights = [self.source_weights.get(name, 1.0) for name in self.mixture]
         if not any(weights) or min(self.source_weights.values(), default=0.0) < 0:
             raise InputError(
                 f"source_weights={self.source_weights}: a weight is below 0, or no trajectory counts.",
@@ -130,48 +133,52 @@ class RolloutConfig(TrainingConfig, ABC):
         self._check_samplers()
         self._check_engine()
 
-    def _settle_policy(self, given: bool) -> None:
-        """Put num_generations and temperature where all settings of a sampler are. given: whether samplers were."""
-        assert isinstance(self.samplers, dict)
-        count, settings = self.num_generations, {"temperature": self.temperature}
-        found = self.samplers.get("policy", 0)
-        table = dict(found) if isinstance(found, Mapping) else {"count": found}
-        if count is not None:
-            at_least(self, 1, "num_generations")
-            if given and table.get("count") != count:
+    @property
+    def mixture(self) -> dict[str, Any]:
+        """`samplers`, by default those of the method, with num_generations and temperature in policy's place.
+
+        Raises InputError where these contradict it. The fields stay as given, so that `dataclasses.replace` may change
+        one of them.
+        """
+        samplers = as_table("samplers", self.samplers, self.default_samplers)
+        found = samplers.get("policy", 0)
+        policy = dict(found) if isinstance(found, Mapping) else {"count": found}
+        if self.num_generations is not None:
+            if self.samplers is not None and policy.get("count") != self.num_generations:
                 raise InputError(
-                    f"num_generations={count}, but samplers={self.samplers} has another count of policy.",
+                    f"num_generations={self.num_generations}, but samplers={samplers} has another count of policy.",
                     remedy="Set one of the two.",
                     field="num_generations",
-                    value=count,
+                    value=self.num_generations,
                 )
-            table["count"] = count
+            policy["count"] = self.num_generations
         if self.temperature is not None:
-            at_least(self, 0, "temperature", strictly=True)
-            if not table.get("count") or table.get("temperature", self.temperature) != self.temperature:
+            if not policy.get("count") or policy.get("temperature", self.temperature) != self.temperature:
                 raise InputError(
-                    f"temperature={self.temperature} is that of samplers: policy, and samplers={self.samplers}.",
+                    f"temperature={self.temperature} is that of samplers: policy, and samplers={samplers}.",
                     remedy="Give policy a count and one temperature.",
                     field="temperature",
                     value=self.temperature,
                 )
-            table |= settings if self.temperature != 1 else {}
-        if table.get("count"):
-            self.samplers = self.samplers | {"policy": table if len(table) > 1 else table["count"]}
+            policy |= {"temperature": self.temperature} if self.temperature != 1 else {}
+        if policy.get("count"):
+            samplers["policy"] = policy if len(policy) > 1 else policy["count"]
+        return {"target": samplers.pop("target"), **samplers} if "target" in samplers else samplers
+
+    def to_dict(self) -> dict[str, Any]:
+        return super().to_dict() | {"samplers": self.mixture}
 
     def _check_samplers(self) -> None:
-        if self.needs_target or self.sft_weight or "target" in self.samplers:  # type: ignore[operator]
-            if self.samplers.get("target") != 1:  # type: ignore[union-attr]
-                raise InputError(
-                    f"samplers={self.samplers}: target: 1 is missing, the trajectory that the SFT term or the "
-                    "objective learns.",
-                    field="samplers",
-                    value=self.samplers,
-                )
-            self.samplers = {"target": 1} | self.samplers  # type: ignore[operator]  # in front, in whatever order
-        if self.use_vllm and not self.samplers.get("policy"):  # type: ignore[union-attr]
+        mixture = self.mixture
+        if (self.needs_target or self.sft_weight or "target" in mixture) and mixture.get("target") != 1:
             raise InputError(
-                f"use_vllm: none of samplers={self.samplers} is policy, which vLLM draws.",
+                f"samplers={mixture}: target: 1 is missing, the trajectory that the SFT term or the objective learns.",
+                field="samplers",
+                value=mixture,
+            )
+        if self.use_vllm and not mixture.get("policy"):
+            raise InputError(
+                f"use_vllm: none of samplers={mixture} is policy, which vLLM draws.",
                 remedy="Leave it out.",
                 field="use_vllm",
             )

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from transformers.trainer_utils import PredictionOutput
 
 from catalog import Catalog
+from catalog.errors import DivergedError
 from interactions.prompts import PromptBuilder
 from interactions.provenance import Provenance
 from policy import TriePolicy, policy_of
@@ -103,9 +104,7 @@ class RecommenderTrainer(Trainer):
         check_run(args, backbone, self.prompts, train_rows, eval_rows, len(processing_class))
         set_seed(args.seed)  # as transformers does, but before adapters and flow heads are drawn
         if peft_config is not None:
-            backbone = adapt(backbone, peft_config, self.prompts.tokens[1:])
-            if args.gradient_checkpointing:
-                backbone.enable_input_require_grads()  # type: ignore[operator]  # or nothing below the first checkpoint would be trained
+            backbone = adapt(backbone, peft_config, self.prompts.tokens[1:], checkpointing=args.gradient_checkpointing)
         attach_flow_head(backbone, args.flow_head)
         callbacks, self.folder = construction.make_callbacks(args, callbacks)
         super().__init__(
@@ -136,19 +135,17 @@ class RecommenderTrainer(Trainer):
         check_savable(self.accelerator)
         self.runtime_info = describe(self.accelerator, self.model)
         self.folder.connect(self.runtime_info, self.python_parts)
-        self.tables = TrajectoryTables(
-            self.catalog, Path(args.output_dir) / "trajectories", args.log_trajectories_steps
-        )
+        self.tables = TrajectoryTables(self.catalog, Path(args.output_dir, "trajectories"), args.log_trajectories_steps)
         self.metrics, self.watchdog = StepMetrics(), Watchdog(args.ddp_timeout)
         self.processes = Processes(self.accelerator, self.watchdog, self._abort)
         self.checkpoints = RunCheckpoints(args, self.processes, self.model, self.runtime_info)
         self.contents = PolicyContents(type(self).__name__, args, self.catalog, self.train_dataset, self.folder)
-        self.trie = self.catalog.trie.to(args.device)
-        self.tokens = self.prompts.tokens.to(args.device)
+        self.trie, self.tokens = self.catalog.trie.to(args.device), self.prompts.tokens.to(args.device)
         self.policy = policy_of(self.model, self.trie, self.tokens)
         self.rows = RowReader(args, self.train_dataset, self.prompts, user_items=recommender is not None)
         self.steps = StepReader(args, self.rows)
         ask = None if recommender is None else BatchRecommender(recommender)
+        self.exact = computes_float32(self.model, self.accelerator)
         self.rollouts = construction.make_rollouts(self, tokenizer, given, ask)
         self.method = construction.make_method(self, tokenizer, given, ask, frozen)
         self.shared_prefix_gap: float | None = None  # set by the check on the first step
@@ -217,7 +214,7 @@ class RecommenderTrainer(Trainer):
     def _first_step(self, micro_batches: list[MicroBatch]) -> None:
         """Check the forward against the naive one, and let learned flows begin where the policy is."""
         if self.shared_prefix_gap is None:
-            self.shared_prefix_gap = check_forward(self.policy, micro_batches[0], computes_float32(self))
+            self.shared_prefix_gap = check_forward(self.policy, micro_batches[0], self.exact)
         if self.state.global_step == 0:
             self.method.start(micro_batches, flow_heads(self.model), self.accelerator.reduce)
 
@@ -308,8 +305,10 @@ class RecommenderTrainer(Trainer):
     def _abort(self, error: Exception, keep: bool) -> NoReturn:
         """Raise; the steps done are kept in a checkpoint first, unless they led to weights that have diverged."""
         if self.state.global_step and keep:
-            self.checkpoints.check_finite(self.state.global_step, error)
-            self._save_checkpoint(self.model, None)
+            try:
+                self._save_checkpoint(self.model, None)
+            except DivergedError as diverged:
+                raise diverged from error
             construction.say_kept(self.args, self.state.global_step)
         raise error
 
@@ -331,7 +330,7 @@ class RecommenderTrainer(Trainer):
         return str(self.checkpoints.saving or self.args.output_dir)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any = None) -> None:
-        """As transformers, but under another name until it is whole; only then do older ones make room."""
+        """As transformers, but under another name until it is whole; only then are older ones deleted."""
         if self.state.global_step == self.checkpoints.saved_at:
             return
         self.watchdog.heartbeat("")

@@ -1,4 +1,4 @@
-"""Rollouts from servers that recipes/serve.py started; this process needs no vLLM, and a server may die."""
+"""Rollouts from servers that recipes/rollout_server.py started; this process needs no vLLM, and a server may die."""
 
 import json
 import logging
@@ -21,11 +21,9 @@ from catalog.errors import InputError, RunError
 from samplers.rollouts.engine import Weights
 from samplers.rollouts.http_client import Answer, request
 from samplers.rollouts.weights import buckets
+from serving.listening import KEY
 
 logger = logging.getLogger(__name__)
-
-KEY = "GFLOWGR_API_KEY"
-"""The environment variable with the key, on both sides."""
 
 MOST_PROMPTS = 2048
 """How many prompts one request may have; more are split into several requests."""
@@ -93,7 +91,7 @@ class ServerEngine:
         except PermissionError as error:
             raise InputError(str(error)) from error
         except ConnectionError as error:
-            raise RunError(str(error), remedy="Start recipes/serve.py there, or correct the url.") from error
+            raise RunError(str(error), remedy="Start recipes/rollout_server.py there, or correct the url.") from error
 
     def _first_health(self, url: str, until: float) -> dict[str, Any]:
         """`_health` of a server that may still be starting, at the latest at the monotonic time `until`."""
@@ -212,12 +210,13 @@ class ServerEngine:
             if health.get(name) != mine:
                 raise InputError(
                     f"{url} was started for {name} {health.get(name)} and this run has {mine}.",
-                    remedy=f"Start recipes/serve.py with the {option} of this run.",
+                    remedy=f"Start recipes/rollout_server.py with the {option} of this run.",
                 )
         if health["longest"] < self.longest:
             raise InputError(
                 f"{url} takes prompts of up to {health['longest']} tokens and this run's have up to {self.longest}.",
-                remedy="Start recipes/serve.py with a larger --max_history or --longest, or lower max_history here.",
+                remedy="Start recipes/rollout_server.py with a larger --max_history or --longest, or lower max_history "
+                "here.",
             )
         return health
 
@@ -257,7 +256,7 @@ class ServerEngine:
             return live
         raise RunError(
             f"No rollout server answers ({' '.join(self._down.values())}).",
-            remedy="Start recipes/serve.py again, then resume from the last checkpoint.",
+            remedy="Start recipes/rollout_server.py again, then resume from the last checkpoint.",
         )
 
     def _each(

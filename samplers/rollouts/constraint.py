@@ -42,9 +42,20 @@ class TrieConstraint:
 
     @classmethod
     def from_config(cls, config: VllmConfig, device: torch.device) -> "TrieConstraint":
-        """The constraint of an engine, from the folder that its `additional_config` names and its tokenizer."""
-        assert isinstance(config.additional_config, dict)
-        trie = Catalog.load(config.additional_config[ARGUMENT]).trie.to(device)
+        """The constraint of an engine, from the folder that its `additional_config` names and its tokenizer.
+
+        Raises InputError for a folder that is missing, or of another catalogue than the model was trained for.
+        """
+        folder = config.additional_config.get(ARGUMENT) if isinstance(config.additional_config, dict) else None
+        if folder is None:
+            raise InputError(
+                f"The engine's additional_config names no catalogue under {ARGUMENT!r}.",
+                remedy="Give it the folder that holds catalog.json.",
+                field=ARGUMENT,
+            )
+        catalog = Catalog.load(folder)
+        catalog.check_trained(config.model_config.hf_config)
+        trie = catalog.trie.to(device)
         tokenizer = AutoTokenizer.from_pretrained(config.model_config.tokenizer, trust_remote_code=False)
         end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         return cls(trie, node_tokens(tokenizer, trie).to(device), config.model_config.get_vocab_size(), end)

@@ -10,15 +10,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from torch.nn.functional import pad
 
-from catalog import Trajectories, code_of_token
-from catalog.errors import DivergedError, RunError
+from catalog import Trajectories
 from catalog.files import complete
 from interactions.prompts import PromptBatch
 from policy import ON_POLICY, Exploration, TriePolicy
 from samplers.base import check_beams, generator, with_padding
 from samplers.rollouts.engine import RolloutEngine
+from samplers.rollouts.engine_policy import EnginePolicy
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,9 @@ class RolloutSampler:
         check_beams(beams, exploration)
         self.engine, self.policy, self.beams, self.exploration = engine, policy, beams, exploration
         self._trie, self._device = policy.trie, policy.tokens.device
+        self._reader = EnginePolicy(engine, policy.trie.to("cpu"), policy.tokens.cpu())
         self._background = ThreadPoolExecutor(1, thread_name_prefix="rollout", initializer=self._enter)
         self._started: dict[str, Future[Drawn]] = {}  # by `_name`
-        self._code = code_of_token(policy.tokens, policy.trie, int(policy.tokens.max()) + 1)
 
     def _enter(self) -> None:
         if self._device.type == "cuda":  # a thread begins on the first GPU, whichever one its process has
@@ -55,13 +54,13 @@ class RolloutSampler:
 
     def start(self, batch: PromptBatch, count: int, seed: int) -> None:
         """Begin to draw, unless a draw with the same arguments is under way or was loaded."""
-        prompts = batch.token_lists()
-        if (name := self._name(prompts, count, seed)) not in self._started:
-            self._started[name] = self._background.submit(self._draw, prompts, count, seed)
+        if (name := self._name(batch, count, seed)) not in self._started:
+            self._started[name] = self._background.submit(self._draw, batch, count, seed)
 
-    def _name(self, prompts: list[list[int]], count: int, seed: int) -> str:
+    def _name(self, batch: PromptBatch, count: int, seed: int) -> str:
         """Identifies a draw, so that a run resumed with other data or settings does not use those of a checkpoint."""
-        return hashlib.sha256(repr((prompts, count, seed, self.beams, self.exploration)).encode()).hexdigest()
+        drawn = batch.token_lists(), count, seed, self.beams, self.exploration
+        return hashlib.sha256(repr(drawn).encode()).hexdigest()
 
     def wait(self) -> None:
         """Return when the engine is idle, since weights must not change while it draws."""
@@ -70,84 +69,27 @@ class RolloutSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """Raises RunError where the engine drew what is no item of the catalogue."""
-        prompts = batch.token_lists()
-        started = self._started.pop(self._name(prompts, count, seed), None)
-        drawn = started.result() if started else self._draw(prompts, count, seed)
+        started = self._started.pop(self._name(batch, count, seed), None)
+        drawn = started.result() if started else self._draw(batch, count, seed)
         found = with_padding(drawn.items, batch, self._trie, "policy")
         age = torch.full_like(drawn.items, self.engine.version - drawn.version).masked_fill(drawn.items < 0, 0)
         return replace(found, log_pf=drawn.log_pf, age=age)
 
-    def _draw(self, prompts: list[list[int]], count: int, seed: int) -> Drawn:
+    def _draw(self, batch: PromptBatch, count: int, seed: int) -> Drawn:
         if self.beams:
-            items, log_pf = self._best(prompts, count)
+            items, log_pf = self._best(batch, count)
         elif self.exploration != ON_POLICY:
-            items, log_pf = self._explore(prompts, count, seed)
+            items, log_pf = self._reader.sample(batch, count, generator(seed, torch.device("cpu")), self.exploration)
         else:
             # children k of a prompt's request are seeded with its seed + k: far apart, so that none meet
-            seeds = np.random.SeedSequence(seed).generate_state(len(prompts), np.uint64) >> np.uint64(2)
-            tokens, log_pf = self.engine.sample(prompts, count, seeds.tolist())
-            _check_numbers(log_pf)
-            items = self._items(tokens)
+            seeds = np.random.SeedSequence(seed).generate_state(len(batch), np.uint64) >> np.uint64(2)
+            items, log_pf = self._reader.draw(batch, count, seeds.tolist())
         return Drawn(items.to(self._device), log_pf.to(self._device), self.engine.version)
 
-    def _items(self, tokens: Tensor) -> Tensor:
-        """The items of token sequences [..., L]: [...]."""
-        known = tokens.clamp(max=len(self._code) - 1).to(self._device)
-        leaf = self._trie.leaf(self._code[known])
-        item = self._trie.item(leaf.clamp(min=self._trie.first_leaf))  # any, for what leads nowhere
-        right = (self.policy.tokens[self._trie.path(item)[..., 1:]].cpu() == tokens).all(-1)
-        if not right.all():
-            raise RunError(
-                f"The rollout engine drew the tokens {tokens[~right][0].tolist()}, which are no item of the catalogue.",
-                remedy="Start it with this run's catalogue and vocabulary.",
-            )
-        return item
-
-    def _explore(self, prompts: list[list[int]], count: int, seed: int) -> tuple[Tensor, Tensor]:
-        """Draws that depart from P_F: items [B, count], and log_pf [B, count, L] under P_F.
-
-        An engine gives the log-probabilities of the distribution that it draws from. It is therefore asked for P_F over
-        the children of every node on the way, once for each distinct node, and the draws are made here.
-        """
-        stream = generator(seed, torch.device("cpu"))
-        tokens = torch.zeros(len(prompts), count, 0, dtype=torch.long)
-        log_pf = torch.zeros(len(prompts), count, 0)
-        for level, width in enumerate(self._trie.max_children):
-            begun = [
-                tuple(prompt + path) for prompt, paths in zip(prompts, tokens.tolist(), strict=True) for path in paths
-            ]
-            place = {prefix: row for row, prefix in enumerate(dict.fromkeys(begun))}
-            codes, log_p = self.engine.extend([list(prefix) for prefix in place], level, width)
-            _check_numbers(log_p.amax(-1))  # every node has a child
-            row = torch.tensor([place[prefix] for prefix in begun])
-            chances = self.exploration.probabilities(log_p[row])  # [B * count, width]
-            slot = torch.multinomial(chances, 1, generator=stream)
-            tokens = torch.cat([tokens, codes[row].gather(1, slot).view(len(prompts), count, 1)], -1)
-            log_pf = torch.cat([log_pf, log_p[row].gather(1, slot).view(len(prompts), count, 1)], -1)
-        return self._items(tokens), log_pf
-
-    def _best(self, prompts: list[list[int]], width: int) -> tuple[Tensor, Tensor]:
+    def _best(self, batch: PromptBatch, width: int) -> tuple[Tensor, Tensor]:
         """The best items of a beam: items [B, width], -1 behind the last, and log_pf [B, width, L]."""
-        score = torch.zeros(len(prompts), 1)
-        tokens, log_pf = torch.zeros(len(prompts), 1, 0, dtype=torch.long), torch.zeros(len(prompts), 1, 0)
-        for level, most in enumerate(self._trie.max_children):
-            fan = min(width, most)
-            row, slot = (score > -torch.inf).nonzero(as_tuple=True)
-            begun = [prompts[r] + tokens[r, s].tolist() for r, s in zip(row.tolist(), slot.tolist(), strict=True)]
-            step = torch.full((*score.shape, fan), -torch.inf)  # [B, W, fan]
-            token = torch.zeros_like(step, dtype=torch.long)
-            codes, each = self.engine.extend(begun, level, fan)
-            _check_numbers(each.amax(-1))  # every node has a child
-            token[row, slot], step[row, slot] = codes, each
-            total, best = (score.unsqueeze(-1) + step).flatten(1).topk(min(width, step[0].numel()))
-            score, parent = total, (best // fan).unsqueeze(-1)
-            tokens = _grown(tokens, parent, token.flatten(1).gather(1, best))
-            log_pf = _grown(log_pf, parent, step.flatten(1).gather(1, best))
-        found = score > -torch.inf
-        items = torch.full(score.shape, -1)
-        items[found] = self._items(tokens[found]).cpu()
-        missing = width - items.shape[1]
-        items, log_pf = pad(items, (0, missing), value=-1), pad(log_pf, (0, 0, 0, missing))
+        items, _ = self._reader.beam(batch, width)
+        log_pf = self._reader.log_probs(batch, items.clamp(min=0)).log_pf
         return items, log_pf.masked_fill((items < 0).unsqueeze(-1), torch.nan)
 
     def forget(self) -> None:
@@ -174,16 +116,3 @@ class RolloutSampler:
                 ready: Future[Drawn] = Future()
                 self._started[name] = ready
                 ready.set_result(Drawn(items, log_pf, int(version)))
-
-
-def _check_numbers(log_pf: Tensor) -> None:
-    if not log_pf.isfinite().all():
-        raise DivergedError(
-            "The rollout engine's log-probabilities are no numbers: the policy's weights have diverged.",
-            remedy="Go on from an earlier checkpoint with a lower learning rate.",
-        )
-
-
-def _grown(paths: Tensor, parent: Tensor, last: Tensor) -> Tensor:
-    """The paths [B, W, n] of the parents [B, W', 1], each one step longer by last [B, W']: [B, W', n + 1]."""
-    return torch.cat([paths.gather(1, parent.expand(-1, -1, paths.shape[-1])), last.unsqueeze(-1)], -1)

@@ -8,21 +8,21 @@ from dataclasses import dataclass
 from threading import Lock
 from typing import Annotated, Any, NoReturn
 
-from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from catalog import Catalog, Trie
 from catalog.errors import GFlowGRError, InputError
 from catalog.extras import extra
-from samplers.rollouts.client import KEY, MOST_DRAWS, MOST_PROMPTS
+from samplers.rollouts.client import MOST_DRAWS, MOST_PROMPTS
 from samplers.rollouts.engine import RolloutEngine
-from samplers.rollouts.http_limits import KeyAndSizeLimits
+from serving.http_limits import KeyAndSizeLimits
+from serving.listening import KEY
+from serving.refusals import add_refusals, refuse_form
 
-with extra("rollouts", "A rollout server"):
+with extra("server", "A rollout server"):
     from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
     from fastapi.exceptions import RequestValidationError
-    from fastapi.responses import PlainTextResponse
     from pydantic import BaseModel, ConfigDict, Field
 
 Seed = Annotated[int, Field(ge=0, lt=2**62)]  # draw k of a prompt has its seed + k, which must stay below 2^63
@@ -127,7 +127,9 @@ class EngineState:
             try:
                 tokens, log_pf = draw()
             except Exception as error:  # vLLM keeps the requests and would never finish them
-                self.failure = f"The engine failed ({type(error).__name__}: {error}): start recipes/serve.py again."
+                self.failure = (
+                    f"The engine failed ({type(error).__name__}: {error}): start recipes/rollout_server.py again."
+                )
                 raise
         return Response(save({"tokens": tokens, "log_pf": log_pf}), media_type="application/octet-stream")
 
@@ -173,28 +175,11 @@ def make_app(
     """
     bounds = Bounds(catalog.trie, vocabulary, longest, part_bytes)
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    add_refusals(app)
+    app.exception_handler(RequestValidationError)(refuse_form)
     refusal = f"The key is not the server's: set {KEY} to the same value on both."
     app.add_middleware(KeyAndSizeLimits, key=key, largest=bounds.body, refusal=refusal)
     state = EngineState(engine)
-
-    @app.exception_handler(HTTPException)
-    def refuse(_: Request, error: HTTPException) -> Response:
-        return PlainTextResponse(error.detail, error.status_code)
-
-    @app.exception_handler(SafetensorError)
-    @app.exception_handler(InputError)
-    def refuse_content(_: Request, error: Exception) -> Response:
-        return PlainTextResponse(str(error), 400)
-
-    @app.exception_handler(RequestValidationError)
-    def refuse_form(_: Request, error: RequestValidationError) -> Response:  # the stock answer has all that was sent
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))[:100]
-        return PlainTextResponse(f"{where}: {first['msg']}"[:300], 400)
-
-    @app.exception_handler(Exception)
-    def fail(_: Request, error: Exception) -> Response:  # its traceback is in the server's log
-        return PlainTextResponse(f"{type(error).__name__}: {error}", 500)
 
     @app.get("/health")
     async def health() -> dict[str, Any]:  # async: it waits neither for the engine nor for a thread

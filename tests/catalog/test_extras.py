@@ -77,8 +77,8 @@ def test_vectors_of_titles_without_the_encoder_are_refused(tmp_path, block):
     [
         ("matplotlib", "report", "evaluation.figures"),
         ("jinja2", "report", "evaluation.report"),
-        ("fastapi", "rollouts", "samplers.rollouts.server"),
-        ("uvicorn", "rollouts", "samplers.rollouts.http_limits"),
+        ("fastapi", "server", "samplers.rollouts.server"),
+        ("uvicorn", "server", "serving.http_limits"),
         ("vllm", "rollouts", "samplers.rollouts.constraint"),
     ],
 )

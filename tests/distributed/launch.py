@@ -1,6 +1,7 @@
 """Starts the programs of this folder as a user would."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,3 +33,10 @@ def run(command: list[str], timeout: float = 240) -> tuple[int, str]:
         if process.poll() is None:
             os.killpg(process.pid, 9)
     return process.returncode, printed
+
+
+def cause(printed: str, last: int = 60) -> str:
+    """What a failed program printed last, after all lines before that name an error."""
+    lines = printed.splitlines()
+    named = [line for line in lines[:-last] if re.search(r"error|terminate|what\(\)", line, re.IGNORECASE)]
+    return "\n".join([*named, *lines[-last:]])

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 
 from catalog import Catalog, word_tokenizer
 from policy import auto_class
@@ -43,6 +43,14 @@ def make_model(kind: str = "qwen3", **overrides: Any) -> PreTrainedModel:
     config = AutoConfig.for_model(kind, vocab_size=len(TOKENIZER), **SIZES[kind] | overrides)
     with zero3_init_disabled():
         return auto_class(config).from_config(config)
+
+
+def write_classifier(folder: Path) -> None:
+    """A model that classifies sequences, random, with its tokenizer."""
+    config = AutoConfig.for_model("qwen3", vocab_size=len(TOKENIZER), num_labels=1, **SIZES["qwen3"])
+    torch.manual_seed(1)
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+    TOKENIZER.save_pretrained(folder)
 
 
 def make_trainer(

@@ -7,7 +7,7 @@ import time
 import psutil
 import pytest
 
-from tests.distributed.launch import HERE, command, run, start
+from tests.distributed.launch import HERE, cause, command, run, start
 from trainer.runtime.checkpoint_files import broken, newest
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
@@ -19,7 +19,7 @@ def worker(folder, fault, recipe="cpu-zero2"):
 
 def finish(folder, recipe="cpu-zero2"):
     status, printed = run(worker(folder, "none", recipe))
-    assert status == 0, printed[-3000:]
+    assert status == 0, cause(printed)
     return json.loads((folder / "result.json").read_text())
 
 

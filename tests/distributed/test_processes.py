@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.distributed.launch import HERE, run
+from tests.distributed.launch import HERE, cause, run
 
 
 @pytest.mark.slow
@@ -16,7 +16,7 @@ def test_two_processes_train_and_evaluate_like_one_with_twice_the_batch(tmp_path
         out = tmp_path / str(processes)
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
         status, printed = run([*launcher, str(HERE / "worker.py"), str(out), str(batch)])
-        assert status == 0, printed[-3000:]
+        assert status == 0, cause(printed)
         results.append(json.loads((out / "result.json").read_text()))
     one, two = results
     assert (one["processes"], two["processes"]) == (1, 2)

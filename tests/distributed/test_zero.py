@@ -10,8 +10,8 @@ from transformers import AutoConfig
 
 from interactions import PromptBuilder
 from policy import auto_class, inference, policy_of
-from tests.distributed.launch import HERE, command, run
-from tests.distributed.problem import CATALOG, TOKENIZER, make_model, make_rows
+from tests.distributed.launch import HERE, cause, command, run
+from tests.distributed.problem import CATALOG, TOKENIZER, make_model, make_rows, write_classifier
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 WORKER = HERE / "zero_worker.py"
@@ -23,8 +23,9 @@ LIKE_ALONE = (
 
 
 def launch(starter, folder, *cases):
+    write_classifier(folder / "classifier")
     status, printed = run([*starter, str(WORKER), str(folder), *cases])
-    assert status == 0, printed[-3000:]
+    assert status == 0, cause(printed)
     return json.loads((folder / "result.json").read_text())
 
 
@@ -64,6 +65,21 @@ def test_losses_are_those_of_one_process(alone, zero):
     assert len(results["adamw"]["losses"]) == 20
 
 
+def test_a_reward_model_is_whole_on_every_process(alone, zero):
+    mine, theirs = zero[1]["reward model"], alone["reward model"]
+    assert mine["losses"] == pytest.approx(theirs["losses"], abs=1e-6)
+    assert theirs["losses"][-1] > 1e-4  # 0 where it rewards all alike
+
+
+def test_only_zero_3_leaves_out_what_logging_needs_in_its_second_step(alone, zero):
+    assert alone["logged"]["gaps"] == [True] * 4
+    stage, results, _ = zero
+    _, second, third, fourth = results["logged"]["forwards"]
+    assert third == fourth
+    assert results["logged"]["gaps"] == [True, stage != 3, True, True]
+    assert third - second == (stage == 3)
+
+
 def test_accumulation_and_checkpointing_change_nothing(alone):
     for case in ("accumulated", "checkpointed", "checkpointed, reentrant"):
         assert alone[case]["losses"] == pytest.approx(alone["sgd"]["losses"], abs=1e-5), case
@@ -78,9 +94,9 @@ def test_a_resumed_run_is_the_uninterrupted_one_to_the_bit(alone, zero):
 
 def test_another_number_of_processes_goes_on_with_the_same_optimizer(zero):
     stage, results, folder = zero
-    one = launch(command(f"cpu-zero{stage}", WORKER, options=("--num_processes", "1"))[:-1], folder, "dealt anew")
-    assert one["dealt anew"]["processes"] == 1
-    assert one["dealt anew"]["losses"] == pytest.approx(results["adamw"]["losses"], abs=1e-5)
+    one = launch(command(f"cpu-zero{stage}", WORKER, options=("--num_processes", "1"))[:-1], folder, "other processes")
+    assert one["other processes"]["processes"] == 1
+    assert one["other processes"]["losses"] == pytest.approx(results["adamw"]["losses"], abs=1e-5)
 
 
 def test_the_export_is_a_plain_checkpoint_of_what_was_trained(alone, zero):

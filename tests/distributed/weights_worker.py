@@ -22,6 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from samplers.rollouts.weights import buckets, policy_weights
+from trainer.runtime.processes import leave_group
 
 # otherwise the first launch compiles it for minutes
 deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
@@ -181,7 +182,7 @@ def main() -> None:
     results = {name: run() for name, run in CASES.items()}
     (Path(sys.argv[1]) / f"rank{dist.get_rank()}.json").write_text(json.dumps(results))
     dist.barrier()
-    dist.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def resume() -> dict[str, Any]:
     }
 
 
-def dealt_anew() -> dict[str, Any]:
+def other_processes() -> dict[str, Any]:
     """The second half of "adamw", from a checkpoint that another number of processes wrote."""
     trainer = make_trainer(out / "adamw", **TWENTY)
     trainer.train(resume_from_checkpoint=str(out / "adamw" / "checkpoint-10"))
@@ -96,6 +96,28 @@ def sharded() -> dict[str, Any]:
     return {"margins": margins, "held": sum(parameter.ds_tensor.numel() for parameter in reference)}
 
 
+def reward_model() -> dict[str, Any]:
+    parts = {"reward_funcs": str(out / "classifier")}
+    trainer = make_trainer(out / "reward_model", method="grpo", beta=0.1, parts=parts, **PAIRS)
+    trainer.train()
+    return {"losses": losses(trainer)}
+
+
+def logged() -> dict[str, Any]:
+    """How many forwards without gradients each step has, and whether it logs what such a forward is for."""
+    trainer = make_trainer(out / "logged", samplers={"target": 1, "policy": 2})
+    forwards = [0] * trainer.args.max_steps
+
+    def count(*_: Any) -> None:
+        forwards[trainer.state.global_step] += not torch.is_grad_enabled()
+
+    hook = trainer.model.register_forward_pre_hook(count)
+    trainer.train()
+    hook.remove()
+    gaps = ["sampler/log_pf_gap" in record for record in trainer.state.log_history if "loss" in record]
+    return {"forwards": forwards, "gaps": gaps}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "adamw": lambda: train("adamw", export=True, **TWENTY),
     "sgd": lambda: train("sgd", **SGD),
@@ -111,9 +133,11 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "t5": lambda: train(
         "t5", export=True, kind="t5", sft_positions="target", eval_strategy="steps", eval_steps=4, **PAIRS
     ),
+    "reward model": reward_model,
+    "logged": logged,
     "resume": resume,
     "bf16": half,
-    "dealt anew": dealt_anew,
+    "other processes": other_processes,
     "sharded": sharded,
 }
 

@@ -86,6 +86,7 @@ def test_the_metrics_of_a_run_that_says_nothing_and_of_one_with_lists_of_20():
     default = ["recall@1", "recall@5", "recall@10", "recall@50", "ndcg@5", "ndcg@10", "mrr@50"]
     assert ranking_names(EVAL_K) == default == list(ranking_metrics(*lists_with_target_at([1])))
     assert ranking_names([20, 5]) == ["recall@5", "recall@20", "ndcg@5", "ndcg@20", "mrr@20"]
+    assert ranking_names([50, 10]) == ["recall@10", "recall@50", "ndcg@10", "ndcg@50", "mrr@50"]
     assert ranking_metrics(*lists_with_target_at([20], 20), [5, 20])["mrr@20"].tolist() == [1 / 20]
 
 

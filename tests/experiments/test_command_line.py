@@ -18,10 +18,10 @@ from experiments.arguments import (
     RecommenderArguments,
     ReproduceArguments,
     RunArguments,
-    ServeArguments,
 )
 from experiments.command_line import parse, program, setting
 from experiments.plan import PlanArguments
+from experiments.server_arguments import RolloutServerArguments, ServeArguments
 from semantic_ids.settings import DataArguments
 from tests.raising import raises
 from trainer import METHODS, GFlowNetConfig, SFTConfig
@@ -129,8 +129,11 @@ def test_a_missing_recipe_is_named(tmp_path):
         (EvaluateArguments, {"run": "r", "data": "d", "split": "train"}, "split"),
         (EvaluateArguments, {"run": "r", "data": "d", "beam_width": 0}, "beam_width"),
         (EvaluateArguments, {"run": "r", "data": "d", "guide_weight": float("inf")}, "guide_weight"),
-        (ServeArguments, {"model": "m", "data": "d", "port": 70000}, "port"),
-        (ServeArguments, {"model": "m", "data": "d", "engine": "[1]"}, "engine"),
+        (RolloutServerArguments, {"model": "m", "data": "d", "port": 70000}, "port"),
+        (RolloutServerArguments, {"model": "m", "data": "d", "engine": "[1]"}, "engine"),
+        (ServeArguments, {"model": "m", "max_batch": 0}, "max_batch"),
+        (ServeArguments, {"model": "m", "engine": "tensorrt"}, "engine"),
+        (ServeArguments, {"model": "m", "timeout": 0.0}, "timeout"),
         (CompareArguments, {"output_dir": "o", "runs": ["a"], "seeds": [-1]}, "seeds"),
         (CompareArguments, {"output_dir": "o", "data": "d", "sweep": {"../x": {"config": "c"}}}, "sweep"),
         (RecommenderArguments, {"data": "d", "output_dir": "o", "models": {"/x": {}}}, "models"),

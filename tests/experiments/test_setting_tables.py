@@ -76,7 +76,15 @@ def test_the_help_is_complete_and_readable(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "argv", [["train", "--help"], ["prepare", "--help"], ["plan", "--help"], ["serve", "--help"], ["compare", "--help"]]
+    "argv",
+    [
+        ["train", "--help"],
+        ["prepare", "--help"],
+        ["plan", "--help"],
+        ["serve", "--help"],
+        ["rollout_server", "--help"],
+        ["compare", "--help"],
+    ],
 )
 def test_help_needs_nothing_heavy(argv):
     code = (

@@ -117,7 +117,7 @@ def test_k_core_repeats_until_nothing_changes():
     ("name", "text", "message"),
     [
         ("log.txt", "", "unknown format. Use a name that ends in .inter, .inter.json, .csv, .jsonl"),
-        ("log.json", "{}", "unknown format"),
+        ("log.json", "{}", "no column 'user' (columns: none)"),
         ("log.csv", "", "not a well-formed UTF-8 table: No columns"),
         ("log.csv", HEADER, "no interactions"),
         ("log.csv", HEADER + "u,a,1\nu,b,2,x\n", "Expected 3 fields in line 3, saw 4"),

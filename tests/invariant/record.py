@@ -28,6 +28,7 @@ from policy.causal import CausalPolicy
 from policy.encoder_decoder import EncoderDecoderPolicy
 from recommenders import Popularity
 from tests.distributed.problem import make_trainer
+from trainer.runtime.processes import leave_group
 
 DRAWN = {"target": 1, "policy": 2, "replay": 1}
 PAIRS = {"target": 1, "random": 2, "policy": 1}
@@ -157,11 +158,9 @@ def main() -> None:
     by_default = WITH_VLLM if args.engine == "vllm" else CONFIGS if several else CONFIGS | FURTHER
     names = args.only or [*by_default]
     result = {name: train(args.out.parent / args.out.stem, name, args.steps, args.engine) for name in names}
-    state = PartialState()
-    if state.is_main_process:
+    if PartialState().is_main_process:
         args.out.write_text(json.dumps({"where": where(), "runs": result}) + "\n")
-    if torch.distributed.is_initialized():
-        state.destroy_process_group()
+    leave_group()
 
 
 if __name__ == "__main__":

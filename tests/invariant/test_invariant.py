@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.distributed.launch import command, run
+from tests.distributed.launch import cause, command, run
 
 HERE = Path(__file__).parent
 RECORD = HERE / "record.py"
@@ -44,7 +44,7 @@ def test_training_computes_what_was_recorded(name, tmp_path):
         command(recipe, str(RECORD), *arguments) if recipe else [sys.executable, str(RECORD), *map(str, arguments)]
     )
     status, printed = run(started, timeout=400)
-    assert status == 0, printed
+    assert status == 0, cause(printed)
     wanted, found = json.loads((HERE / f"{name}.json").read_text()), json.loads(out.read_text())
     assert found["runs"].keys() == wanted["runs"].keys()
     same_place = found["where"] == wanted["where"]

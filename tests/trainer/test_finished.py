@@ -13,7 +13,7 @@ from torch.distributed import TCPStore
 
 from catalog.errors import InputError, RunError
 from catalog.files import MARKER, sealed
-from policy.checkpoints import check_finished, finished
+from policy.folders import check_finished, finished
 from rewards import Hit
 from tests.raising import raises
 from trainer import GFlowNetTrainer, SFTTrainer

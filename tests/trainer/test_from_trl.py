@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
@@ -72,15 +72,23 @@ def test_what_is_not_quite_the_same_is_said_of_names_that_both_have():
 
 def test_num_generations_and_temperature_are_those_of_the_sampler_policy(tmp_path):
     how = dict(output_dir=str(tmp_path), use_cpu=True)
-    assert GRPOConfig(**how).samplers == {"policy": 8}
-    assert GRPOConfig(**how, num_generations=4).samplers == {"policy": 4}
-    assert GRPOConfig(**how, num_generations=4, samplers={"policy": {"count": 4}}).samplers == {"policy": 4}
-    warm = GRPOConfig(**how, num_generations=4, temperature=1.5).samplers
+    assert GRPOConfig(**how).mixture == {"policy": 8}
+    assert GRPOConfig(**how, num_generations=4).mixture == {"policy": 4}
+    assert GRPOConfig(**how, num_generations=4, samplers={"policy": {"count": 4}}).mixture == {"policy": 4}
+    warm = GRPOConfig(**how, num_generations=4, temperature=1.5).mixture
     assert warm == {"policy": {"count": 4, "temperature": 1.5}}
-    assert DPOConfig(**how, num_generations=2).samplers == {"target": 1, "random": 1, "policy": 2}
+    assert DPOConfig(**how, num_generations=2).mixture == {"target": 1, "random": 1, "policy": 2}
     with raises(InputError, field="num_generations"):
         GRPOConfig(**how, num_generations=4, samplers={"policy": 3})
     with raises(InputError, field="temperature"):
         DPOConfig(**how, temperature=2.0)
     with raises(InputError, field="temperature"):
         GRPOConfig(**how, temperature=0.0)
+
+
+def test_a_config_is_replaced_as_it_was_given(tmp_path):
+    config = GRPOConfig(output_dir=str(tmp_path), use_cpu=True, num_generations=4, temperature=1.5)
+    assert replace(config, learning_rate=1e-3).mixture == config.mixture
+    assert replace(config, temperature=0.5).mixture == {"policy": {"count": 4, "temperature": 0.5}}
+    assert replace(config, num_generations=2, temperature=None).mixture == {"policy": 2}
+    assert replace(config, num_generations=None, samplers={"policy": 3}, temperature=1.0).mixture == {"policy": 3}

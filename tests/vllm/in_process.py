@@ -15,6 +15,7 @@ from vllm.exceptions import VLLMValidationError
 from catalog import Catalog, node_tokens, word_tokenizer
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, Exploration, inference
+from recommenders import GenerativeRecommender
 from samplers import PolicySampler, RolloutSampler
 from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
 from samplers.rollouts.weights import policy_weights
@@ -73,6 +74,21 @@ def test_a_finished_run_is_loaded_as_it_is(make_trainer, prompts, catalog, tmp_p
     with inference(trainer.model):
         expected = trainer.policy.log_probs(prompts, drawn.items).log_pf
     torch.testing.assert_close(drawn.log_pf, expected, atol=1e-4, rtol=0)
+
+
+def test_a_finished_run_recommends_the_same_by_vllm(make_trainer, catalog):
+    trainer = make_trainer(model=QWEN3)
+    trainer.train()
+    trainer.save_model()
+    folder, histories = trainer.args.output_dir, [["item3", "item5"], ["item7"], ["item1"] * 9]
+    asked = {"k": 5, "exclude": ["item2"], "filter": [f"item{i}" for i in range(30)]}
+    lists = [
+        GenerativeRecommender.from_pretrained(folder, engine=engine).recommend(histories, **asked)
+        for engine in ("transformers", "vllm")
+    ]
+    for one, other in zip(*lists, strict=True):
+        assert one.items == other.items and len(one.items) == 5
+        assert one.scores == pytest.approx(other.scores, abs=1e-4)
 
 
 @pytest.mark.parametrize("settings", [QWEN3, GPT2], ids=["qwen3", "gpt2"])

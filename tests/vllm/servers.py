@@ -1,4 +1,4 @@
-"""Rollout servers as they are run: recipes/serve.py in processes of their own, with vLLM."""
+"""Rollout servers as they are run: recipes/rollout_server.py in processes of their own, with vLLM."""
 
 import os
 import socket
@@ -43,7 +43,7 @@ class Servers:
         self.processes = [self.process(port) for port in self.ports]
 
     def process(self, port, **environment):
-        command = [sys.executable, "recipes/serve.py", "--port", str(port), "--max_history", "20"]
+        command = [sys.executable, "recipes/rollout_server.py", "--port", str(port), "--max_history", "20"]
         settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GFLOWGR_API_KEY": KEY} | environment
         with open(self.folder / f"{port}.log", "ab") as log:
             return subprocess.Popen(

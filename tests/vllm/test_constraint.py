@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog import Catalog, node_tokens, word_tokenizer
+from catalog.errors import InputError
+from tests.raising import raises
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -44,6 +46,28 @@ def test_exactly_the_tokens_that_continue_an_item_stay(codes, prefixes):
         assert torch.equal(masked[row][list(legal)], logits[row][list(legal)])
 
 
+def config_of(folder, tokenizer, **about):
+    """What a processor reads of vLLM's config. about: the model's own config."""
+    model = {"tokenizer": str(folder), "get_vocab_size": lambda: len(tokenizer), "hf_config": SimpleNamespace(**about)}
+    return SimpleNamespace(additional_config={"trie": str(folder)}, model_config=SimpleNamespace(**model))
+
+
+def test_an_engine_without_its_catalogue_is_refused(catalog, tokenizer, tmp_path):
+    from samplers.rollouts.constraint import TrieConstraint
+
+    catalog.save(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    device = torch.device("cpu")
+    fitting = config_of(tmp_path, tokenizer, catalog_fingerprint=catalog.fingerprint)
+    assert TrieConstraint.from_config(fitting, device).trie.items == len(catalog)
+    with raises(InputError):
+        TrieConstraint.from_config(config_of(tmp_path, tokenizer, catalog_fingerprint="another"), device)
+    for without in ({}, None):
+        fitting.additional_config = without
+        with raises(InputError, field="trie"):
+            TrieConstraint.from_config(fitting, device)
+
+
 def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path):
     """V2 needs a GPU's Triton to run as a whole; its processor is given the runner's buffers as they are documented."""
     from vllm import SamplingParams
@@ -53,10 +77,7 @@ def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path):
 
     catalog.save(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    config = SimpleNamespace(
-        additional_config={"trie": str(tmp_path)},
-        model_config=SimpleNamespace(tokenizer=str(tmp_path), get_vocab_size=lambda: len(tokenizer)),
-    )
+    config = config_of(tmp_path, tokenizer)
     tokens = node_tokens(tokenizer, catalog.trie)[catalog.trie.path(torch.arange(48))[:, 1:]].tolist()
     # prompt, how much of it belongs to the item (None: no constraint), what was drawn since
     requests = [

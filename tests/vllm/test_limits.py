@@ -13,6 +13,7 @@ from safetensors.torch import save
 
 from catalog.errors import InputError, RunError
 from samplers.rollouts.client import MOST_PROMPTS, ServerEngine
+from tests import http_server
 from tests.raising import raises
 
 pytestmark = pytest.mark.vllm  # which brings uvicorn and fastapi
@@ -45,24 +46,13 @@ class Engine:
         return self.spoil(torch.ones(shape, dtype=torch.long), torch.full(shape, -1.0))
 
 
-@contextmanager
 def served(engine, catalog):
-    """The url of the real app around it, in a thread."""
-    import uvicorn
-
-    from samplers.rollouts.http_limits import server_config
+    """A context with the url of the real app around an engine."""
     from samplers.rollouts.server import make_app
 
-    app = make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST, part_bytes=10_000)
-    server = uvicorn.Server(server_config(app))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        while not server.started:
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
+    return http_server.served(
+        make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST, part_bytes=10_000)
+    )
 
 
 @contextmanager
@@ -188,7 +178,7 @@ def test_weights_that_are_not_the_model_s_are_told_and_others_taken(good, client
 
 def test_a_body_is_bounded_in_size_however_it_is_sent_and_in_time(good, monkeypatch):
     engine, url = good
-    monkeypatch.setattr("samplers.rollouts.http_limits.BODY_SECONDS", 0.5)
+    monkeypatch.setattr("serving.http_limits.BODY_SECONDS", 0.5)
     path = url + "/weights?version=x&part=0&last=false"
     assert requests.put(path, data=bytes(20_000), headers=HEADER, timeout=5).status_code == 413
     assert requests.put(path, data=iter([bytes(5000)] * 4), headers=HEADER, timeout=5).status_code == 413
@@ -204,7 +194,7 @@ def test_a_body_is_bounded_in_size_however_it_is_sent_and_in_time(good, monkeypa
 
 
 def test_half_sent_heads_are_closed_and_shut_nobody_out(good, monkeypatch):
-    monkeypatch.setattr("samplers.rollouts.http_limits.HEAD_SECONDS", 2)
+    monkeypatch.setattr("serving.http_limits.HEAD_SECONDS", 2)
     url = good[1]
     port = int(url.rsplit(":")[-1])
     half = [socket.create_connection(("127.0.0.1", port), timeout=5) for _ in range(300)]

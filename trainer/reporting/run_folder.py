@@ -75,7 +75,7 @@ class RunFolder(TrainerCallback):
                 file.write(json.dumps({"step": state.global_step, **logs}) + "\n")
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        state.num_input_tokens_seen += self.tokens_in_step  # not before, or a step begun anew would count twice
+        state.num_input_tokens_seen += self.tokens_in_step  # not before, or a step begun again would count twice
         self._seconds(state)
 
     def on_evaluate(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:

@@ -19,11 +19,13 @@ def will_log(args: TrainingArguments, state: TrainerState, began_at: int) -> boo
     began_at: the step that the process went on from.
     """
     done, plugin = state.global_step, args.deepspeed_plugin
-    if (plugin is not None and plugin.zero_stage == 3 and done - began_at == 1) or args.logging_strategy == "no":
+    if plugin is not None and plugin.zero_stage == 3 and done - began_at == 1:
         return False
-    if args.logging_strategy == "epoch":
-        return True  # whichever of its steps is the last
-    return (done == 0 and args.logging_first_step) or (done + 1) % max(1, int(state.logging_steps or 1)) == 0
+    if done == 0 and args.logging_first_step:
+        return True
+    if args.logging_strategy == "steps":
+        return (done + 1) % max(1, int(state.logging_steps or 1)) == 0
+    return args.logging_strategy == "epoch"  # whichever of its steps is the last
 
 
 class StepMetrics:
@@ -46,7 +48,7 @@ class StepMetrics:
         self._step_started = now
 
     def means(self, accelerator: Accelerator) -> dict[str, float]:
-        """Everything that was noted, by name; every process calls it and has noted the same names. Starts anew."""
+        """Everything that was noted, by name; every process calls it and has noted the same names. Forgets it."""
         if not self._noted:
             return {}
         names = sorted(self._noted)

@@ -11,10 +11,11 @@ ROWS = ".modules_to_save."
 """In the name of a parameter of which only the codes' rows are trained; it must not decay, or the others would."""
 
 
-def adapt(model: PreTrainedModel, config: Any, tokens: Tensor) -> nn.Module:
+def adapt(model: PreTrainedModel, config: Any, tokens: Tensor, *, checkpointing: bool) -> nn.Module:
     """The model with LoRA (a `peft.LoraConfig`), and of its embeddings the rows of `tokens` trained in full.
 
     The codes are new words, for which a low-rank change of old ones is not enough; every other row keeps its bits.
+    checkpointing: whether activations are computed again in the backward.
     """
     from peft import get_peft_model
 
@@ -28,4 +29,6 @@ def adapt(model: PreTrainedModel, config: Any, tokens: Tensor) -> nn.Module:
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and name.split(ROWS)[0].split(".")[-1] in names and ROWS in name:
             parameter.register_hook(lambda gradient: gradient * rows.to(gradient))
+    if checkpointing:
+        adapted.enable_input_require_grads()  # type: ignore[operator]  # or nothing below the first checkpoint is trained
     return adapted

@@ -116,7 +116,7 @@ def resumed(value: Any, output_dir: str | None) -> str | bool | None:
 
 
 def find_checkpoint(asked: str | bool | None, output_dir: Path) -> Path | None:
-    """The checkpoint that `resume_from_checkpoint` means, None to begin anew.
+    """The checkpoint that `resume_from_checkpoint` means, None to begin afresh.
 
     asked: true, the newest of `output_dir`, or none where there is none; false or nothing; the folder of a checkpoint;
     or that of a run, then its newest. Raises InputError where there is no such folder or it holds no whole checkpoint.
@@ -166,19 +166,19 @@ def check_resumable(folder: Path, about: dict[str, Any]) -> dict[str, Any]:
     if reason := broken(folder, contents=True):
         raise InputError(f"{folder} cannot be resumed: {reason}", remedy="Name an earlier checkpoint.", file=folder)
     was = read_json(folder / MARKER, "The marker")["of"]
-    anew = f"Start a new run from it with --model {folder}."
+    afresh = f"Start a new run from it with --model {folder}."
     if "provenance" not in was:
-        raise InputError(f"{folder} does not say what it was made of.", remedy=anew, file=folder)
+        raise InputError(f"{folder} does not say what it was made of.", remedy=afresh, file=folder)
     if not (was["resumable"] and about["resumable"]):
         raise InputError(
             "save_only_model: a run that is resumed needs its optimizer, schedule and random streams too.",
-            remedy=anew if about["resumable"] else "Leave out save_only_model or resume_from_checkpoint.",
+            remedy=afresh if about["resumable"] else "Leave out save_only_model or resume_from_checkpoint.",
             file=folder,
             field="save_only_model",
             value=True,
         )
     made, wanted = Provenance.from_dict(was["provenance"]), Provenance.from_dict(about["provenance"])
-    wanted.check(made, f"The checkpoint {folder}", f"Give what it was made with. {anew}", folder)
+    wanted.check(made, f"The checkpoint {folder}", f"Give what it was made with. {afresh}", folder)
     check_pickles(folder)
     return was
 

@@ -17,7 +17,7 @@ from transformers.trainer_utils import rotate_checkpoints
 from catalog.errors import DivergedError, InputError
 from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
-from policy.checkpoints import finished
+from policy.folders import finished
 from trainer.config import TrainingConfig
 from trainer.runtime.checkpoint_files import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.runtime.export import unmark
@@ -93,7 +93,7 @@ class RunCheckpoints:
             if not finished(self._folder):
                 return False
             was = sealed(self._folder, "The run")
-            remedy = "Choose another output_dir, or start anew without resume_from_checkpoint."
+            remedy = "Choose another output_dir, or start again without resume_from_checkpoint."
             provenance.check(
                 Provenance.from_dict(was["provenance"]), f"The run in {self._folder}", remedy, self._folder
             )
@@ -143,7 +143,7 @@ class RunCheckpoints:
 
     @contextmanager
     def writing(self, state: TrainerState, provenance: Provenance) -> Iterator[Path]:
-        """Where to write the checkpoint of a step; it gets its name, and older ones make room, once it is whole."""
+        """Where to write the checkpoint of a step; it gets its name, and older ones are deleted, once it is whole."""
         step = state.global_step
         try:
             with unfinished(self._folder, self._accelerator, main=self._args.should_save) as self.saving:
@@ -162,7 +162,7 @@ class RunCheckpoints:
             self.saving = None
         self.saved_at = step
 
-    def check_finite(self, step: int, cause: Exception | None = None) -> None:
+    def check_finite(self, step: int) -> None:
         """Raise DivergedError on every process where a weight or buffer of any of them is no finite number."""
         tensors = [t for t in (*self._model.parameters(), *self._model.buffers()) if t.is_floating_point()]
         rank, device = self._accelerator.process_index, self._accelerator.device
@@ -177,7 +177,7 @@ class RunCheckpoints:
             remedy = f"{last} is the last good checkpoint: start a new run from it (--model), with a lower rate."
         raise DivergedError(
             f"The weights after step {step} are no finite numbers, so they are not kept.", remedy=remedy
-        ) from cause
+        )
 
 
 def _own_part(tensor: torch.Tensor, rank: int) -> torch.Tensor:

@@ -14,7 +14,8 @@ from catalog import Catalog
 from catalog.errors import InputError
 from interactions.prompts import PromptBuilder
 from samplers import RolloutEngine
-from samplers.rollouts.client import KEY, ServerEngine
+from samplers.rollouts.client import ServerEngine
+from serving.listening import KEY
 from trainer.rollout_config import RolloutConfig
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -62,10 +63,7 @@ class Processes:
 
     def leave(self) -> None:
         """Leave the group of the processes, as the last thing that they do together."""
-        # gloo's threads outlive the group, since DeepSpeed holds it, and abort the process (CPython before 3.14) where
-        # they let go of the last collective's tensors while Python ends; nothing tells that they have, so they get time
-        if torch.distributed.is_initialized():
-            time.sleep(0.5)
+        leave_group()
         self.accelerator.end_training()
 
     def from_main(self, read: Callable[[], Any]) -> Any:
@@ -80,6 +78,30 @@ class Processes:
         if error:
             raise error
         return found
+
+
+def leave_group() -> None:
+    """Destroy the group of the processes, if there is one, and wait until gloo's threads are done.
+
+    Those threads outlive the group where anything holds it, as DeepSpeed does. A collective returns before its thread
+    lets go of the tensors. Where Python ends first, the thread cannot take Python's lock and aborts the process
+    (CPython before 3.14).
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    idle, deadline = 0, time.monotonic() + 10
+    while idle < 5 and time.monotonic() < deadline:  # one look may find a thread that waits for Python's lock
+        time.sleep(0.02)
+        idle = idle + 1 if _gloo_sleeps() else 0
+
+
+def _gloo_sleeps() -> bool:
+    """Whether none of gloo's threads runs or is about to; where the system does not tell, True."""
+    for thread in Path("/proc/self/task").glob("*"):
+        name, _, state = (thread / "stat").read_text().rpartition(") ")
+        if name.endswith("(pt_gloo_runloop") and not state.startswith("S"):
+            return False
+    return True
 
 
 def _severity(error: Exception | None) -> float:

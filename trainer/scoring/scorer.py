@@ -31,7 +31,7 @@ class TargetScorer:
         self.target = _make_target(args, parts, self.reward, exact)
         self._trie, self._catalog = parts.trie, parts.catalog
         kept = parts.training_prompts if args.keep_flows else None
-        only_target = args.samplers == {"target": 1}
+        only_target = args.mixture == {"target": 1}
         self.kept_target = KeptTarget(self.target, kept) if kept is not None and only_target else None
         self.history_target: HistoryTarget | None = None
         if args.flow_positions == "all":

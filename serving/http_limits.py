@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from catalog.extras import extra
 
-with extra("rollouts", "A rollout server"):
+with extra("server", "An HTTP server"):
     import h11
     from starlette.responses import PlainTextResponse
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -25,6 +25,9 @@ WAITING = 128
 
 CONNECTIONS = 512
 """Connections at once; further ones get 503."""
+
+GRACE_SECONDS = 60
+"""How long a server that is asked to stop lets the requests finish that it has."""
 
 
 class HeadTimeoutProtocol(H11Protocol):
@@ -58,21 +61,23 @@ class HeadTimeoutProtocol(H11Protocol):
 
 
 class KeyAndSizeLimits:
-    """Passes on requests that carry the key, with their whole body.
+    """Passes on requests that carry the key, with their whole body; without a `key`, all requests.
 
     Answers 401 before anything of a body is read, 413 for more than `largest(path)` bytes, 408 for one that takes too
     long. Parts of the weights are read one at a time, since each may take as much memory as the largest of them.
     """
 
-    def __init__(self, app: ASGIApp, key: str, largest: Callable[[str], int], refusal: str) -> None:
-        self.app, self.expected, self.largest, self.refusal = app, f"Bearer {key}".encode(), largest, refusal
+    def __init__(self, app: ASGIApp, key: str | None, largest: Callable[[str], int], refusal: str) -> None:
+        self.app, self.largest, self.refusal = app, largest, refusal
+        self.expected = None if key is None else f"Bearer {key}".encode()
         self._uploads = asyncio.Lock()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if not hmac.compare_digest(dict(scope["headers"]).get(b"authorization", b""), self.expected):
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if self.expected is not None and not hmac.compare_digest(given, self.expected):
             await _refuse(self.refusal, 401)(scope, receive, send)
         elif scope["method"] == "PUT":
             async with self._uploads:
@@ -111,4 +116,12 @@ def _refuse(sentence: str, status: int) -> PlainTextResponse:
 
 def server_config(app: ASGIApp) -> Config:
     """How uvicorn has to serve an app on an open port."""
-    return Config(app, log_level="warning", http=HeadTimeoutProtocol, ws="none", limit_concurrency=CONNECTIONS)
+    return Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        http=HeadTimeoutProtocol,
+        ws="none",
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+    )

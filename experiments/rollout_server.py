@@ -1,0 +1,69 @@
+"""A rollout server from a run's folder: the app around an engine."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+from catalog.errors import InputError
+from experiments.server_arguments import RolloutServerArguments
+
+
+def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
+    """The app around a started engine, and what it serves in words.
+
+    Raises InputError or RunError where the checkpoint, the data and vLLM do not fit together.
+    """
+    from transformers import AutoConfig, AutoTokenizer
+
+    from catalog import Catalog, node_tokens
+    from policy.folders import check_finished
+    from policy.loading import reading
+    from samplers.rollouts.client import BUCKET_BYTES
+    from samplers.rollouts.server import make_app
+    from samplers.rollouts.vllm_engine import VLLMEngine
+
+    if not any(Path(args.model).glob("*.safetensors")):
+        raise InputError(
+            f"{args.model} holds no *.safetensors.", remedy="Give the folder of a finished run as --model."
+        )
+    check_finished(args.model)
+    catalog = Catalog.load(args.data)
+    with reading("model", args.model):
+        config = AutoConfig.from_pretrained(args.model, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(args.model, trust_remote_code=False)
+    catalog.check_trained(config)
+    node_tokens(tokenizer, catalog.trie)  # raises where a code is no token
+    if len(tokenizer) > config.vocab_size:
+        raise InputError(
+            f"The tokenizer in {args.model} has {len(tokenizer)} tokens and the model {config.vocab_size}.",
+            remedy="Give a folder in which both were saved together.",
+        )
+    longest = args.longest or 1 + args.max_history * catalog.trie.levels
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and longest + catalog.trie.levels > positions:
+        raise InputError(
+            f"Prompts of {longest} tokens and {catalog.trie.levels} codes do not fit the {positions} positions of "
+            f"{args.model}.",
+            remedy="Lower --max_history, or --longest where it is given.",
+        )
+    engine = VLLMEngine(args.model, args.data, longest=longest, dtype=args.dtype, settings=args.settings)
+    app = make_app(
+        engine,
+        key=key,
+        catalog=catalog,
+        vocabulary=config.vocab_size,
+        longest=longest,
+        part_bytes=max(BUCKET_BYTES, largest_tensor(Path(args.model))) + 2**20,  # and the header of safetensors
+    )
+    return app, f"{len(catalog)} items, vocabulary {config.vocab_size}, prompts of up to {longest} tokens"
+
+
+def largest_tensor(folder: Path) -> int:
+    """Bytes of the largest weight in a checkpoint, in float32."""
+    from safetensors import safe_open
+
+    largest = 0
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            largest = max(largest, *(4 * math.prod(file.get_slice(name).get_shape()) for name in file.keys()))
+    return largest

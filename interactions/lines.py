@@ -1,0 +1,97 @@
+"""Files that are read line by line, so that a row is whole in memory and the file is not: JSON lines and `.dat`."""
+
+import ast
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from catalog.errors import InputError
+from interactions.layouts import names_of_columns
+
+PYTHON = ("{'", "{u'", '{u"')
+"""How a line begins that is a Python dict instead of JSON, as those of Amazon 2014 and Steam are."""
+
+
+def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of a file that are not blank, with their numbers: JSON objects, or Python dicts of plain values.
+
+    Raises InputError with the first line that is neither, and where the file cannot be read.
+    """
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        row = _json_row(line)
+        if row is None:
+            raise InputError(
+                f"{path}: line {number} is no JSON object of UTF-8 text.",
+                remedy='Write one {"name": value, ...} a line.',
+                file=path,
+                row=number,
+            )
+        yield number, row
+
+
+def _json_row(line: bytes) -> dict[str, Any] | None:
+    try:
+        text = line.decode().strip()
+        row = ast.literal_eval(text) if text.startswith(PYTHON) else json.loads(text)
+        if "\\" in text:  # half of a surrogate pair can be spelled, but not kept
+            json.dumps(row, ensure_ascii=False, default=str).encode()
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError):  # what literal_eval raises
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def first_json_row(path: Path) -> dict[str, Any] | None:
+    """The first line that is not blank, where it is an object of its own; None where it is not."""
+    return next((_json_row(line) for _, line in _lines(path) if line.strip()), None)
+
+
+def dat_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """The lines of MovieLens' `ratings.dat` or `movies.dat` with their numbers; an empty cell is None.
+
+    Raises InputError with the first line that has another number of cells, and where the file cannot be read.
+    """
+    names: tuple[str, ...] | None = None
+    for number, line in _lines(path):
+        cells = _decoded(line).rstrip("\r\n").split("::")
+        if cells == [""]:
+            continue
+        names = names or names_of_columns(".dat", cells)
+        if names is None or len(cells) != len(names):
+            wanted = f"the {len(names)} cells of the first line" if names else "a line of ratings.dat or movies.dat"
+            raise InputError(
+                f"{path}: line {number} has {len(cells)} cells with :: between them, and not {wanted}.",
+                remedy="Correct or delete this line, or give a .csv file with a header.",
+                file=path,
+                row=number,
+            )
+        yield number, {name: cell or None for name, cell in zip(names, cells, strict=True)}
+
+
+def _decoded(line: bytes) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError:  # MovieLens 1M is Latin-1, its 10M is UTF-8
+        return line.decode("latin-1")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield number, line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+    except (OSError, EOFError, zlib.error) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """What to raise where the system, or gzip, cannot read a file."""
+    return InputError(
+        f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).",
+        remedy="Make it readable, or make or download it again.",
+        file=path,
+    )

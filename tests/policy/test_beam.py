@@ -57,7 +57,7 @@ class Case:
 
 @st.composite
 def cases(draw: Callable, kind: str) -> Case:
-    """A catalogue of 2 to 40 items, some of which share their codes, two prompts, exclusions, a stock and a guide."""
+    """A catalogue of 2 to 40 items, some of which share their codes, two prompts, exclusions, a stock and a guide of any sign."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     count = draw(st.integers(2, 40))
     codes = rng.integers(0, SIZES, (count, 3))
@@ -68,13 +68,14 @@ def cases(draw: Callable, kind: str) -> Case:
     trie = catalog.trie
     flow = exact_log_flow(torch.from_numpy(rng.normal(size=(2, count))).float(), trie)
     fall = torch.nn.functional.pad(flow[:, 1:] - flow[:, trie.parent(torch.arange(1, trie.nodes))], (1, 0))
-    guides = [torch.zeros(2, trie.nodes), 0.5 * fall, torch.from_numpy(rng.normal(size=(2, trie.nodes))).float()]
+    other = torch.from_numpy(rng.normal(size=(2, trie.nodes))).float()
+    guides = [torch.zeros(2, trie.nodes), 0.5 * fall, -other.abs(), other]
     return Case(
         policy,
         prompts,
         excluded=torch.from_numpy(rng.integers(-1, count, (2, draw(st.integers(0, count))))),
         allowed=torch.from_numpy(rng.random(count) < draw(st.sampled_from([0.1, 0.5, 1.0]))),
-        guide=guides[draw(st.integers(0, 2))],
+        guide=guides[draw(st.integers(0, 3))],
     )
 
 
@@ -134,3 +135,18 @@ def test_branches_that_have_lost_are_not_read_and_those_of_a_guide_that_can_rais
     for guide, k in ((None, None), (None, 1), (rising, 1)):
         policy.beam(prompts, 12, guide=guide, k=k)
     assert read[1::2][0] == read[1::2][2] == 4 and read[1::2][1] < 4  # below the second code
+
+
+def test_what_a_guide_takes_on_the_rest_of_a_certain_branch_is_counted_before_others_are_given_up(make_model):
+    codes = np.array([[0, 0, 0], [1, 0, 0], [1, 0, 1]])  # one item below the first code, two below the second
+    catalog = Catalog.from_codes(["a", "b", "c"], codes, sizes=SIZES)
+    tokenizer = word_tokenizer(SIZES)
+    model = make_model("qwen3", vocab_size=len(tokenizer))
+    policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
+    prompts = PromptBuilder(catalog, tokenizer, max_history=5)([{"history": [0, 1], "target": 2}])
+    guide = torch.zeros(1, catalog.trie.nodes)
+    guide[:, catalog.trie.path(torch.tensor(1))[1]] = -20.0  # at first the certain branch is ahead
+    guide[:, catalog.trie.leaf_of_item[0]] = -100.0
+    items, _ = policy.beam(prompts, 3, guide=guide)
+    assert items[0, -1] == 0
+    assert policy.beam(prompts, 3, guide=guide, k=1)[0].item() == items[0, 0]

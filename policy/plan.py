@@ -37,9 +37,9 @@ class TriePlan:
 
 def _packed(sizes: list[int]) -> list[int]:
     """Join neighboring subtrees while their sizes sum to at most CHUNK."""
-    packed = [0]
+    packed: list[int] = []
     for size in sizes:
-        if packed[-1] and packed[-1] + size > CHUNK:
+        if not packed or packed[-1] + size > CHUNK:
             packed.append(0)
         packed[-1] += size
     return packed

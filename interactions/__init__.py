@@ -2,7 +2,7 @@
 
 log.py        files -> one table of user, item, timestamp (behavior, rating): `read_log`, then `k_core`, `in_order`
 tables.py     the cells of a file, each with its line; numbers.py: its numbers and times, exact
-items.py      the titles of items: `read_items`
+items.py      the titles of items: `read_items`; vectors.py: their vectors, `read_vectors`
 split.py      table -> leave-one-out rows of user, history, target (and what is known of both): `leave_one_out` gives
               `Splits`, with `save`, `load`; `training_matrix` and `training_counts` for classical recommenders
 rows.py       a row as it was at an earlier item: `cut`, and at each of its items: `prefixes`;
@@ -21,6 +21,7 @@ from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import check_rows, cut, prefixes, unrankable
 from interactions.split import Splits, leave_one_out, training_counts, training_matrix
 from interactions.texts import item_texts, prompt_texts
+from interactions.vectors import read_vectors, vector_ids
 
 __all__ = [
     "PromptBatch",
@@ -40,8 +41,10 @@ __all__ = [
     "read_items",
     "read_log",
     "read_titles",
+    "read_vectors",
     "save_prepared",
     "training_counts",
     "training_matrix",
     "unrankable",
+    "vector_ids",
 ]

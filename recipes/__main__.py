@@ -1,4 +1,4 @@
-"""GFlowGR, one command a task: prepare, recommenders, train, evaluate, compare, reproduce, export, plan, serve.
+"""GFlowGR, one command a task: prepare, extend, recommenders, train, evaluate, compare, reproduce, export, plan, serve.
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
@@ -14,7 +14,7 @@ import sys
 from catalog.settings import check_known
 from experiments.command_line import program
 
-COMMANDS = ("prepare", "recommenders", "train", "evaluate", "compare", "reproduce", "export", "plan", "serve")
+COMMANDS = ("prepare", "extend", "recommenders", "train", "evaluate", "compare", "reproduce", "export", "plan", "serve")
 
 
 @program

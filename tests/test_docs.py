@@ -24,7 +24,7 @@ from experiments.arguments import (
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
 from rewards import RewardParts, WeightedSum, load_reward
-from semantic_ids.settings import DataArguments
+from semantic_ids.settings import DataArguments, ExtendArguments
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -32,6 +32,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix in (".py", ".yaml")]
 TYPES = {
     "prepare": DataArguments,
+    "extend": ExtendArguments,
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
     "export": ExportArguments,

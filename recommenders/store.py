@@ -23,10 +23,19 @@ from recommenders.item_knn import ItemKNN
 from recommenders.mixture import Mixture
 from recommenders.popularity import Popularity
 from recommenders.sasrec import SASRec
+from recommenders.text_knn import TextKNN
 
-RECOMMENDERS: dict[str, Any] = {"popularity": Popularity, "item_knn": ItemKNN, "sasrec": SASRec, "als": ALS, "bpr": BPR}
+RECOMMENDERS: dict[str, Any] = {
+    "popularity": Popularity,
+    "item_knn": ItemKNN,
+    "sasrec": SASRec,
+    "als": ALS,
+    "bpr": BPR,
+    "text_knn": TextKNN,
+}
 """Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.
 
+One that reads more of the items than how many there are has `from_catalog(splits, catalog, settings)` instead.
 `state()` gives named tensors and numbers that JSON can hold. The one further kind, "mixture", has no state of its own.
 """
 RECORD, TENSORS = "recommender.json", "model.safetensors"
@@ -52,7 +61,10 @@ def fit_recommender(
     if kind == "mixture":
         return _mix(provenance, catalog, rows, folder)
     started = time.perf_counter()
-    model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
+    if hasattr(RECOMMENDERS[kind], "from_catalog"):
+        model = RECOMMENDERS[kind].from_catalog(splits, catalog, chosen)
+    else:
+        model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
     with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:

@@ -2,8 +2,8 @@
 
 python benchmarks/cold_items.py --source data/amazon-beauty --vectors items.npz
 
-Users whose test item is new stand beside the others. Histories are left out of the rankings. What is finished is kept in
-`output`. Prints a table and, in the last line, the same as JSON.
+Users whose test item is new stand beside the others. Histories are left out of the rankings. What is finished is kept
+in `output`. Prints a table and, in the last line, the same as JSON.
 """
 
 import json
@@ -89,7 +89,7 @@ def held_out(args: Namespace, catalog: Catalog) -> tuple[Dataset, np.ndarray]:
 
 
 def ranked(run: Path, catalog: Catalog, knn: TextKNN, rows: Dataset, weight: float | None) -> np.ndarray:
-    """The policy's best items [users, 50] in the grown catalogue, guided or not, as `evaluate.py --guide` ranks them."""
+    """The policy's best items [users, 50] in the grown catalogue, guided or not as `evaluate.py` does it."""
     policy, prompts = load_policy(run, catalog)
     ask = BatchRecommender(knn)
     guide = weight and (lambda batch: guidance(ask(batch).clamp(min=1e-9).log(), catalog.trie, weight))

@@ -23,10 +23,10 @@ HISTORIES = [[0, 2, 4], [1], []]
 
 
 @pytest.fixture
-def fit(blocks, catalog, tmp_path, monkeypatch):
+def fit(blocks, catalog, tmp_path, tmp_path_factory, monkeypatch):
     """Fits into a folder called like the kind; the catalogue has 48 items, of which 40 were taken."""
 
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.chdir(tmp_path_factory.mktemp("vectors"))
     vectors = np.random.default_rng(0).normal(size=(48, 6))
     np.savez("items.npz", ids=np.array(catalog.item_ids), vectors=vectors)
 

@@ -44,9 +44,7 @@ def test_items_that_nobody_took_are_scored_like_others(blocks, catalog, tmp_path
     assert model.score([[0]])[0].argmax() == 48
     wider = grown.grow(["x"], np.array([[3, 4, 4, 0]]))
     with raises(file=path, row="x"):
-        fit_recommender(
-            "text_knn", {"vectors": str(path)}, blocks, grown.grow(["x"], np.array([[3, 4, 4, 0]])), tmp_path / "y"
-        )
+        fit_recommender("text_knn", {"vectors": str(path)}, blocks, wider, tmp_path / "wider")
 
 
 @pytest.mark.parametrize(("name", "value"), [("width", 0.0), ("decay", -1.0), ("vectors", "")])

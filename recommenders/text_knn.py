@@ -82,4 +82,4 @@ class TextKNN:
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "TextKNN":
-        return cls(**tensors, **numbers)
+        return cls(tensors["vectors"], **numbers)

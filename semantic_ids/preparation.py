@@ -65,7 +65,7 @@ def prepare(log: str | Path, output_dir: str | Path, **settings: Any) -> dict[st
         item_ids, codes = read_index(args.index)
         splits = _split(events, item_ids, args)
         made["affinity"] = {args.index: index_affinity(codes, splits)}
-        codebooks = None
+        codebooks: Codebooks | None = None
         if args.vectors:
             vectors, alike = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
             made["affinity"] |= alike
@@ -93,7 +93,7 @@ def prepare(log: str | Path, output_dir: str | Path, **settings: Any) -> dict[st
         "unrankable": {name: int(unrankable(getattr(splits, name)).sum()) for name in ("validation", "test")},
     }
     counts |= changed | made
-    save_prepared(args.output_dir, catalog, splits, counts, deciding(args), codebooks and codebooks.save)
+    save_prepared(args.output_dir, catalog, splits, counts, deciding(args), codebooks.save if codebooks else None)
     return counts
 
 

@@ -119,7 +119,7 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
     Raises InputError where it cannot be made.
     """
     run = Path(args.run)
-    check_data(run, args.data, data)
+    check_data(run, args.data, data, catalog)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
     if "{titles}" in (run_settings(run).get("prompt_template") or ""):
@@ -138,7 +138,7 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
                 value=args.reward_of,
             )
         if args.reward_of:
-            check_data(source, args.data, data)
+            check_data(source, args.data, data, catalog)
     return Provenance(data.catalog, data.splits, settings)
 
 

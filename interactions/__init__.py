@@ -6,7 +6,7 @@ tables.py     the cells of a file, each with its line; lines.py: those read line
               times, exact
 streaming.py  the rows of a file one after another, for files larger than the memory
 histories.py  histories to recommend for, from a file or a split: `read_histories`, `split_histories`
-items.py      the titles of items: `read_items`
+items.py      the titles of items: `read_items`; vectors.py: their vectors, `read_vectors`
 split.py      table -> rows of user, history, target (and what is known of both): `leave_one_out` gives `Splits`, with
               `save`, `load`
 by_time.py    the same at two points in time: `by_time`; own_rows.py: files of rows: `read_rows`, `own_splits`
@@ -33,6 +33,7 @@ from interactions.rows import check_rows, cut, prefixes, unrankable
 from interactions.split import Splits, leave_one_out
 from interactions.texts import item_texts, prompt_texts
 from interactions.training import training_counts, training_matrix, training_sequences, untrained
+from interactions.vectors import read_vectors, vector_ids
 
 __all__ = [
     "History",
@@ -59,6 +60,7 @@ __all__ = [
     "read_log",
     "read_rows",
     "read_titles",
+    "read_vectors",
     "save_prepared",
     "split_histories",
     "training_counts",
@@ -66,4 +68,5 @@ __all__ = [
     "training_sequences",
     "unrankable",
     "untrained",
+    "vector_ids",
 ]

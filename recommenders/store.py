@@ -25,10 +25,19 @@ from recommenders.mixture import Mixture
 from recommenders.policy_folder import copy_policy, holds_policy
 from recommenders.popularity import Popularity
 from recommenders.sasrec import SASRec
+from recommenders.text_knn import TextKNN
 
-RECOMMENDERS: dict[str, Any] = {"popularity": Popularity, "item_knn": ItemKNN, "sasrec": SASRec, "als": ALS, "bpr": BPR}
+RECOMMENDERS: dict[str, Any] = {
+    "popularity": Popularity,
+    "item_knn": ItemKNN,
+    "sasrec": SASRec,
+    "als": ALS,
+    "bpr": BPR,
+    "text_knn": TextKNN,
+}
 """Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.
 
+One that reads more of the items than how many there are has `from_catalog(splits, catalog, settings)` instead.
 `state()` gives named tensors and numbers that JSON can hold. Two further kinds have no state of their own: "mixture" of
 others, and "policy", the policy of the finished run that its setting `run` names.
 """
@@ -58,7 +67,10 @@ def fit_recommender(
     if kind == "policy":
         return _copy(chosen.run, provenance, catalog, rows, folder)
     started = time.perf_counter()
-    model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
+    if hasattr(RECOMMENDERS[kind], "from_catalog"):
+        model = RECOMMENDERS[kind].from_catalog(splits, catalog, chosen)
+    else:
+        model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
     with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:

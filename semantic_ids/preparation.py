@@ -32,6 +32,7 @@ from interactions import (
 )
 from interactions.by_time import QUANTILES
 from interactions.split import NAMES
+from semantic_ids.codebooks import Codebooks, agreement
 from semantic_ids.index import colliding, read_index
 from semantic_ids.quantizer import QUANTIZERS
 from semantic_ids.settings import DataArguments
@@ -69,18 +70,25 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
         item_ids, codes = read_index(args.index)
         splits = given.split(item_ids)
         made["affinity"] = {args.index: index_affinity(codes, splits)}
+        codebooks: Codebooks | None = None
+        if args.vectors:
+            vectors, alike = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
+            made["affinity"] |= alike
+            codebooks = Codebooks.from_codes(codes, vectors)
+            made["nearest_codes"] = agreement(codebooks, codes, vectors)
     else:
         # sorted and then shuffled: the order of a log tells who bought what next
         item_ids = np.random.default_rng(args.seed).permutation(sorted(given.items)).tolist()
         splits = given.split(item_ids)
         vectors, made["affinity"] = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
-        codes, made["residual"] = QUANTIZERS[args.quantizer](vectors, tuple(args.codebook_sizes), seed=args.seed)
+        quantize = QUANTIZERS[args.quantizer]
+        codes, made["residual"], codebooks = quantize(vectors, tuple(args.codebook_sizes), seed=args.seed)
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
     known = _known_titles(item_ids, titles)
     catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision, titles=known)
     counts = {"users": given.users, "items": len(catalog)} | given.counts | _counts(catalog, splits)
     counts |= {"titles_matched": sum(map(bool, known))} | made
-    save_prepared(args.output_dir, catalog, splits, counts, deciding(args))
+    save_prepared(args.output_dir, catalog, splits, counts, deciding(args), codebooks.save if codebooks else None)
     return counts
 
 

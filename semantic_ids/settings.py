@@ -1,6 +1,7 @@
 """How a log becomes a catalogue and splits: the settings of `prepare`."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from catalog.errors import InputError
@@ -50,7 +51,12 @@ class DataArguments(Arguments):
         default=5, metadata={"help": "Of a log, k of the k-core: users and items with fewer go."}
     )
     max_history: int = field(default=20, metadata={"help": "Items in a training window before its target."})
-    index: str | None = field(default=None, metadata={"help": "Semantic-ID index (JSON). Without one IDs are made."})
+    index: str | None = field(
+        default=None,
+        metadata={
+            "help": "Semantic-ID index (JSON). Without one IDs are made; with one `vectors` serve to code later items."
+        },
+    )
     items: str | None = field(
         default=None,
         metadata={
@@ -131,3 +137,36 @@ class DataArguments(Arguments):
                 raise InputError(
                     f"{name}={value} would not be read: {reason}.", remedy="Leave it out.", field=name, value=value
                 )
+
+
+@dataclass
+class ExtendArguments(Arguments):
+    """Settings of `extend`."""
+
+    data: str = field(metadata={"help": "Folder that prepare.py wrote, or extend.py."})
+    output_dir: str = field(metadata={"help": "Folder for the grown catalogue and the same splits."})
+    vectors: list[str] = field(
+        metadata={
+            "help": "Vectors of the new items, from what made the catalogue's: a file .npz (ids, vectors), or a folder "
+            "of a sentence-transformers model, which reads the titles of `items`. As many as were fused, in that order."
+        }
+    )
+    items: str | None = field(default=None, metadata={"help": "Item table with the titles of the new items."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        files = [source for source in self.vectors if source.endswith(".npz")]
+        folders = [source for source in self.vectors if source not in files]
+        if wrong := [source for source in folders if not (Path(source) / "config.json").is_file()]:
+            raise InputError(
+                f"vectors: {wrong[0]!r} is no .npz file and no folder of a model.",
+                remedy="New items have no interactions to make vectors from: give a file with their ids.",
+                field="vectors",
+                value=wrong[0],
+            )
+        if folders and not self.items:
+            raise InputError(
+                f"vectors: {folders[0]} reads titles, and there are none.",
+                remedy="Give the item table as items.",
+                field="items",
+            )

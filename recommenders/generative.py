@@ -15,7 +15,7 @@ from catalog.errors import InputError
 from catalog.files import sealing
 from catalog.progress import progress
 from interactions.prompts import PromptBatch, PromptBuilder
-from policy import Exploration, TriePolicy, check_backbone
+from policy import CausalPolicy, EncoderDecoderPolicy, Exploration, TriePolicy, check_backbone
 from policy.base import unwrap_model
 from policy.folders import check_finished
 from recommenders.base import Histories, Recommender, rank
@@ -34,7 +34,7 @@ from recommenders.policy_folder import (
 class GenerativeRecommender:
     """Ranks and draws items for histories by a policy; a `Recommender` as well, by `score` and `probabilities`.
 
-    policy: a `TriePolicy`, or what stands for one (`from_pretrained` with an engine). prompts: how histories become
+    policy: a `TriePolicy`, that of an engine included. prompts: how histories become
     prompts. counts [items]: how often each item was in training; who has no history is recommended by it. record,
     folder: what the policy's folder says, and where it lies, if it was read from one.
     """
@@ -47,7 +47,7 @@ class GenerativeRecommender:
 
     def __init__(
         self,
-        policy: TriePolicy | Any,
+        policy: TriePolicy,
         prompts: PromptBuilder,
         catalog: Catalog,
         counts: Tensor | None = None,
@@ -302,7 +302,7 @@ class GenerativeRecommender:
                 value=width,
             )
         width = min(width, self.catalog.trie.leaves)
-        if isinstance(self.policy, TriePolicy):
+        if isinstance(self.policy, CausalPolicy | EncoderDecoderPolicy):  # an engine has its own attention
             config = unwrap_model(self.policy.model).config
             check_backbone(config, self.prompts.longest, width, self.catalog.trie.levels - 1)
         return width

@@ -20,7 +20,7 @@ from evaluation.ranker import guidance, rank_by_beam
 
 from catalog import Catalog
 from evaluation.markdown import markdown_rows
-from experiments.evaluate import load_policy, rank_recommender, same_leaf
+from experiments.evaluate import load_policy, rank_recommender
 from interactions import leave_one_out, load_prepared, read_log, vector_ids
 from recommenders import BatchRecommender, TextKNN, fit_recommender
 
@@ -98,7 +98,9 @@ def ranked(run: Path, catalog: Catalog, knn: TextKNN, rows: Dataset, weight: flo
 
 def recall(items: np.ndarray, rows: Dataset, cold: np.ndarray, catalog: Catalog) -> dict[str, float]:
     """Recall@10 of both groups of users, and the share of new items among the ten that are shown."""
-    hit = (same_leaf(items[:, :TOP], catalog) == same_leaf(np.array(rows["target"]), catalog)[:, None]).any(1)
+    hit = (representatives(items[:, :TOP], catalog) == representatives(np.array(rows["target"]), catalog)[:, None]).any(
+        1
+    )
     shown = float((items[:, :TOP] >= catalog.grown_from[-1].items).mean())
     return {"new": float(hit[cold].mean()), "others": float(hit[~cold].mean()), "shown": shown}
 

@@ -76,7 +76,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             value=args.output_dir,
         )
     with writing(output, of) as folder:
-        trained = GenerativeRecommender.from_pretrained(run)
+        trained = GenerativeRecommender.from_pretrained(run, catalog=catalog)
         policy, prompts = trained.policy, trained.prompts
         guide = None
         if args.guide:

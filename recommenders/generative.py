@@ -23,6 +23,7 @@ from recommenders.engines import load_policy
 from recommenders.guide import Guide
 from recommenders.lists import ItemIds, RankedList, ReadHistory, spread
 from recommenders.policy_folder import (
+    CATALOG,
     PolicyRecord,
     copy_policy,
     find_folder,
@@ -68,6 +69,7 @@ class GenerativeRecommender:
         dtype: str = "float32",
         engine: str = "transformers",
         engine_settings: dict[str, Any] | None = None,
+        catalog: Catalog | str | Path | None = None,
     ) -> "GenerativeRecommender":
         """The recommender in the folder of a finished run or of a checkpoint, or in a repository of the hub.
 
@@ -77,6 +79,7 @@ class GenerativeRecommender:
             dtype: of the weights, "float32", "bfloat16" or "float16".
             engine: "transformers" or "vllm", or the import path "module:Class" of another one.
             engine_settings: further arguments of the engine, for vLLM those of `vllm.LLM`.
+            catalog: instead of the checkpoint's one that grew from it (`semantic_ids.extend`), or its folder.
 
         Raises:
             InputError: the folder is no whole, self-contained checkpoint, or a setting is wrong.
@@ -84,10 +87,14 @@ class GenerativeRecommender:
         """
         found = find_folder(folder)
         check_finished(found)
-        record, catalog, counts = read_record(found)
+        record, own, counts = read_record(found)
+        place = found / CATALOG if catalog is None else catalog
+        if not isinstance(catalog, Catalog):
+            catalog = own if catalog is None else Catalog.load(catalog)
         policy, prompts = load_policy(
-            found, catalog, record, device=device, dtype=dtype, engine=engine, settings=engine_settings or {}
+            found, catalog, record, place, device=device, dtype=dtype, engine=engine, settings=engine_settings or {}
         )
+        counts = torch.nn.functional.pad(counts, (0, len(catalog) - len(own)))
         return cls(policy, prompts, catalog, counts, record, found)
 
     def recommend(  # noqa: PLR0913  # what one request can say, all by name

@@ -101,10 +101,10 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
         file=folder,
     )
     if holds_policy(folder):
-        return GenerativeRecommender.from_pretrained(folder)
+        return GenerativeRecommender.from_pretrained(folder, catalog=catalog)
     record = read_json(folder / RECORD, "The recommender's record")
     if record["kind"] == "policy":
-        return GenerativeRecommender.from_pretrained(folder / COPY)
+        return GenerativeRecommender.from_pretrained(folder / COPY, catalog=catalog)
     if record["kind"] == "mixture":
         weights = Mixture.Settings(**record["settings"]).weights  # checked, since they name folders
         return Mixture({name: load_recommender(folder / name, catalog, rows) for name in weights}, weights)

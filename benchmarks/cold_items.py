@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np
 from common import arguments
 from datasets import Dataset
-from evaluation.ranker import guidance, rank_by_beam
 
 from catalog import Catalog
 from evaluation.markdown import markdown_rows
-from experiments.evaluate import load_policy, rank_recommender
+from experiments.evaluate import rank_recommender, representatives
 from interactions import leave_one_out, load_prepared, read_log, vector_ids
-from recommenders import BatchRecommender, TextKNN, fit_recommender
+from recommenders import GenerativeRecommender, Guide, TextKNN, fit_recommender
 
 TOP = 10
 
@@ -90,17 +89,15 @@ def held_out(args: Namespace, catalog: Catalog) -> tuple[Dataset, np.ndarray]:
 
 def ranked(run: Path, catalog: Catalog, knn: TextKNN, rows: Dataset, weight: float | None) -> np.ndarray:
     """The policy's best items [users, 50] in the grown catalogue, guided or not as `evaluate.py` does it."""
-    policy, prompts = load_policy(run, catalog)
-    ask = BatchRecommender(knn)
-    guide = weight and (lambda batch: guidance(ask(batch).clamp(min=1e-9).log(), catalog.trie, weight))
-    return rank_by_beam(policy, rows, prompts, width=50, exclude_history=True, guide=guide or None)
+    trained = GenerativeRecommender.from_pretrained(run, catalog=catalog)
+    guide = None if weight is None else Guide(knn, weight, floor=1e-9)
+    return trained.rank(rows["history"][:], 50, exclude_history=True, guide=guide)
 
 
 def recall(items: np.ndarray, rows: Dataset, cold: np.ndarray, catalog: Catalog) -> dict[str, float]:
     """Recall@10 of both groups of users, and the share of new items among the ten that are shown."""
-    hit = (representatives(items[:, :TOP], catalog) == representatives(np.array(rows["target"]), catalog)[:, None]).any(
-        1
-    )
+    target = representatives(np.array(rows["target"]), catalog)
+    hit = (representatives(items[:, :TOP], catalog) == target[:, None]).any(1)
     shown = float((items[:, :TOP] >= catalog.grown_from[-1].items).mean())
     return {"new": float(hit[cold].mean()), "others": float(hit[~cold].mean()), "shown": shown}
 

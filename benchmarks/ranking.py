@@ -4,9 +4,9 @@ python recipes/prepare.py --config recipes/beauty/data.yaml
 python benchmarks/ranking.py --data runs/beauty/data
 
 All users are ranked once, by the best k of the beam. A batch of them is then ranked in turn by ours, to the end of the
-beam, and by transformers' `generate` with beams and a prefix_allowed_tokens_fn that reads a dictionary of prefixes. Last,
-batches spread over all lengths of history are ranked at several widths, in turn for the whole beam and for its best
-k. The policy is untrained unless --model names a checkpoint's folder: how sharp it is decides how much k can save.
+beam, and by transformers' `generate` with beams and a prefix_allowed_tokens_fn that reads a dictionary of prefixes.
+Last, batches spread over all lengths of history are ranked at several widths, in turn for the whole beam and for its
+best k. The policy is untrained unless --model names a checkpoint's folder: how sharp it is decides how much k can save.
 """
 
 import json

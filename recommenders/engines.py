@@ -29,14 +29,14 @@ def load_policy(
     folder: Path,
     catalog: Catalog,
     record: PolicyRecord,
-    place: Catalog | str | Path,
+    source: Catalog | str | Path,
     *,
     device: str | torch.device | None,
     dtype: str,
     engine: str,
     settings: dict[str, Any],
 ) -> tuple[Any, PromptBuilder]:
-    """The policy in a folder, and what builds its prompts. place: where the catalog lies, which vLLM reads by itself.
+    """The policy in a folder, and what builds its prompts. source: where the catalog lies, which vLLM reads by itself.
 
     Raises InputError for what cannot be read or is unknown.
     """
@@ -47,12 +47,12 @@ def load_policy(
     catalog.check_trained(config)
     prompts = PromptBuilder(catalog, tokenizer, record.max_history, record.prompt_template)
     if engine != "transformers":
-        if isinstance(place, Catalog):
+        if isinstance(source, Catalog):
             raise InputError(
                 f"engine={engine} reads the catalog by itself.", remedy="Give its folder as catalog.", field="catalog"
             )
         kind = _engine(engine)
-        return kind.from_pretrained(folder, place, prompts, dtype=dtype, settings=settings), prompts
+        return kind.from_pretrained(folder, source, prompts, dtype=dtype, settings=settings), prompts
     if settings:
         raise InputError(
             f"engine_settings={settings}: transformers has none.", remedy="Leave them out.", field="engine_settings"

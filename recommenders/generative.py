@@ -88,11 +88,11 @@ class GenerativeRecommender:
         found = find_folder(folder)
         check_finished(found)
         record, own, counts = read_record(found)
-        place = found / CATALOG if catalog is None else catalog
+        source = found / CATALOG if catalog is None else catalog
         if not isinstance(catalog, Catalog):
             catalog = own if catalog is None else Catalog.load(catalog)
         policy, prompts = load_policy(
-            found, catalog, record, place, device=device, dtype=dtype, engine=engine, settings=engine_settings or {}
+            found, catalog, record, source, device=device, dtype=dtype, engine=engine, settings=engine_settings or {}
         )
         counts = torch.nn.functional.pad(counts, (0, len(catalog) - len(own)))
         return cls(policy, prompts, catalog, counts, record, found)

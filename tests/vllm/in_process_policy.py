@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from evaluation.ranker import guidance
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -68,14 +68,30 @@ def make_prompts(builder: PromptBuilder, catalog: Catalog, prompts: int, history
     )
 
 
-def by_generate(policy: TriePolicy, prompts: PromptBatch, count: int, *, beams: bool = False) -> Callable[[], Tensor]:
-    """What one would otherwise run, `count` draws or the best of a beam of `count`: tokens [B * count, L]."""
-    trie, length = policy.trie, prompts.input_ids.shape[1]
+def legal_tokens(policy: TriePolicy) -> dict[tuple[int, ...], list[int]]:
+    """The tokens that may follow each prefix of tokens, as a prefix_allowed_tokens_fn usually looks them up."""
+    trie = policy.trie
     following: dict[tuple[int, ...], set[int]] = {}
     for path in policy.tokens[trie.path(torch.arange(trie.items))[:, 1:]].tolist():
         for level, token in enumerate(path):
             following.setdefault(tuple(path[:level]), set()).add(token)
-    legal = {prefix: list(tokens) for prefix, tokens in following.items()}
+    return {prefix: list(tokens) for prefix, tokens in following.items()}
+
+
+def by_generate(
+    policy: TriePolicy,
+    prompts: PromptBatch,
+    count: int,
+    *,
+    beams: bool = False,
+    legal: dict[tuple[int, ...], list[int]] | None = None,
+) -> Callable[[], Tensor]:
+    """What one would otherwise run, `count` draws or the best of a beam of `count`: tokens [B * count, L].
+
+    legal: `legal_tokens(policy)`, where it is at hand.
+    """
+    trie, length = policy.trie, prompts.input_ids.shape[1]
+    legal = legal_tokens(policy) if legal is None else legal
     kind: dict[str, Any] = {"num_beams": count} if beams else {"do_sample": True, "top_k": 0, "top_p": 1.0}
     how = GenerationConfig(
         max_new_tokens=trie.levels,

@@ -31,9 +31,9 @@ CONCURRENCY = (1, 8, 32)
 PYTHON = "in Python, batches of 64"
 
 
-def write_run(folder: Path, catalog: Catalog, hidden: int, layers: int) -> None:
+def write_run(folder: Path, catalog: Catalog, hidden: int, layers: int, heads: int = 8) -> None:
     """A checkpoint of untrained weights."""
-    policy, _ = make_policy(catalog, hidden, layers, HISTORY)
+    policy, _ = make_policy(catalog, hidden, layers, HISTORY, heads)
     unwrap_model(policy.model).save_pretrained(folder)
     word_tokenizer(catalog.trie.sizes).save_pretrained(folder)
     write_record(folder, PolicyRecord("sft", HISTORY), catalog, torch.ones(len(catalog), dtype=torch.int64))

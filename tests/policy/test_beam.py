@@ -57,7 +57,7 @@ class Case:
 
 @st.composite
 def cases(draw: Callable, kind: str) -> Case:
-    """2 to 40 items, some of which share their codes, two prompts, exclusions, a stock and a guide of any sign."""
+    """A catalogue of 2 to 40 items, some of which share their codes, with exclusions, a stock and a guide."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     count = draw(st.integers(2, 40))
     codes = rng.integers(0, SIZES, (count, 3))

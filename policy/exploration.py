@@ -7,6 +7,9 @@ from torch import Tensor
 
 from catalog.errors import InputError
 
+TEMPERATURES = (1e-30, 1e30)
+"""Beyond these a float32 log-probability divided by the temperature is no number."""
+
 
 @dataclass(frozen=True)
 class Exploration:
@@ -21,9 +24,10 @@ class Exploration:
     epsilon: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < math.inf:
+        lowest, highest = TEMPERATURES
+        if not lowest <= self.temperature <= highest:
             raise InputError(
-                f"temperature={self.temperature}: draws of the policy need a finite temperature above 0.",
+                f"temperature={self.temperature}: draws of the policy need one above 0, from {lowest} to {highest}.",
                 remedy="Set it to 1 for draws from P_F.",
                 field="temperature",
                 value=self.temperature,

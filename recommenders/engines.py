@@ -57,11 +57,24 @@ def load_policy(
         raise InputError(
             f"engine_settings={settings}: transformers has none.", remedy="Leave them out.", field="engine_settings"
         )
-    place = torch.device(device) if device is not None else one_device()
+    place = one_device() if device is None else _device(device)
     with reading("model", str(folder)):
         model = auto_class(config).from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False)
         model = model.to(place).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to
     return policy_of(model, catalog.trie.to(place), prompts.tokens.to(place)), prompts
+
+
+def _device(name: str | torch.device) -> torch.device:
+    """A device that computes. Raises InputError for a name that is none and for a device that is not there."""
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:  # AssertionError: torch without CUDA
+        raise InputError(
+            f"device={name} cannot be used here ({str(error).splitlines()[0]}).",
+            remedy="Give cpu, or cuda:N where there is that GPU.",
+            field="device",
+            value=str(name),
+        ) from error
 
 
 def _engine(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,8 @@ class GenerativeRecommender:
             k: items a list, at most the catalog's.
             exclude_seen: leave the history's items out, also those that no longer fit the prompt.
             exclude: further items to leave out, one list for all or a list for each history. Unknown ids are ignored.
-            filter: the only items that may come, as ids or as a function of an id, for instance what is in stock.
+            filter: the only items that may come, as ids or as a function of an id, for instance what is in stock. A
+                function is called once for each item of the catalog.
             guide: a recommender that the beam counts too, see `Guide`; guide_weight: its weight, > 0.
             diversity: how much log-probability, in nats, an item loses for sharing all codes with one above it; for
                 sharing the first half of the codes, half of that.
@@ -130,7 +132,8 @@ class GenerativeRecommender:
             batch_size: histories at once.
 
         Raises:
-            InputError: k, beam_width, diversity or guide_weight is out of range, `exclude` has another number of lists.
+            InputError: k, beam_width, diversity or guide_weight is out of range, `exclude` or `filter` holds what is no
+                item id, `exclude` has another number of lists.
             DivergedError: the weights are no finite numbers.
         """
         width = self._width(k, beam_width)
@@ -167,10 +170,12 @@ class GenerativeRecommender:
 
         scores: log P_F of the semantic ID, whatever the temperature; of items that share one, each is as likely. The
         draws without a history are from the items' shares in training. The same seed gives the same draws for the same
-        call. Raises InputError for n < 1 or a temperature that is not above 0.
+        call. Raises InputError for n < 1, a seed below 0 or a temperature that no draw can have.
         """
         if n < 1:
             raise InputError(f"n={n}: at least one draw.", field="n", value=n)
+        if seed < 0:
+            raise InputError(f"seed={seed} must be 0 or more.", field="seed", value=seed)
         exploration = Exploration(temperature)
         read = [self.ids.read(history) for history in histories]
         found = [one.refusal() for one in read]
@@ -182,7 +187,7 @@ class GenerativeRecommender:
                 drawn = [(self.ids.any_of_leaf(item, choice), score) for item, score in zip(row, scores, strict=True)]
                 found[i] = self.ids.as_list(drawn, read[i])
         shares = self._shares.numpy()
-        chances = np.exp(np.log(shares) / temperature)
+        chances = np.exp(np.log(shares / shares.max()) / temperature)
         for i, one in enumerate(read):
             if one.error is None and not one.items:
                 row = choice.choice(len(shares), n, p=chances / chances.sum())
@@ -202,7 +207,7 @@ class GenerativeRecommender:
         if len(items) != len(histories):
             raise InputError(f"{len(histories)} histories with {len(items)} lists of items.", field="items")
         read = [self.ids.read(history) for history in histories]
-        asked = [torch.tensor([self.ids.number.get(item, -1) for item in row], dtype=torch.long) for row in items]
+        asked = [torch.tensor([self.ids.number.get(str(item), -1) for item in row], dtype=torch.long) for row in items]
         found = [torch.full((len(row),), torch.nan) for row in asked]
         for part in batches([i for i, one in enumerate(read) if one.items and len(asked[i])], read, batch_size):
             table = pad_sequence([asked[i] for i in part], batch_first=True, padding_value=-1)  # [B, K]
@@ -285,7 +290,7 @@ class GenerativeRecommender:
     def _device(self) -> torch.device:
         return self.policy.tokens.device
 
-    @property
+    @cached_property
     def _shares(self) -> Tensor:
         """Each item's share in training, one event added to each: [items] float32."""
         counts = self.counts.double() + 1

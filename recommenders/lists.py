@@ -74,29 +74,42 @@ class ItemIds:
     def exclude(self, read: Sequence[ReadHistory], exclude: Any, *, seen: bool) -> None:
         """Write down what may not come for each history: what it holds, if `seen`, and the ids in `exclude`.
 
-        exclude: None, ids for all, or ids for each. Raises InputError for another number of lists than histories.
+        exclude: None, ids for all, or ids for each. Raises InputError for what is neither, and for another number of
+        lists than histories.
         """
-        lists: list[Any] = list(exclude or ())
+        lists = _as_list(() if exclude is None else exclude, "exclude")
         if lists and all(_is_id(item) for item in lists):
             lists = [lists] * len(read)
-        if exclude is not None and lists and len(lists) != len(read):
+        if lists and len(lists) != len(read):
             raise InputError(
                 f"{len(read)} histories with {len(lists)} lists in exclude.",
                 remedy="Give one list for all, or one for each history.",
                 field="exclude",
             )
         for n, one in enumerate(read):
-            further = self.read(lists[n]) if lists else ReadHistory([])
-            one.error = one.error or further.error
-            one.excluded = (one.items if seen else []) + further.items
+            further = self._numbers(lists[n], "exclude", n) if lists else []
+            one.excluded = (one.items if seen else []) + further
 
     def allowed(self, filter: Collection[str] | Callable[[str], bool]) -> Tensor:
-        """Which items a filter lets pass, [items] bool; unknown ids are ignored."""
+        """Which items a filter lets pass, [items] bool; unknown ids are ignored. Raises InputError for what is none."""
         if callable(filter):
             return torch.tensor([bool(filter(item)) for item in self.catalog.item_ids])
         found = torch.zeros(len(self.catalog), dtype=torch.bool)
-        found[[self.number[item] for item in filter if item in self.number]] = True
+        found[self._numbers(_as_list(filter, "filter"), "filter")] = True
         return found
+
+    def _numbers(self, ids: Any, field: str, row: int | None = None) -> list[int]:
+        """The numbers of the ids that the catalog has. Raises InputError where one of them is no id."""
+        found = self.read(ids)
+        if found.error:
+            place = "" if row is None else f" for history {row}"
+            raise InputError(
+                f"{field}{place} is no list of item ids: {ids!r:.80}.",
+                remedy="Give text or integers.",
+                field=field,
+                row=row,
+            )
+        return found.items
 
     def expand(
         self, leaves: Sequence[int], scores: Sequence[float], one: ReadHistory, allowed: Tensor | None
@@ -146,15 +159,22 @@ def spread(ranked: Scored, trie: Trie, diversity: float, k: int) -> Scored:
     if not diversity or len(ranked) < 2:
         return ranked[:k]
     codes = trie.codes(torch.tensor([item for item, _ in ranked]))  # [n, L]
-    shared = (codes[:, None] == codes[None]).long().cumprod(-1).sum(-1) / trie.levels  # [n, n]
-    value = torch.tensor([score for _, score in ranked])
-    penalty, chosen = torch.zeros(len(ranked)), []
+    shared = (codes[:, None] == codes[None]).long().cumprod(-1).sum(-1).double() / trie.levels  # [n, n]
+    value = torch.tensor([score for _, score in ranked], dtype=torch.float64)  # any diversity stays finite
+    penalty, chosen = torch.zeros(len(ranked), dtype=torch.float64), []
     for _ in range(min(k, len(ranked))):
         best = int((value - diversity * penalty).argmax())
         chosen.append(best)
         value[best] = -torch.inf
         penalty = penalty.maximum(shared[best])
     return [ranked[n] for n in chosen]
+
+
+def _as_list(ids: Any, field: str) -> list[Any]:
+    """A collection of ids as a list. Raises InputError for text, whose letters would be read as ids, and for others."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Collection):
+        raise InputError(f"{field}={ids!r:.80} is no list of item ids.", remedy="Give a list.", field=field, value=ids)
+    return ids.tolist() if isinstance(ids, np.ndarray) else list(ids)
 
 
 def _is_id(item: Any) -> bool:

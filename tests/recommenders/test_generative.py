@@ -1,6 +1,7 @@
 """A trained policy as a recommender, against the exact distribution of a small catalog."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,6 +232,7 @@ def test_a_checkpoint_that_is_not_self_contained_says_how_to_complete_it(run):
 def test_what_is_no_engine_or_dtype_is_refused(run):
     for field, settings in {
         "dtype": {"dtype": "int8"},
+        "device": {"device": "gpu"},
         "engine": {"engine": "tensorflow"},
         "engine_settings": {"engine_settings": {"a": 1}},
     }.items():
@@ -242,3 +244,35 @@ def test_guide_reads_histories_alone(recommender, rows):
     guide = Guide(Popularity(COUNTS.float() + 1))
     steps = guide(recommender.prompts(rows), recommender.policy.trie)
     assert steps.shape == (4, recommender.catalog.trie.nodes) and float(steps.max()) <= 1e-6
+
+
+@pytest.mark.parametrize("given", ["item1", [2.5], [["item1"], 7, None], 5, [["item1"], [None], []]])
+def test_what_is_no_list_of_ids_to_leave_out_is_refused_and_not_passed_over(recommender, given):
+    with raises(InputError, field="exclude"):
+        recommender.recommend(HISTORIES, exclude=given)
+    if not isinstance(given, list) or given == [2.5]:
+        with raises(InputError, field="filter"):
+            recommender.recommend(HISTORIES, filter=given)
+
+
+def test_numbers_are_ids_wherever_ids_are_given(make_model, tokenizer, catalog):
+    numbered = replace(catalog, item_ids=tuple(map(str, range(48))))
+    policy = policy_of(make_model(), catalog.trie, node_tokens(tokenizer, catalog.trie))
+    recommender = GenerativeRecommender(policy, PromptBuilder(numbered, tokenizer, max_history=4), numbered, COUNTS)
+    for exclude, stock in ([["4", "5"], ["1", "5", "9"]], [[4, 5], [1, 5, 9]], [np.array([4, 5]), np.array([1, 5, 9])]):
+        (ranked,) = recommender.recommend([[3, "7"]], k=5, exclude=exclude, filter=stock)
+        assert set(ranked.items) == {"1", "9"} and ranked.unknown == 0
+    assert recommender.log_probs([[3]], [[5]]) == recommender.log_probs([["3"]], [["5"]])
+
+
+def test_no_diversity_and_no_temperature_that_is_allowed_gives_no_numbers(recommender):
+    (ranked,) = recommender.recommend(HISTORIES[:1], k=10, diversity=1e308)
+    assert len(set(ranked.items)) == 10
+    assert recommender.sample([[]], n=3, temperature=1e-9)[0].items == ("item47",) * 3
+    for temperature in (1e-30, 1e30):
+        assert all(len(drawn) == 5 for drawn in recommender.sample([[], *HISTORIES], n=5, temperature=temperature))
+    for temperature in (1e-320, 1e308):
+        with raises(InputError, field="temperature"):
+            recommender.sample(HISTORIES, temperature=temperature)
+    with raises(InputError, field="seed"):
+        recommender.sample(HISTORIES, seed=-1)

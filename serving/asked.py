@@ -28,13 +28,13 @@ Asked = TypeVar("Asked", bound="Histories")
 class Histories(BaseModel):
     """One history or several, lists of item ids, oldest first. catalog: the fingerprint that the server's must have.
 
-    A history among several that is no list of item ids has an error in its place, and the others are answered.
+    A history that is no list of item ids has an error in its place, and the others are answered.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
     histories: Annotated[list[Any], Field(min_length=1, max_length=MOST_HISTORIES)] | None = None
-    history: Items | None = None
+    history: Any = None
     catalog: str | None = Field(None, max_length=64)
 
     @model_validator(mode="after")

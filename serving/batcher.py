@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Generic, TypeVar
 
-from catalog.errors import GFlowGRError, RunError
+from catalog.errors import GFlowGRError, InputError, RunError
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,8 @@ class Batcher(Generic[Row, Result]):
     and the seconds of each batch.
 
     A request with more rows than a batch has is drawn in parts, one a turn, so that shorter requests come in between.
-    Where a batch of several requests fails, each is drawn by itself, so that only the one at fault fails.
+    Where a batch of several requests fails, each is drawn by itself, so that only the one at fault fails. `failed` says
+    whether the newest batch failed for another reason than what was asked.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class Batcher(Generic[Row, Result]):
     ) -> None:
         self.draw, self.max_batch, self.max_waiting = draw, max_batch, max_waiting
         self.seconds, self.observe = seconds, observe
-        self.waiting = 0
+        self.waiting, self.failed = 0, False
         self._parts: list[Part[Row, Result]] = []
         self._arrived = asyncio.Event()
         self._numbers = count()
@@ -131,12 +132,14 @@ class Batcher(Generic[Row, Result]):
         try:
             drawn = await asyncio.get_running_loop().run_in_executor(self._thread, self.draw, parts[0].how, rows)
         except Exception as error:
+            self.failed = not isinstance(error, InputError)
             if len(parts) > 1:
                 for part in parts:
                     await self._answer([part])
             elif not parts[0].results.done():
                 parts[0].results.set_exception(_told(error))
             return
+        self.failed = False
         self._last_rows, self._last_seconds = len(rows), time.perf_counter() - started
         self.observe(self._last_rows, self._last_seconds)
         start = 0

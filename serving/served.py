@@ -45,10 +45,14 @@ class Served:
     beam_width: int = 50
     max_batch: int = 64
 
+    @property
+    def probe(self) -> tuple[Beam, list[Row]]:
+        """What `draw` can answer as long as the engine works."""
+        return Beam(False, self.beam_width, 0.0, 0), [Row([self.recommender.catalog.item_ids[0]], [], 1)]
+
     def warm_up(self) -> None:
         """Answer once, so that what cannot be served is told at the start. Raises what the recommender raises."""
-        first = Row([self.recommender.catalog.item_ids[0]], [], 1)
-        self.draw(Beam(False, self.beam_width, 0.0, 0), [first])
+        self.draw(*self.probe)
 
     def draw(self, how: Hashable, rows: Sequence[Row]) -> list[RankedList]:
         """The list of each row, cut where its own k says."""

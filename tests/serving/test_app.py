@@ -63,6 +63,10 @@ def test_a_history_that_cannot_be_answered_is_told_in_its_place(url, recommender
     assert [bool(row["error"]) for row in found] == [False, True, True, True, False, False, True]
     assert found[4]["unknown"] == 1 and found[4]["items"] == found[0]["items"]
     assert found[5]["source"] == "popularity"
+    for history, row, without in zip(bad, found, exclude, strict=True):
+        if history is not None:  # which is the same as none
+            (one,) = results(post(url, history=history, exclude=without, k=2))
+            assert all(one[name] == row[name] for name in ("items", "source", "unknown", "error"))
 
 
 def test_requests_that_wait_share_batches_and_each_gets_its_own(url, recommender):
@@ -83,10 +87,10 @@ BAD = [
     ({}, 400),
     ({"histories": []}, 400),
     ({"histories": HISTORIES, "history": HISTORIES[0]}, 400),
-    ({"history": "item1"}, 400),
-    ({"history": [True]}, 400),
     ({"histories": [["item1"]] * (MOST_HISTORIES + 1)}, 400),
     ({"histories": [["item1"] * 10_001]}, 400),
+    ({"history": ["item1"] * 10_001}, 400),
+    ({"history": None}, 400),
     ({"history": ["item1"], "k": 0}, 400),
     ({"history": ["item1"], "k": 49}, 400),
     ({"history": ["item1"], "k": 2**70}, 400),
@@ -152,11 +156,12 @@ class Fragile:
     def __init__(self, recommender):
         self.inner, self.catalog = recommender, recommender.catalog
         self.begun, self.go_on = threading.Event(), threading.Event()
+        self.dead = False
 
     def recommend(self, histories, k, **settings):
         if ["diverged"] in histories:
             raise DivergedError("The policy's log-probabilities are NaN.")
-        if ["broken"] in histories:
+        if ["broken"] in histories or self.dead:
             raise ZeroDivisionError("of the engine")
         if ["slow"] in histories:
             self.begun.set()
@@ -178,6 +183,21 @@ def test_a_request_that_the_engine_fails_at_fails_alone(serve, recommender):
         assert [answer.result().status_code for answer in answers] == [200, 500, 200, 500, 200]
         assert "ZeroDivisionError" in answers[1].result().text and "NaN" in answers[3].result().text
         assert results(answers[2].result())[0]["items"] == list(recommender.recommend([["item2"]], 3)[0].items)
+
+
+def test_a_server_whose_engine_is_dead_is_not_healthy(serve, recommender):
+    fragile = Fragile(recommender)
+    with serve(fragile) as url:
+
+        def healthy():
+            return requests.get(url + "/health", timeout=20).status_code == 200
+
+        assert post(url, history=["broken"]).status_code == 500 and healthy()
+        fragile.dead = True
+        assert healthy() and post(url, history=["item1"]).status_code == 500  # nobody knew before
+        assert not healthy() and not healthy()
+        fragile.dead = False
+        assert healthy() and results(post(url, history=["item1"]))
 
 
 def test_what_takes_too_long_or_would_wait_too_long_is_told(serve, recommender, monkeypatch):

@@ -5,14 +5,14 @@ import json
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import digests, file_digest, locked
 from catalog.progress import progress
+from experiments.evaluations import check_recommender, data_provenance
 from experiments.launched import launched
 from experiments.recommend_arguments import RecommendArguments
 from experiments.recommendations import Recommendations
@@ -24,9 +24,10 @@ from interactions.histories import (
     read_item_list,
     split_histories,
 )
+from interactions.prepared import load_prepared
 from interactions.provenance import Provenance
 from policy.folders import finished
-from recommenders import GenerativeRecommender, RankedList, load_recommender, made_of
+from recommenders import GenerativeRecommender, RankedList, load_recommender
 from recommenders.policy_folder import find_folder, policy_files, read_record
 
 BATCHES = 8
@@ -38,6 +39,7 @@ class Plan:
     """What all processes know before they begin.
 
     size: users of a part. missing: the numbers of the parts to make. counts: those of a file that is there already.
+    grown: the prepared folder whose catalog takes the place of the model's, from which it grew.
     """
 
     source: HistorySource
@@ -45,6 +47,7 @@ class Plan:
     size: int
     missing: list[int]
     counts: dict[str, Any] | None = None
+    grown: str | None = None
 
 
 def recommend_users(model: str | Path, output: str | Path, **settings: Any) -> dict[str, Any]:
@@ -71,9 +74,11 @@ def recommend_users(model: str | Path, output: str | Path, **settings: Any) -> d
     with launched() as processes, ExitStack() as held:
 
         def begin() -> Plan:
-            target = Path(args.output)
-            held.enter_context(locked(target.parent, f".{target.name}.lock"))
-            return _plan(args, processes.count)
+            output = Path(args.output)
+            held.enter_context(locked(output.parent, f".{output.name}.lock"))
+            plan = _plan(args, processes.count)
+            held.callback(plan.target.discard_parts, unless_made=True)  # before the lock is released
+            return plan
 
         plan: Plan = processes.from_main(begin)
         if plan.counts is not None:
@@ -99,6 +104,12 @@ def _plan(args: RecommendArguments, processes: int) -> Plan:
         )
     folder = find_folder(args.model)
     _, catalog, _ = read_record(folder)
+    data, grown = Provenance(catalog.fingerprint), None
+    if args.data:
+        found, splits = load_prepared(args.data)
+        if found.fingerprint != catalog.fingerprint and found.continues(catalog.fingerprint):
+            catalog, grown = found, args.data
+        data = replace(data_provenance(found, splits), catalog=catalog.fingerprint)
     if args.k > len(catalog):
         raise InputError(f"k={args.k}: the catalog has {len(catalog)} items.", field="k", value=args.k)
     if args.histories:
@@ -107,15 +118,18 @@ def _plan(args: RecommendArguments, processes: int) -> Plan:
         source = split_histories(str(args.data), args.split)
     size = BATCHES * args.batch_size
     parts = -(-source.users // size)
-    target = Recommendations(Path(args.output), _provenance(args, source, folder, catalog), parts)
+    target = Recommendations(Path(args.output), _provenance(args, source, folder, data), parts)
     if (counts := target.finished()) is not None:
         target.discard_parts()
         return Plan(source, target, size, [], counts)
-    return Plan(source, target, size, target.missing())
+    return Plan(source, target, size, target.missing(), grown=grown)
 
 
-def _provenance(args: RecommendArguments, source: HistorySource, folder: Path, catalog: Catalog) -> Provenance:
-    """What decides the content of the output; where it is computed does not."""
+def _provenance(args: RecommendArguments, source: HistorySource, folder: Path, data: Provenance) -> Provenance:
+    """What decides the content of the output; where it is computed does not.
+
+    data: the catalog, and with prepared data their rows; a guide must have been fitted on these.
+    """
     names = ("k", "beam_width", "exclude_seen", "diversity", "engine", "dtype", "batch_size")
     settings: dict[str, Any] = {name: getattr(args, name) for name in names}
     settings |= {"model": _model_digest(folder), "histories": source.digest, "engine_settings": args.engine_table}
@@ -123,12 +137,9 @@ def _provenance(args: RecommendArguments, source: HistorySource, folder: Path, c
     if args.names:
         settings["columns"] = args.names
     if args.guide:
-        fitted = made_of(args.guide)
-        Provenance(catalog.fingerprint, {}, fitted.settings).check(
-            fitted, f"The recommender in {args.guide}", "Fit it on the data of the model.", args.guide
-        )
+        fitted = check_recommender(args.guide, data)
         settings["guide"] = {"weight": args.guide_weight, "fitted": fitted.as_dict()}
-    return Provenance(catalog.fingerprint, {}, settings)
+    return Provenance(data.catalog, {}, settings)
 
 
 def _model_digest(folder: Path) -> str:
@@ -142,7 +153,12 @@ def _model_digest(folder: Path) -> str:
 def _make_parts(args: RecommendArguments, plan: Plan, own: set[int], device: str | None, speaks: bool) -> None:
     """Make the parts `own`, one after another."""
     recommender = GenerativeRecommender.from_pretrained(
-        args.model, device=device, dtype=args.dtype, engine=args.engine, engine_settings=args.engine_table
+        args.model,
+        device=device,
+        dtype=args.dtype,
+        engine=args.engine,
+        engine_settings=args.engine_table,
+        catalog=plan.grown,
     )
     how: dict[str, Any] = {
         name: getattr(args, name) for name in ("k", "beam_width", "exclude_seen", "diversity", "batch_size")

@@ -27,7 +27,10 @@ class RecommendArguments(Arguments):
         default=None, metadata={"help": "Names of the columns of `histories`, for instance {item: asin}."}
     )
     data: str | None = field(
-        default=None, metadata={"help": "Instead of histories: folder that prepare.py wrote, all of whose users."}
+        default=None,
+        metadata={
+            "help": "Instead of histories: folder that prepare.py or extend.py wrote, all of whose users and items."
+        },
     )
     split: Literal["validation", "test"] = field(
         default="test", metadata={"help": "Of data: the split whose histories are taken, up to its held-out items."}

@@ -112,7 +112,10 @@ class Recommendations:
         self.discard_parts()
         return dict(counts)
 
-    def discard_parts(self) -> None:
+    def discard_parts(self, *, unless_made: bool = False) -> None:
+        """Remove the parts; with `unless_made` only where none has been made."""
+        if unless_made and any(self.parts_folder.glob("*.parquet")):
+            return
         shutil.rmtree(self.parts_folder, ignore_errors=True)
 
     def _tables(self, counts: dict[str, int]) -> Iterator[pa.Table]:

@@ -129,6 +129,34 @@ def test_the_users_of_prepared_data_and_a_guide_fitted_on_them(model, titled, tm
     found = read(tmp_path / "recs.parquet")
     assert [row["items"] for row in found] == [list(one.items) for one in expected]
     assert [row["user"] for row in found] == list(splits.test["user"])
+    other = leave_one_out(log.iloc[:150], titled.item_ids, max_history=5)
+    fit_recommender("item_knn", {}, other, titled, tmp_path / "other")  # has seen other rows of the same catalog
+    with raises(InputError, field="splits.train"):
+        recommend_users(model, tmp_path / "new.parquet", **(settings | {"guide": str(tmp_path / "other")}))
+    recommend_users(model, tmp_path / "own.parquet", **(settings | {"guide": None}))
+
+
+def test_new_items_of_a_grown_catalog_come_too(make_model, tokenizer, titled, tmp_path):
+    make_model(catalog_fingerprint=titled.fingerprint).save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    write_record(tmp_path / "model", PolicyRecord("sft", max_history=5), titled, torch.arange(48))
+    codes = titled.trie.codes(torch.arange(48))
+    grown = titled.grow(["new"], codes[:1].numpy())  # shares the semantic ID of item0
+    log = pd.DataFrame({"user": ["u"] * 5, "item": [f"item{n}" for n in range(1, 6)], "timestamp": range(5)})
+    save_prepared(tmp_path / "data", grown, leave_one_out(log, grown.item_ids, max_history=5))
+    recommend_users(tmp_path / "model", tmp_path / "recs.jsonl", data=str(tmp_path / "data"), k=45)
+    (row,) = read(tmp_path / "recs.jsonl")
+    assert len(row["items"]) == 45 and "new" in row["items"]
+
+
+def test_a_call_that_makes_no_part_leaves_nothing(model, tmp_path):
+    histories, _ = write_users(tmp_path / "h.jsonl", 3)
+    (tmp_path / "stock.csv").write_text("name\na\n")
+    with raises(InputError, file=tmp_path / "stock.csv"):
+        recommend_users(model, tmp_path / "recs.jsonl", histories=str(histories), filter=str(tmp_path / "stock.csv"))
+    with raises(InputError, field="device"):
+        recommend_users(model, tmp_path / "recs.jsonl", histories=str(histories), device="gpu")
+    assert left(tmp_path, "recs") == []
 
 
 def test_what_is_made_of_the_same_is_left_and_what_is_not_is_replaced(model, tmp_path):

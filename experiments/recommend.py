@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from catalog.errors import InputError
-from catalog.files import digests, file_digest, locked
+from catalog.files import digests, file_digest, locked, require_file
 from catalog.progress import progress
 from experiments.evaluations import check_recommender, data_provenance
 from experiments.launched import launched
@@ -133,7 +133,11 @@ def _provenance(args: RecommendArguments, source: HistorySource, folder: Path, d
     names = ("k", "beam_width", "exclude_seen", "diversity", "engine", "dtype", "batch_size")
     settings: dict[str, Any] = {name: getattr(args, name) for name in names}
     settings |= {"model": _model_digest(folder), "histories": source.digest, "engine_settings": args.engine_table}
-    settings |= {name: file_digest(Path(path))[:16] for name in ("exclude", "filter") if (path := getattr(args, name))}
+    for name in ("exclude", "filter"):
+        if path := getattr(args, name):
+            require_file(Path(path), f"The file of {name}")
+            read_item_list(path)  # a malformed one is refused before work starts
+            settings[name] = file_digest(Path(path))[:16]
     if args.names:
         settings["columns"] = args.names
     if args.guide:

@@ -184,7 +184,16 @@ def _events(path: Path, names: Mapping[str, str]) -> pd.DataFrame:
 def _from_rows(path: Path, names: Mapping[str, str]) -> Iterator[History]:
     text, have_users = ending(path) == ".csv", False
     for place, (number, row) in enumerate(stream_table(path), 1):
-        have_users = have_users or (place == 1 and names["user"] in row)
+        if place == 1:
+            have_users = names["user"] in row
+        elif not have_users and names["user"] in row:
+            raise InputError(
+                f"{path}: row {number} has a user, and the first row has none.",
+                remedy="Give every row a user, or none.",
+                file=path,
+                row=number,
+                field="user",
+            )
         user = _user(path, number, row.get(names["user"])) if have_users else str(place)
         try:
             yield History(user, _items(row.get(names["history"]), text))

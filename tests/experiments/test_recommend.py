@@ -152,8 +152,10 @@ def test_new_items_of_a_grown_catalog_come_too(make_model, tokenizer, titled, tm
 def test_a_call_that_makes_no_part_leaves_nothing(model, tmp_path):
     histories, _ = write_users(tmp_path / "h.jsonl", 3)
     (tmp_path / "stock.csv").write_text("name\na\n")
-    with raises(InputError, file=tmp_path / "stock.csv"):
-        recommend_users(model, tmp_path / "recs.jsonl", histories=str(histories), filter=str(tmp_path / "stock.csv"))
+    for name in ("filter", "exclude"):
+        for file in (tmp_path / "stock.csv", tmp_path / "nothing.txt", tmp_path):
+            with raises(InputError, file=file):
+                recommend_users(model, tmp_path / "recs.jsonl", histories=str(histories), **{name: str(file)})
     with raises(InputError, field="device"):
         recommend_users(model, tmp_path / "recs.jsonl", histories=str(histories), device="gpu")
     assert left(tmp_path, "recs") == []

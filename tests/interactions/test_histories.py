@@ -98,6 +98,7 @@ def test_events_are_grouped_in_the_order_of_time(tmp_path):
         ("h.jsonl", '{"user": 1, "history": []}\n{"user"', {"row": 2}),
         ("h.jsonl", '{"user": 1, "history": []}\n[1]', {"row": 2}),
         ("h.jsonl", '{"user": 1, "history": []}\n{"history": []}', {"row": 2, "field": "user"}),
+        ("h.jsonl", '{"history": []}\n{"user": 1, "history": []}', {"row": 2, "field": "user"}),
         ("h.jsonl", "", {}),
         ("h.csv", "user,history\nu,a\nv,b,c\n", {"row": 3}),
         ("h.csv", 'user,history\nu,"a\nv,b\n', {"row": 2}),

@@ -20,8 +20,6 @@ MOST_ITEMS = 1000
 MOST_BYTES = 8 * 2**20
 """Of the body of one request."""
 
-Item = str | int  # the number 7 is the id "7"
-Items = Annotated[list[Item], Field(max_length=MOST_EVENTS)]
 Asked = TypeVar("Asked", bound="Histories")
 
 
@@ -58,19 +56,27 @@ class Recommend(Histories):
 
     k: int = Field(10, ge=1, le=MOST_ITEMS)
     exclude_seen: bool = True
-    exclude: Items | list[Items] | None = None
+    exclude: Annotated[list[Any], Field(max_length=MOST_EVENTS)] | None = None
     beam_width: int | None = Field(None, ge=1, le=MOST_ITEMS)
     diversity: float = Field(0.0, ge=0, allow_inf_nan=False)
 
-    def excluded(self) -> list[list[Item]]:
-        """What each history's list leaves out. Raises InputError for another number of lists than of histories."""
-        count = len(self.lists)
-        exclude: Any = self.exclude or []
-        if not exclude or not isinstance(exclude[0], list):
-            return [exclude] * count
-        if len(exclude) != count:
-            refuse("exclude", len(exclude), f"there are {count} histories")
-        return exclude
+    def excluded(self) -> list[list[str | int]]:
+        """What each history's list leaves out.
+
+        Raises InputError for another number of lists than of histories, and for a list that is too long or holds what
+        is no item id.
+        """
+        count, exclude = len(self.lists), self.exclude or []
+        for_all = not any(isinstance(one, list) for one in exclude)
+        lists = [exclude] if for_all else exclude
+        if not for_all and len(lists) != count:
+            refuse("exclude", f"{len(lists)} lists", f"there are {count} histories")
+        for items in lists:
+            if not isinstance(items, list) or not all(type(item) in (str, int) for item in items):
+                refuse("exclude", repr(items)[:60], "it must be item ids, or a list of item ids for each history")
+            if len(items) > MOST_EVENTS:
+                refuse("exclude", f"{len(items)} items", f"at most {MOST_EVENTS} can be left out of one list")
+        return lists * count if for_all else lists
 
 
 class Sample(Histories):
@@ -83,4 +89,4 @@ class Sample(Histories):
 
 def refuse(field: str, value: object, reason: str) -> NoReturn:
     """Raise InputError for a value that a request cannot have."""
-    raise InputError(f"{field}: {value} cannot be, {reason}.", field=field, value=value)
+    raise InputError(f"{field}={value}: {reason}.", field=field, value=value)

@@ -101,6 +101,11 @@ BAD = [
     ({"history": ["item1"], "diversity": -1}, 400),
     ({"history": ["item1"], "diversity": float("nan")}, 400),
     ({"history": ["item1"], "exclude": [["item1"], ["item2"]]}, 400),
+    ({"history": ["item1"], "exclude": "item1"}, 400),
+    ({"history": ["item1"], "exclude": ["item1", 2.5]}, 400),
+    ({"history": ["item1"], "exclude": [["item1", True]]}, 400),
+    ({"history": ["item1"], "exclude": [["item1"] * 10_001]}, 400),
+    ({"histories": HISTORIES, "exclude": [["item1"], "item2", []]}, 400),
     ({"history": ["item1"], "exclude_sen": True}, 400),
     ({"history": ["item1"], "catalog": "another"}, 409),
 ]

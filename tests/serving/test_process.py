@@ -16,15 +16,22 @@ import torch
 
 from recommenders import GenerativeRecommender
 from recommenders.policy_folder import PolicyRecord, write_record
+from tests.vllm.servers import SHAPE
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key of more than 16 characters"
 
 
 @pytest.fixture
-def folder(make_model, tokenizer, catalog, tmp_path):
+def overrides():
+    """Of the model's config."""
+    return {}
+
+
+@pytest.fixture
+def folder(overrides, make_model, tokenizer, catalog, tmp_path):
     """A self-contained checkpoint."""
-    make_model().save_pretrained(tmp_path / "run")
+    make_model(**overrides).save_pretrained(tmp_path / "run")
     tokenizer.save_pretrained(tmp_path / "run")
     write_record(tmp_path / "run", PolicyRecord("sft", max_history=4), catalog, torch.arange(48))
     return tmp_path / "run"
@@ -44,7 +51,7 @@ def start(folder, tmp_path):
         with open(log, "wb") as file:
             process = subprocess.Popen(command, cwd=ROOT, env=os.environ | settings, stdout=file, stderr=file)
         started.append(process)
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         while f":{port}/recommend" not in log.read_text() and process.poll() is None:
             assert time.monotonic() < end, log.read_text()
             time.sleep(0.1)
@@ -90,6 +97,27 @@ def test_a_server_answers_many_dies_comes_back_and_finishes_what_it_has(start, f
     assert "Traceback" not in log.read_text()
     with pytest.raises(requests.ConnectionError):
         ask(url, history=histories[0])
+
+
+@pytest.mark.slow
+@pytest.mark.vllm
+@pytest.mark.parametrize("overrides", [SHAPE])
+def test_vllm_gives_the_lists_of_transformers_to_many_and_stops(start, folder):
+    recommender = GenerativeRecommender.from_pretrained(folder, device="cpu")
+    histories = [[f"item{(number * step) % 48}" for step in range(1, 5)] for number in range(12)]
+    expected = [list(ranked.items) for ranked in recommender.recommend(histories, 5)]
+    process, url, log = start("--engine", "vllm")
+    with ThreadPoolExecutor(6) as pool:
+        answers = list(pool.map(lambda history: ask(url, history=history, k=5), histories))
+    assert [answer.json()["results"][0]["items"] for answer in answers] == expected
+    assert requests.get(url + "/health", timeout=60).json()["engine"] == "vllm"
+    for temperature in (1.0, 0.5):
+        drawn = {"history": histories[1], "n": 20, "temperature": temperature}
+        (row,) = requests.post(url + "/sample", json=drawn, timeout=60).json()["results"]
+        assert len(row["items"]) == 20
+    assert ask(url, history=["item1"], k=49).status_code == 400
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 0 and "Traceback" not in log.read_text()
 
 
 @pytest.mark.slow

@@ -1,20 +1,24 @@
 """A run's policy in folders: copied, mixed, published, and completed where an earlier version left it incomplete."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
+from catalog import word_tokenizer
 from catalog.errors import InputError, SetupError
 from catalog.files import broken, seal, sealed
 from experiments.complete import complete_run
 from interactions import Splits
 from interactions.prepared import save_prepared
+from policy import policy_of
 from recommenders import GenerativeRecommender, fit_recommender, load_recommender, push_to_hub
 from recommenders.policy_folder import policy_files
 from tests.raising import raises
+from trainer import SFTConfig, SFTTrainer
 
 
 @pytest.fixture
@@ -58,13 +62,17 @@ def test_a_run_of_an_earlier_version_is_completed(run, splits, catalog, tmp_path
     (run / "resolved.yaml").write_text(yaml.safe_dump(settings | {"method": "gflownet"}))
     with raises(InputError, file=run):
         complete_run(run, tmp_path / "data")  # it is complete
+    kept = GenerativeRecommender.from_pretrained(run / "checkpoint-2").recommend([["item3"], []], k=5)
     about = sealed(run, "The run")
-    (run / "policy.json").unlink()
-    shutil.rmtree(run / "catalog")
-    seal(run, about)
-    with raises(InputError, file=run):
-        GenerativeRecommender.from_pretrained(run)
+    for folder in (run / "checkpoint-2", run):
+        of = sealed(folder, "The folder")
+        (folder / "policy.json").unlink()
+        shutil.rmtree(folder / "catalog")
+        seal(folder, of)
+        with raises(InputError, file=folder):
+            GenerativeRecommender.from_pretrained(folder)
     complete_run(run, tmp_path / "data")
+    assert GenerativeRecommender.from_pretrained(run / "checkpoint-2").recommend([["item3"], []], k=5) == kept
     assert GenerativeRecommender.from_pretrained(run).recommend([["item3"], []], k=5) == before
     assert sealed(run, "The run") == about
 
@@ -85,6 +93,29 @@ def test_what_is_published_is_the_policy_and_nothing_else(run, monkeypatch):
     (run / "policy.json").unlink()
     with raises(InputError, file=run):
         push_to_hub(run, "me/model")
+
+
+def test_a_run_with_titles_in_its_prompts_recommends_as_it_did(make_model, catalog, train_rows, tmp_path):
+    titled = replace(catalog, item_ids=tuple(f'a "{n}" | b' for n in range(48)), titles=("Film", "Die Brücke") * 24)
+    tokenizer = word_tokenizer(catalog.trie.sizes)
+    tokenizer.add_tokens(["Film", "Brücke", "Die", "seen", "next"])
+    template = "seen {titles}\n{history} next"
+    settings = {"prompt_template": template, "sft_positions": "target", "max_history": 4, "max_steps": 1}
+    args = SFTConfig(output_dir=str(tmp_path / "run"), use_cpu=True, **settings)
+    model = make_model(vocab_size=len(tokenizer))
+    trainer = SFTTrainer(model, args, train_dataset=train_rows, processing_class=tokenizer, catalog=titled)
+    trainer.train()
+    trainer.save_model()
+    policy = policy_of(trainer.model.eval(), catalog.trie, trainer.prompts.tokens)
+    here = GenerativeRecommender(policy, trainer.prompts, titled)
+    histories = [[titled.item_ids[n] for n in row] for row in ([3], [4], [1, 8, 40])]
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    there = GenerativeRecommender.from_pretrained(moved)
+    assert [one.items for one in there.recommend(histories)] == [one.items for one in here.recommend(histories)]
+    card = ModelCard.load(moved / "README.md")
+    assert "| seen {titles}\\n{history} next |" in card.text
+    program = card.text.split("```python\n")[1].split("```")[0].replace("this folder or repository", str(moved))
+    exec(compile(program, "card", "exec"), {})
 
 
 def test_a_hub_that_cannot_be_reached_is_one_sentence(run, monkeypatch):

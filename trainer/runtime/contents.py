@@ -54,7 +54,7 @@ class PolicyContents:
             data=self.data,
         )
         with complete(folder / CARD) as temporary:
-            temporary.write_text(card)
+            temporary.write_text(card, encoding="utf-8")
 
 
 def reward_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

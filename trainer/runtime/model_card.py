@@ -1,5 +1,6 @@
 """The model card of a checkpoint: what it is, how to use it, how it was trained, on what, and what was measured."""
 
+import json
 import shlex
 import sys
 from collections.abc import Mapping
@@ -39,7 +40,7 @@ def model_card(
         library_name="gflowgr", tags=["recommendation", "generative-recommendation", "semantic-ids", record.method]
     )
     shown = {name: settings[name] for name in SHOWN if settings.get(name) is not None} | dict(record.reward)
-    table = [(name, str(value)) for name, value in shown.items() if value is not None]
+    table = [(name, str(value).replace("\n", "\\n")) for name, value in shown.items() if value is not None]
     figures = [(name.removeprefix("eval_"), f"{value:.4f}") for name, value in measured.items()]
     license = data_license(data) or "not stated; `prepare --license` states it"
     return f"""---
@@ -57,7 +58,7 @@ It writes the next item of a user as a semantic ID of {catalog.trie.levels} code
 from recommenders import GenerativeRecommender
 
 recommender = GenerativeRecommender.from_pretrained("this folder or repository")
-print(recommender.recommend([["{catalog.item_ids[0]}"]], k={min(10, len(catalog))})[0].items)
+print(recommender.recommend([[{json.dumps(catalog.item_ids[0])}]], k={min(10, len(catalog))})[0].items)
 ```
 
 ## Training

@@ -36,9 +36,9 @@ from recommenders.policy_folder import (
 class GenerativeRecommender:
     """Ranks and draws items for histories by a policy; a `Recommender` as well, by `score` and `probabilities`.
 
-    policy: a `TriePolicy`, that of an engine included. prompts: how histories become
-    prompts. counts [items]: how often each item was in training; who has no history is recommended by it. record,
-    folder: what the policy's folder says, and where it lies, if it was read from one.
+    policy: a `TriePolicy`, that of an engine included. prompts: how histories become prompts. counts [items]: how often
+    each item was in training; users without a history get the most frequent items. record, folder: what the policy's
+    folder says, and where it lies, if it was read from one.
     """
 
     @dataclass(frozen=True)

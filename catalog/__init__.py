@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from catalog.on_demand import on_demand
 
 if TYPE_CHECKING:
-    from catalog.catalog import Catalog, Collisions
+    from catalog.catalog import Ancestor, Catalog, Collisions
     from catalog.flows import exact_log_flow
     from catalog.tokens import code_of_token, extend_tokenizer, node_tokens, word_tokenizer
     from catalog.trajectories import PADDING, SOURCES, Trajectories
@@ -19,7 +19,7 @@ else:
     __getattr__ = on_demand(
         __name__,
         {
-            "catalog": ("Catalog", "Collisions"),
+            "catalog": ("Ancestor", "Catalog", "Collisions"),
             "flows": ("exact_log_flow",),
             "tokens": ("code_of_token", "extend_tokenizer", "node_tokens", "word_tokenizer"),
             "trajectories": ("PADDING", "SOURCES", "Trajectories"),
@@ -30,6 +30,7 @@ else:
 __all__ = [
     "PADDING",
     "SOURCES",
+    "Ancestor",
     "Catalog",
     "Collisions",
     "Trajectories",

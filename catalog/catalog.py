@@ -5,12 +5,13 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import PretrainedConfig
@@ -28,17 +29,26 @@ MOST_CODES = 1_000_000
 """Codes of all levels together, each of which is a token of the vocabulary."""
 
 
+class Ancestor(NamedTuple):
+    """A catalogue that another one grew from: its fingerprint, and how many items it had."""
+
+    fingerprint: str
+    items: int
+
+
 @dataclass(frozen=True)
 class Catalog:
     """What can be recommended. Item i has the id `item_ids[i]` in the log and the semantic ID `trie.codes(i)`.
 
     titles: what people call the items, "" for one without a title; () where none has one. `names` falls back to ids.
     leaf_is_item: whether a leaf holds exactly one item; if not, a hit counts semantic IDs and not items.
+    grown_from: the catalogues that this one has grown from by `grow`, oldest first; their items are its first ones.
     """
 
     trie: Trie
     item_ids: tuple[str, ...]
     titles: tuple[str, ...]
+    grown_from: tuple[Ancestor, ...] = ()
 
     @property
     def leaf_is_item(self) -> bool:
@@ -65,13 +75,84 @@ class Catalog:
         return hashlib.sha256(json.dumps(self.titles).encode()).hexdigest()[:16]
 
     def check_trained(self, config: PretrainedConfig) -> None:
-        """Raise InputError where a model was trained for another catalogue: its codes would mean other items."""
+        """Raise InputError where a model's codes mean other items.
+
+        It must have been trained for this catalogue, or for one that this one has grown from.
+        """
         known = getattr(config, "catalog_fingerprint", None)
-        if known not in (None, self.fingerprint):
+        if known is not None and not self.continues(known):
             raise InputError(
                 f"The model was trained for catalogue {known}, not for {self.fingerprint}: its codes mean other items.",
                 remedy="Give the folder of data it was trained with, or train again.",
+                field="catalog_fingerprint",
+                value=known,
             )
+
+    def continues(self, fingerprint: str) -> bool:
+        """Whether this is the catalogue of that fingerprint, or one that grew from it.
+
+        Raises InputError where the record says so and the first items have other ids or semantic IDs than then.
+        """
+        if fingerprint == self.fingerprint:
+            return True
+        items = dict(self.grown_from).get(fingerprint)
+        if items is None:
+            return False
+        if (found := self.first(items).fingerprint) != fingerprint:
+            raise InputError(
+                f"The catalogue says that it grew from {fingerprint}, and its first {items} items are of {found}: "
+                "semantic IDs have moved.",
+                remedy="Extend the prepared folder of the older catalogue again.",
+                field="grown_from",
+                value=fingerprint,
+            )
+        return True
+
+    def first(self, items: int) -> "Catalog":
+        """The catalogue of the first items alone, with the same codes at each level."""
+        codes = self._codes()[:items]
+        return Catalog(Trie.build(codes, self.trie.sizes), self.item_ids[:items], self.titles[:items])
+
+    def _codes(self) -> np.ndarray:
+        """The semantic ID of every item, [items, L]."""
+        return self.trie.codes(torch.arange(self.trie.items, device=self.trie.key.device)).cpu().numpy()
+
+    def grow(self, item_ids: Sequence[str], codes: np.ndarray, titles: Sequence[str] = ()) -> "Catalog":
+        """This catalogue with further items behind its own, which keep their numbers and semantic IDs.
+
+        codes: [new, L], of the codes that each level has, since a trained model has a token for no other. Items with
+        equal codes share a leaf. titles: "" for an item without one, or none at all.
+
+        Raises InputError for items that are here already or are listed twice, and for codes that a level lacks.
+        """
+        known = set(self.item_ids)
+        if there := [item for item in item_ids if item in known]:
+            raise InputError(
+                f"Item {there[0]!r} is in the catalogue already ({len(there)} such items).",
+                remedy="Leave it out: an item keeps its semantic ID.",
+                row=there[0],
+                field="item_ids",
+                value=there[0],
+            )
+        own = self._codes()
+        if codes.ndim != 2 or codes.shape[1] != own.shape[1]:
+            raise InputError(
+                f"New codes of shape {list(codes.shape)} for semantic IDs of {own.shape[1]} levels.",
+                remedy="Give each new item one code a level.",
+                field="codes",
+                value=codes.shape,
+            )
+        named: tuple[str, ...] = ()
+        if self.titles or titles:
+            named = (*(self.titles or [""] * len(self)), *(titles or [""] * len(item_ids)))
+        grown = Catalog.from_codes(
+            (*self.item_ids, *item_ids),
+            np.concatenate([own, codes]),
+            on_collision="keep",
+            sizes=self.trie.sizes,
+            titles=named,
+        )
+        return replace(grown, grown_from=(*self.grown_from, Ancestor(self.fingerprint, len(self))))
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -131,7 +212,8 @@ class Catalog:
         shape = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
         with complete(folder / "catalog.safetensors") as temporary:
             temporary.write_bytes(save({name: getattr(self.trie, name) for name in Trie.TENSORS}))
-            write_json(folder / "catalog.json", {**shape, "item_ids": self.item_ids, "titles": self.titles})
+            table = {**shape, "grown_from": [one._asdict() for one in self.grown_from]}
+            write_json(folder / "catalog.json", {**table, "item_ids": self.item_ids, "titles": self.titles})
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":
@@ -141,7 +223,8 @@ class Catalog:
         try:
             tensors = load_file(folder / "catalog.safetensors")
             trie = Trie(**tensors, level_start=tuple(table["level_start"]), sizes=tuple(table["sizes"]))
-            catalog = cls(trie, tuple(table["item_ids"]), tuple(table["titles"]))
+            grown_from = tuple(Ancestor(**one) for one in table.get("grown_from", ()))
+            catalog = cls(trie, tuple(table["item_ids"]), tuple(table["titles"]), grown_from)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder} holds no whole catalogue ({error}).", remedy="Write it again.", file=folder

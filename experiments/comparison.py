@@ -87,12 +87,12 @@ def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, split: str 
     }
     target = np.array(rows["target"])
     accuracy = {m: [user_metrics(one, target, catalog, eval_k) for one in seeds] for m, seeds in ranked.items()}
-    groups = user_groups(rows, catalog, splits)
-    users = over_users({m: accuracy[m] for m in methods}, eval_k, args.baseline, groups)
+    groups, numbers = user_groups(rows, catalog, splits), user_numbers(rows)
+    users = over_users({m: accuracy[m] for m in methods}, eval_k, args.baseline, groups, numbers)
     comparison = Comparison(
         title=args.title,
         values={m: _values(seeds, accuracy[m]) for m, seeds in every.items()},
-        notes=_notes(methods, how),
+        notes=_notes(methods, how, repeated=numbers is not None),
         sections=_sections(methods, references),
         curves={method: logs for method, seeds in methods.items() if (logs := _logs(seeds))},
         calibration={m: points for m, seeds in methods.items() if (points := seeds[0].evaluation.calibration)},
@@ -166,11 +166,17 @@ def tested_metrics(eval_k: Sequence[int]) -> list[str]:
 
 
 def over_users(
-    accuracy: Accuracy, eval_k: Sequence[int], baseline: str | None, groups: Mapping[str, np.ndarray]
+    accuracy: Accuracy,
+    eval_k: Sequence[int],
+    baseline: str | None,
+    groups: Mapping[str, np.ndarray],
+    users: np.ndarray | None = None,
 ) -> OverUsers:
-    """Tests against the baseline and means for groups of users; the seeds of a method are averaged first.
+    """Tests against the baseline and means for groups of rows; the seeds of a method are averaged first.
 
-    groups: what tells users apart -> a number of each, [users].
+    groups: what tells rows apart -> a number of each, [rows].
+    users: the number of each row's user, [rows]: tests average a user's rows, which are no independent samples. None
+        where each row is of a user of its own.
     """
     names = tested_metrics(eval_k)
     per_user = {
@@ -187,10 +193,24 @@ def over_users(
             )
         others = [method for method in per_user if method != baseline]
         for name in names if others else ():
-            tests[name] = paired_tests({m: per_user[m][name] for m in others}, per_user[baseline][name])
+            tested = {m: _by_user(per_user[m][name], users) for m in per_user}
+            tests[name] = paired_tests({m: tested[m] for m in others}, tested[baseline])
     k = main_cutoff(eval_k)
     broken_down = tuple(name for name in names if name.endswith(f"@{k}"))
     return OverUsers(tests, {what: break_down(number, per_user, broken_down) for what, number in groups.items()})
+
+
+def user_numbers(rows: Dataset) -> np.ndarray | None:
+    """A number for the user of each row, [rows]; None where no user has two rows."""
+    if "user" not in rows.column_names:
+        return None
+    names, numbers = np.unique(rows["user"][:], return_inverse=True)
+    return numbers if len(names) < len(rows) else None
+
+
+def _by_user(values: np.ndarray, users: np.ndarray | None) -> np.ndarray:
+    """The mean of each user's rows, [users]."""
+    return values if users is None else np.bincount(users, values) / np.bincount(users)
 
 
 def user_groups(rows: Dataset, catalog: Catalog, splits: Splits) -> dict[str, np.ndarray]:
@@ -259,17 +279,28 @@ def _check_alike(
             )
 
 
-def _notes(methods: Mapping[str, list[Run]], protocol: Mapping[str, Any]) -> list[str]:
+def _notes(methods: Mapping[str, list[Run]], protocol: Mapping[str, Any], repeated: bool) -> list[str]:
+    """repeated: whether a user has several rows."""
     how = protocol["ranking"]
-    place = {"test": "last", "validation": "second last"}[how["split"]]
     notes = [
-        f"{how['users']:,} users; the {how['split']} item is each user's {place} one. Everything is trained on all but "
-        "the last two items of each user.",
+        f"{how['users']:,} {how['split']} rows; held out: {how['held_out']}. Everything is trained on "
+        f"{how['trained_on']}.",
         f"A hit is {'an' if how['hit'] == 'item' else 'a'} {how['hit']}. Trie-constrained beam of width "
         f"{how['beam_width']}; items the user already has are {'not ' if how['exclude_history'] else ''}ranked.",
     ]
     if how["unrankable"]:
-        notes.append(f"{how['unrankable']:,} users already have their {how['split']} item, so nothing can rank it.")
+        notes.append(
+            f"{how['unrankable']:,} rows have their {how['split']} item in the history, so nothing can rank it."
+        )
+    if repeated:
+        notes.append("Some users have several rows: means are over rows, and tests average the rows of a user first.")
+    if how["untrained_targets"]:
+        notes.append(
+            f"{how['untrained_targets']:,} rows have a target that is in no training event. They count, as misses of "
+            "every method that does not rank it."
+        )
+    if how.get("untrained_users"):
+        notes.append(f"{how['untrained_users']:,} rows are of users without a training event; they count, too.")
     several = {m: ", ".join(str(run.seed) for run in seeds) for m, seeds in methods.items() if len(seeds) > 1}
     for numbers in dict.fromkeys(several.values()):
         whose = (

@@ -27,7 +27,7 @@ from experiments.evaluations import (
     writing,
 )
 from experiments.match import MATCH_USERS, comparable, match_reward, reward_record
-from interactions import Splits, load_prepared, training_counts
+from interactions import Splits, load_prepared, training_counts, untrained
 from interactions.provenance import Provenance
 from interactions.rows import unrankable
 from recommenders import (
@@ -76,11 +76,11 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             value=args.output_dir,
         )
     with writing(output, of) as folder:
-        trained = GenerativeRecommender.from_pretrained(run)
+        trained = GenerativeRecommender.from_pretrained(run, catalog=catalog)
         policy, prompts = trained.policy, trained.prompts
         guide = None
         if args.guide:
-            recommender = load_recommender(args.guide, catalog, vars(splits))
+            recommender = load_recommender(args.guide, catalog, splits.rows)
             guide = Guide(recommender, args.guide_weight, args.guide_floor)
         ranked = trained.rank(
             rows["history"][:],
@@ -90,7 +90,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             guide=guide,
         )
         metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
-        how = protocol(rows, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
+        how = protocol(splits, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
         record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
         if args.exact_users:
             record["beam_equals_exact_top10"] = _exactness(args, ranked, trained, rows)
@@ -119,7 +119,7 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
     Raises InputError where it cannot be made.
     """
     run = Path(args.run)
-    check_data(run, args.data, data)
+    check_data(run, args.data, data, catalog)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
     if "{titles}" in (run_settings(run).get("prompt_template") or ""):
@@ -138,25 +138,29 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
                 value=args.reward_of,
             )
         if args.reward_of:
-            check_data(source, args.data, data)
+            check_data(source, args.data, data, catalog)
     return Provenance(data.catalog, data.splits, settings)
 
 
-def protocol(rows: Dataset, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:
+def protocol(splits: Splits, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:
     """What two evaluations must share to stand in one table, beside the data.
 
     unrankable: how many held-out items their user already has, which with `exclude_history` nothing can rank.
+    untrained_targets, untrained_users: how many rows have a target, or a user, that training never saw.
     """
+    rows = getattr(splits, split)
     lost = int(unrankable(rows).sum()) if exclude_history else 0
     if lost:
         logger.warning("%d of %d users already have their %s item, which is not ranked", lost, len(rows), split)
     return {
         "split": split,
+        "held_out": getattr(splits.held_out, split),
+        "trained_on": splits.held_out.training,
         "exclude_history": exclude_history,
         "users": len(rows),
         "unrankable": lost,
         "hit": "item" if catalog.leaf_is_item else "semantic ID",
-    }
+    } | untrained(splits, len(catalog), split)
 
 
 def _exactness(args: EvaluateArguments, ranked: np.ndarray, trained: GenerativeRecommender, rows: Dataset) -> float:
@@ -227,7 +231,7 @@ def fit_recommenders(
             rows = getattr(splits, split)
             ranked = rank_recommender(model, rows, args.exclude_history, max(TOP, *args.eval_k))
             metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
-            how = protocol(rows, catalog, split, args.exclude_history)
+            how = protocol(splits, catalog, split, args.exclude_history)
             of = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
             with writing(folder, Provenance(rows_of.catalog, rows_of.splits, of)) as temporary:
                 record = {"metrics": metrics, "protocol": how, "data": args.data}

@@ -135,7 +135,7 @@ def write_evaluation(
 
 def data_provenance(catalog: Catalog, splits: Splits) -> Provenance:
     """What prepared data are: the catalogue and the rows of every split."""
-    return Provenance.from_rows(catalog.fingerprint, vars(splits))
+    return Provenance.from_rows(catalog.fingerprint, splits.rows)
 
 
 def run_settings(run: Path) -> dict[str, Any]:
@@ -152,8 +152,15 @@ def run_settings(run: Path) -> dict[str, Any]:
     return settings
 
 
-def check_data(run: Path, folder: str | Path, data: Provenance) -> None:
-    """Raise InputError where a run was trained on other data than those of the prepared folder."""
+def check_data(run: Path, folder: str | Path, data: Provenance, catalog: Catalog | None = None) -> None:
+    """Raise InputError where a run was trained on other data than those of the prepared folder.
+
+    With the folder's catalogue, data that have only grown by further items since are the same.
+    """
+
+    def as_grown(of: Provenance) -> Provenance:
+        return replace(of, catalog=data.catalog) if catalog and catalog.continues(of.catalog) else of
+
     what, remedy = f"The data in {folder}, beside those that {run} was trained on,", f"Train it on {folder}."
     if (run / MARKER).is_file():
         known = read_json(run / MARKER, "The marker")["of"].get("provenance")
@@ -161,12 +168,12 @@ def check_data(run: Path, folder: str | Path, data: Provenance) -> None:
         known = None
     kept = Path(run_settings(run).get("data") or folder)
     if known:
-        of = Provenance.from_dict(known)
-        # validation rows hold the whole training sequences; those of train are told apart only where there are none
+        of = as_grown(Provenance.from_dict(known))
+        # a run may train on some of the train rows, so these are told apart only where there are none of validation
         splits = {name: of.splits[name] for name in ("validation", "train") if name in of.splits}
         Provenance(of.catalog, dict([*splits.items()][:1])).check(replace(data, settings={}), what, remedy, run)
     elif kept.resolve() != Path(folder).resolve() and (kept / "catalog.json").is_file():
-        own = data_provenance(Catalog.load(kept), Splits.load(kept / "splits"))
+        own = as_grown(data_provenance(Catalog.load(kept), Splits.load(kept / "splits")))
         own.check(replace(data, settings={}), what, f"Give {kept} as data, or train it on {folder}.", run)
 
 

@@ -103,7 +103,7 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
     config = GFlowNetConfig(output_dir=".", use_cpu=True, **settings)
     recommender = None
     if config.recommender:
-        recommender = BatchRecommender(load_recommender(config.recommender, catalog, vars(splits)))
+        recommender = BatchRecommender(load_recommender(config.recommender, catalog, splits.rows))
     parts = RewardParts(catalog, recommender, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
     try:
         reward = _make_reward(config, given, parts)

@@ -18,7 +18,8 @@ from experiments.arguments import REHEARSED_USERS, ReproduceArguments
 from experiments.command_line import parse, read_recipe, setting
 from experiments.comparison import comparison_folder
 from experiments.stages import TIMES
-from semantic_ids.settings import DataArguments
+from semantic_ids.preparation import FILES
+from semantic_ids.settings import HISTORIES, DataArguments
 
 SHOWN = ("coverage@10", "gini@10", "seconds")
 """What is shown beside recall and NDCG, of them all but recall@1."""
@@ -27,7 +28,9 @@ SHOWN = ("coverage@10", "gini@10", "seconds")
 def preparation(args: ReproduceArguments) -> DataArguments:
     """How to prepare the data set from the files in `source`. Raises InputError for one that is missing."""
     recipe = read_recipe(["--config", str(args.data_recipe)])
-    files = {name: Path(args.source) / Path(recipe[name]).name for name in ("log", "index", "items") if name in recipe}
+    files = {
+        name: Path(args.source) / Path(recipe[name]).name for name in FILES if recipe.get(name, HISTORIES) != HISTORIES
+    }
     if missing := [str(path) for path in files.values() if not path.is_file()]:
         raise InputError(
             f"{missing[0]} does not exist.",
@@ -97,8 +100,8 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
     how = record["protocol"]["ranking"]
     seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     lines = [
-        f"{how['users']:,} users; a hit is a {how['hit']}; beam of {how['beam_width']}; items of the history are "
-        f"{'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
+        f"{how['users']:,} rows, held out: {how['held_out']}; a hit is a {how['hit']}; beam of {how['beam_width']}; "
+        f"items of the history are {'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
         markdown(
             metric_table(values, {heading: names for heading, names in sections.items() if names}, _shown(record))
         ),

@@ -13,7 +13,7 @@ from catalog import PADDING, Catalog, extend_tokenizer, word_tokenizer
 from catalog.errors import InputError
 from catalog.files import complete
 from experiments.arguments import ExportArguments
-from interactions import PromptBatch, PromptBuilder, Splits, item_texts, load_prepared, prompt_texts
+from interactions import PromptBatch, PromptBuilder, Splits, item_texts, load_prepared, prompt_texts, training_sequences
 from interactions.split import NAMES
 from policy.loading import pretrained_source, reading, with_start_and_padding
 from recommenders import BatchRecommender, load_recommender
@@ -47,7 +47,8 @@ def export_rows(data: str | Path, output_dir: str | Path, **settings: Any) -> di
             f"{folder} exists and holds no export.", remedy="Give another folder as output_dir.", file=folder
         )
     tokenizer = load_tokenizer(catalog, args.model)
-    own = dict(zip(splits.validation["user"], splits.validation["history"], strict=True))
+    training = training_sequences(splits)
+    own = dict(zip(training["user"], training["history"], strict=True))
     with complete(folder) as temporary:
         tokenizer.save_pretrained(temporary / "tokenizer")
         written = AutoTokenizer.from_pretrained(temporary / "tokenizer", trust_remote_code=False)
@@ -158,7 +159,7 @@ class Texts:
 def load_sampler(args: ExportArguments, catalog: Catalog, splits: Splits) -> Sampler:
     """What rejected items are drawn by. Raises InputError where it asks for a recommender and none is named."""
     recommender = (
-        BatchRecommender(load_recommender(args.recommender, catalog, vars(splits))) if args.recommender else None
+        BatchRecommender(load_recommender(args.recommender, catalog, splits.rows)) if args.recommender else None
     )
     parts = SamplerParts(
         catalog.trie,

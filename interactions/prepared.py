@@ -1,6 +1,6 @@
 """A prepared folder: catalogue, splits and counts, whole or absent."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ from interactions.provenance import Provenance
 from interactions.rows import check_rows
 from interactions.split import NAMES, Splits
 
-FILES = {"catalog.json", "catalog.safetensors", "metrics.json", "splits", MARKER}
+FILES = {
+    "catalog.json",
+    "catalog.safetensors",
+    "codebooks.json",
+    "codebooks.safetensors",
+    "metrics.json",
+    "splits",
+    MARKER,
+}
 
 
 def save_prepared(
@@ -20,11 +28,13 @@ def save_prepared(
     splits: Splits,
     counts: Mapping[str, Any] | None = None,
     settings: Mapping[str, Any] | None = None,
+    beside: Callable[[Path], None] | None = None,
 ) -> None:
     """Write catalogue, splits and metrics.json as one folder, marked as complete.
 
     A folder that was prepared before is replaced as a whole: a killed process leaves the old one or the new one.
     counts: what metrics.json holds. settings: what decided the result, for the marker; values as JSON has them.
+    beside: writes the codebooks of the semantic IDs into the folder that it is given.
     Raises InputError where rows and catalogue do not fit, and for a folder with other files, which are never removed;
     SetupError where another process prepares the same folder or the disk is full.
     """
@@ -36,6 +46,8 @@ def save_prepared(
             catalog.save(temporary)
             splits.save(temporary / "splits")
             write_json(temporary / "metrics.json", dict(counts or {}))
+            if beside:
+                beside(temporary)
             seal(temporary, made_of.as_dict())
 
 
@@ -79,4 +91,4 @@ def _provenance(catalog: Catalog, splits: Splits, settings: Mapping[str, Any]) -
     for name in NAMES:
         if len(rows := getattr(splits, name)):
             check_rows(name, rows, len(catalog))
-    return Provenance.from_rows(catalog.fingerprint, vars(splits), settings)
+    return Provenance.from_rows(catalog.fingerprint, splits.rows, settings)

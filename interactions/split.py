@@ -1,4 +1,4 @@
-"""Leave one out: each user's last item is for the test, the one before it for validation, the others for training."""
+"""Rows for training, validation and test, and leave-one-out, which holds out the last two items of each user."""
 
 import logging
 from collections.abc import Sequence
@@ -9,15 +9,16 @@ import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from scipy.sparse import csr_matrix
 
 from catalog.errors import InputError
-from catalog.files import complete
+from catalog.files import complete, read_json, write_json
+from interactions.held_out import LAST_TWO, HeldOut
 from interactions.log import in_order
 
 logger = logging.getLogger(__name__)
 
 NAMES = ("train", "validation", "test")
+SEQUENCES, RECORD = "sequences", "held_out.json"
 
 
 @dataclass(frozen=True)
@@ -28,13 +29,23 @@ class Splits:
     has them, `behavior` string and `rating` float32 of the target, `history_behavior` and `history_rating`, lists of
     the same kind, of the items of the history.
 
-    `validation` and `test` have one row per user, in the same order. Their histories are whole, so a user's history in
-    `validation` is exactly that user's training sequence.
+    sequences: `user` and `history`, each user's training events, oldest first, where train rows do not hold them all: a
+        user with one training event has no train row. None: training is what the train rows hold. Read it through
+        `interactions.training_sequences`.
+    held_out: what the validation and test rows are of.
     """
 
     train: datasets.Dataset
     validation: datasets.Dataset
     test: datasets.Dataset
+    sequences: datasets.Dataset | None = None
+    held_out: HeldOut = HeldOut()
+
+    @property
+    def rows(self) -> dict[str, datasets.Dataset]:
+        """The tables by name, for a `Provenance`."""
+        named = {name: getattr(self, name) for name in NAMES}
+        return named if self.sequences is None else named | {SEQUENCES: self.sequences}
 
     def save(self, folder: str | Path) -> None:
         """Write the splits to `folder`; splits already there are replaced only once the new ones are complete."""
@@ -42,22 +53,26 @@ class Splits:
         if folder.exists() and not (folder / "dataset_dict.json").is_file():
             raise InputError(f"{folder} exists and holds no splits.", remedy="Save to another folder.", file=folder)
         with complete(folder) as temporary:
-            datasets.DatasetDict({name: getattr(self, name) for name in NAMES}).save_to_disk(temporary)
+            datasets.DatasetDict(self.rows).save_to_disk(temporary)
+            write_json(temporary / RECORD, self.held_out.as_dict())
 
     @classmethod
     def load(cls, folder: str | Path) -> "Splits":
         """The splits that `save` wrote to `folder`. Raises InputError."""
-        if not Path(folder).is_dir():
+        folder = Path(folder)
+        if not folder.is_dir():
             raise InputError(
                 f"{folder} does not exist.", remedy="Write the splits there first: Splits.save.", file=folder
             )
         try:
             saved = datasets.DatasetDict.load_from_disk(folder)
-            return cls(**{name: saved[name] for name in NAMES})
-        except (OSError, ValueError, KeyError) as error:
+            tables = {name: saved[name] for name in NAMES}
+            record = HeldOut(**read_json(folder / RECORD, "What the splits hold out"))
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder} holds no complete splits ({error}).", remedy="Write them again: Splits.save.", file=folder
             ) from error
+        return cls(**tables, sequences=saved.get(SEQUENCES), held_out=record)
 
 
 def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) -> Splits:
@@ -71,15 +86,8 @@ def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) 
 
     Raises InputError for repeated `item_ids`, items that are not in the catalogue, or users with fewer than 3 items.
     """
-    if max_history < 1:
-        raise InputError(
-            f"max_history={max_history}: a prompt needs an item.",
-            remedy="Set max_history >= 1.",
-            field="max_history",
-            value=max_history,
-        )
     log = in_order(log)
-    items = _item_numbers(log["item"], item_ids)  # [interactions]
+    items = log_items(log, item_ids)  # [interactions]
     users, names = pd.factorize(log["user"])
     length = np.bincount(users)  # [users]
     if (short := length < 3).any():
@@ -90,31 +98,29 @@ def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) 
         )
     end = np.cumsum(length)
     first = end - length
-    start, target = _windows(first, length - 2, max_history)
+    validation = prompt_rows(log, items, first, end - 2)
     return Splits(
-        train=_rows(log, items, start, target),
-        validation=_rows(log, items, first, end - 2),
-        test=_rows(log, items, first, end - 1),
+        train=prompt_rows(log, items, *windows(first, length - 2, max_history)),
+        validation=validation,
+        test=prompt_rows(log, items, first, end - 1),
+        sequences=validation.select_columns(["user", "history"]),
+        held_out=LAST_TWO,
     )
 
 
-def training_matrix(splits: Splits, items: int) -> csr_matrix:
-    """How often each user took each item in training, float32 [users, items]; rows are in the order of `validation`.
+def log_items(log: pd.DataFrame, item_ids: Sequence[str]) -> np.ndarray:
+    """`item_numbers` of a log's interactions; says how many items of the catalogue have none."""
+    numbers = item_numbers(log["item"], item_ids, "the log")
+    if unseen := len(item_ids) - len(np.unique(numbers)):
+        logger.info("%d of %d items of the catalogue have no interactions", unseen, len(item_ids))
+    return numbers
 
-    Read from the whole histories of `validation`: train rows overlap, and miss users with a single training item.
+
+def item_numbers(items: pd.Series, item_ids: Sequence[str], what: str) -> np.ndarray:
+    """The position of each item in the catalogue, [n]. what: names where the items stand, in a message.
+
+    Raises InputError for repeated `item_ids` and for items that are not in the catalogue.
     """
-    history = splits.validation.with_format("arrow")[:]["history"].combine_chunks()
-    numbers = history.flatten().to_numpy()  # [training interactions]
-    users = np.repeat(np.arange(len(history)), history.value_lengths())
-    return csr_matrix((np.ones(len(numbers), np.float32), (users, numbers)), shape=(len(history), items))
-
-
-def training_counts(splits: Splits, items: int) -> np.ndarray:
-    """Popularity: the training interactions of each item, each counted once, int64 [items]."""
-    return np.asarray(training_matrix(splits, items).sum(axis=0, dtype=np.int64)).ravel()
-
-
-def _item_numbers(items: pd.Series, item_ids: Sequence[str]) -> np.ndarray:
     catalog = pd.Index(list(item_ids), dtype="str")
     if catalog.has_duplicates:
         raise InputError(
@@ -124,28 +130,35 @@ def _item_numbers(items: pd.Series, item_ids: Sequence[str]) -> np.ndarray:
     numbers = catalog.get_indexer(pd.Index(items))
     if (unknown := numbers < 0).any():
         raise InputError(
-            f"{items[unknown].nunique()} items of the log are not in the catalogue, e.g. {items[unknown].iloc[0]!r}.",
+            f"{items[unknown].nunique()} items of {what} are not in the catalogue, e.g. {items[unknown].iloc[0]!r}.",
             remedy="Build the catalogue from these items too, or drop their interactions.",
+            value=items[unknown].iloc[0],
         )
-    if unseen := len(catalog) - len(np.unique(numbers)):
-        logger.info("%d of %d items of the catalogue have no interactions", unseen, len(catalog))
     return numbers
 
 
-def _windows(first: np.ndarray, length: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray]:
-    """Positions of the first item and of the target of every window, oldest first; sequences are first:first+length."""
-    count = -(-(length - 1) // max_history)  # [users], none for a single item
+def windows(first: np.ndarray, length: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray]:
+    """Positions of the first item and of the target of every window, oldest first; sequences are first:first+length.
+
+    Raises InputError unless max_history is at least 1.
+    """
+    if max_history < 1:
+        raise InputError(
+            f"max_history={max_history}: a prompt needs an item.",
+            remedy="Set max_history >= 1.",
+            field="max_history",
+            value=max_history,
+        )
+    count = -(-(length - 1).clip(0) // max_history)  # [users], none for a single item
     user = np.repeat(np.arange(len(count)), count)  # [windows]
     windows_after = np.cumsum(count)[user] - 1 - np.arange(len(user))
     target = (first + length - 1)[user] - windows_after * max_history
     return np.maximum(first[user], target - max_history), target
 
 
-def _rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, target: np.ndarray) -> datasets.Dataset:
-    """One prompt row for each history start:target, positions in `log`."""
-    length = target - start  # [rows]
-    offsets = np.concatenate([[0], np.cumsum(length)])
-    positions = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], length)
+def prompt_rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, target: np.ndarray) -> datasets.Dataset:
+    """One prompt row for each history start:target; positions in `log`, whose item numbers are `items` [events]."""
+    offsets, positions = _spans(start, target)
     columns = {
         "user": pa.array(log["user"].iloc[target], pa.string()),
         "history": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(items[positions], pa.int32())),
@@ -157,3 +170,17 @@ def _rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, target: np.nd
             columns[f"history_{name}"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), past)
             columns[name] = pa.array(log[name].iloc[target], kind)
     return datasets.Dataset(pa.table(columns))
+
+
+def sequence_rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, end: np.ndarray) -> datasets.Dataset:
+    """`Splits.sequences` of the events start:end of each user, positions in `log`; none is empty."""
+    offsets, positions = _spans(start, end)
+    history = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(items[positions], pa.int32()))
+    return datasets.Dataset(pa.table({"user": pa.array(log["user"].iloc[start], pa.string()), "history": history}))
+
+
+def _spans(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All positions start:end one span after another, and where in them each span begins, [spans + 1]."""
+    length = end - start
+    offsets = np.concatenate([[0], np.cumsum(length)])
+    return offsets, np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], length)

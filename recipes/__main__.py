@@ -1,6 +1,6 @@
 """GFlowGR, one command a task.
 
-prepare, recommenders, train, evaluate, recommend, serve, compare, reproduce, export, plan, rollout_server
+prepare, extend, recommenders, train, evaluate, recommend, serve, compare, reproduce, export, plan, rollout_server
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
@@ -18,7 +18,7 @@ from catalog.settings import check_known
 from experiments.command_line import program
 
 COMMANDS = (
-    *("prepare", "recommenders", "train", "evaluate", "recommend", "serve"),
+    *("prepare", "extend", "recommenders", "train", "evaluate", "recommend", "serve"),
     *("compare", "reproduce", "export", "plan", "rollout_server"),
 )
 

@@ -1,4 +1,4 @@
-"""An interaction log into a catalogue with semantic IDs and leave-one-out splits.
+"""An interaction log, or rows that are split already, into a catalogue with semantic IDs and splits.
 
 python -m recipes.prepare --config recipes/ml-100k/data.yaml
 python -m recipes.prepare --log my_log.csv --output_dir runs/mine/data --codebook_sizes 256 256 256

@@ -5,6 +5,7 @@
 - `item_knn`: item-to-item cosine, with older events counting less
 - `factors`: `ALS` and `BPR`, matrix factorizations that a history is folded into
 - `sasrec`: self-attention over the history
+- `text_knn`: items whose vectors are near those of the history, new items too
 - `mixture`: several of them as one
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder
 - `batch`: a recommender as rewards and samplers call it, by batch of prompts
@@ -29,6 +30,7 @@ from recommenders.policy_folder import push_to_hub
 from recommenders.popularity import Popularity
 from recommenders.sasrec import SASRec
 from recommenders.store import RECOMMENDERS, fit_recommender, load_recommender, made_of
+from recommenders.text_knn import TextKNN
 
 __all__ = [
     "ALS",
@@ -42,6 +44,7 @@ __all__ = [
     "RankedList",
     "Recommender",
     "SASRec",
+    "TextKNN",
     "BatchRecommender",
     "fit_recommender",
     "load_recommender",

@@ -14,7 +14,7 @@ from interactions.prompts import PromptBuilder
 from policy import auto_class, policy_of
 from policy.device import one_device
 from policy.loading import reading
-from recommenders.policy_folder import CATALOG, PolicyRecord
+from recommenders.policy_folder import PolicyRecord
 
 ENGINES = {"transformers": "", "vllm": "samplers.rollouts.engine_policy:EnginePolicy"}
 """Name -> import path of a class with `from_pretrained(folder, catalog_folder, prompts, dtype=..., settings=...)`.
@@ -29,13 +29,17 @@ def load_policy(
     folder: Path,
     catalog: Catalog,
     record: PolicyRecord,
+    source: Catalog | str | Path,
     *,
     device: str | torch.device | None,
     dtype: str,
     engine: str,
     settings: dict[str, Any],
 ) -> tuple[Any, PromptBuilder]:
-    """The policy in a folder, and what builds its prompts. Raises InputError for what cannot be read or is unknown."""
+    """The policy in a folder, and what builds its prompts. source: where the catalog lies, which vLLM reads by itself.
+
+    Raises InputError for what cannot be read or is unknown.
+    """
     check_known(dtype, DTYPES, f"dtype={dtype!r} is unknown.", field="dtype", remedy=f"Choose one of {DTYPES}.")
     with reading("model", str(folder)):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
@@ -43,8 +47,12 @@ def load_policy(
     catalog.check_trained(config)
     prompts = PromptBuilder(catalog, tokenizer, record.max_history, record.prompt_template)
     if engine != "transformers":
+        if isinstance(source, Catalog):
+            raise InputError(
+                f"engine={engine} reads the catalog by itself.", remedy="Give its folder as catalog.", field="catalog"
+            )
         kind = _engine(engine)
-        return kind.from_pretrained(folder, folder / CATALOG, prompts, dtype=dtype, settings=settings), prompts
+        return kind.from_pretrained(folder, source, prompts, dtype=dtype, settings=settings), prompts
     if settings:
         raise InputError(
             f"engine_settings={settings}: transformers has none.", remedy="Leave them out.", field="engine_settings"

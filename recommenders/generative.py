@@ -15,7 +15,7 @@ from catalog.errors import InputError
 from catalog.files import sealing
 from catalog.progress import progress
 from interactions.prompts import PromptBatch, PromptBuilder
-from policy import Exploration, TriePolicy, check_backbone
+from policy import CausalPolicy, EncoderDecoderPolicy, Exploration, TriePolicy, check_backbone
 from policy.base import unwrap_model
 from policy.folders import check_finished
 from recommenders.base import Histories, Recommender, rank
@@ -23,6 +23,7 @@ from recommenders.engines import load_policy
 from recommenders.guide import Guide
 from recommenders.lists import ItemIds, RankedList, ReadHistory, spread
 from recommenders.policy_folder import (
+    CATALOG,
     PolicyRecord,
     copy_policy,
     find_folder,
@@ -34,7 +35,7 @@ from recommenders.policy_folder import (
 class GenerativeRecommender:
     """Ranks and draws items for histories by a policy; a `Recommender` as well, by `score` and `probabilities`.
 
-    policy: a `TriePolicy`, or what stands for one (`from_pretrained` with an engine). prompts: how histories become
+    policy: a `TriePolicy`, that of an engine included. prompts: how histories become
     prompts. counts [items]: how often each item was in training; who has no history is recommended by it. record,
     folder: what the policy's folder says, and where it lies, if it was read from one.
     """
@@ -47,7 +48,7 @@ class GenerativeRecommender:
 
     def __init__(
         self,
-        policy: TriePolicy | Any,
+        policy: TriePolicy,
         prompts: PromptBuilder,
         catalog: Catalog,
         counts: Tensor | None = None,
@@ -68,6 +69,7 @@ class GenerativeRecommender:
         dtype: str = "float32",
         engine: str = "transformers",
         engine_settings: dict[str, Any] | None = None,
+        catalog: Catalog | str | Path | None = None,
     ) -> "GenerativeRecommender":
         """The recommender in the folder of a finished run or of a checkpoint, or in a repository of the hub.
 
@@ -77,6 +79,7 @@ class GenerativeRecommender:
             dtype: of the weights, "float32", "bfloat16" or "float16".
             engine: "transformers" or "vllm", or the import path "module:Class" of another one.
             engine_settings: further arguments of the engine, for vLLM those of `vllm.LLM`.
+            catalog: instead of the checkpoint's one that grew from it (`semantic_ids.extend`), or its folder.
 
         Raises:
             InputError: the folder is no whole, self-contained checkpoint, or a setting is wrong.
@@ -84,10 +87,14 @@ class GenerativeRecommender:
         """
         found = find_folder(folder)
         check_finished(found)
-        record, catalog, counts = read_record(found)
+        record, own, counts = read_record(found)
+        source = found / CATALOG if catalog is None else catalog
+        if not isinstance(catalog, Catalog):
+            catalog = own if catalog is None else Catalog.load(catalog)
         policy, prompts = load_policy(
-            found, catalog, record, device=device, dtype=dtype, engine=engine, settings=engine_settings or {}
+            found, catalog, record, source, device=device, dtype=dtype, engine=engine, settings=engine_settings or {}
         )
+        counts = torch.nn.functional.pad(counts, (0, len(catalog) - len(own)))
         return cls(policy, prompts, catalog, counts, record, found)
 
     def recommend(  # noqa: PLR0913  # what one request can say, all by name
@@ -302,7 +309,7 @@ class GenerativeRecommender:
                 value=width,
             )
         width = min(width, self.catalog.trie.leaves)
-        if isinstance(self.policy, TriePolicy):
+        if isinstance(self.policy, CausalPolicy | EncoderDecoderPolicy):  # an engine has its own attention
             config = unwrap_model(self.policy.model).config
             check_backbone(config, self.prompts.longest, width, self.catalog.trie.levels - 1)
         return width

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from catalog.errors import InputError
 from catalog.progress import progress
-from interactions import Splits, training_matrix
+from interactions import Splits, training_matrix, training_sequences
 from recommenders.base import Histories, fit_temperature, flatten
 
 
@@ -143,7 +143,7 @@ def _device() -> torch.device:
 
 def _train(splits: Splits, items: int, settings: SASRecSettings) -> Network:
     """The network of the epoch with the best validation NDCG@10; leaves the random state of the caller as it was."""
-    windows = list(_windows(splits.validation["history"][:], settings.max_length))
+    windows = list(_windows(training_sequences(splits)["history"][:], settings.max_length))
     taken = training_matrix(splits, items)  # [users, items]
     if settings.loss == "bce" and taken.getnnz(1).max() == items:
         raise InputError(

@@ -25,10 +25,19 @@ from recommenders.mixture import Mixture
 from recommenders.policy_folder import copy_policy, holds_policy
 from recommenders.popularity import Popularity
 from recommenders.sasrec import SASRec
+from recommenders.text_knn import TextKNN
 
-RECOMMENDERS: dict[str, Any] = {"popularity": Popularity, "item_knn": ItemKNN, "sasrec": SASRec, "als": ALS, "bpr": BPR}
+RECOMMENDERS: dict[str, Any] = {
+    "popularity": Popularity,
+    "item_knn": ItemKNN,
+    "sasrec": SASRec,
+    "als": ALS,
+    "bpr": BPR,
+    "text_knn": TextKNN,
+}
 """Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.
 
+One that reads more of the items than how many there are has `from_catalog(splits, catalog, settings)` instead.
 `state()` gives named tensors and numbers that JSON can hold. Two further kinds have no state of their own: "mixture" of
 others, and "policy", the policy of the finished run that its setting `run` names.
 """
@@ -46,7 +55,7 @@ def fit_recommender(
         InputError: the kind or a setting is unknown, a part of a mixture is missing or was fitted on other data, or
             `folder` holds something else.
     """
-    folder, rows = Path(folder), vars(splits)
+    folder, rows = Path(folder), splits.rows
     chosen = _settings(kind, settings)
     made = {"weights": _weights(chosen.run)} if kind == "policy" else asdict(chosen)
     provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **made})
@@ -58,7 +67,10 @@ def fit_recommender(
     if kind == "policy":
         return _copy(chosen.run, provenance, catalog, rows, folder)
     started = time.perf_counter()
-    model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
+    if hasattr(RECOMMENDERS[kind], "from_catalog"):
+        model = RECOMMENDERS[kind].from_catalog(splits, catalog, chosen)
+    else:
+        model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
     with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:
@@ -72,7 +84,7 @@ def fit_recommender(
 def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Dataset] | None = None) -> Recommender:
     """The recommender that `fit_recommender` wrote to `folder`.
 
-    rows: the rows of each split that it is used with, `vars(splits)`, or some of the splits. They must be those that it
+    rows: the rows of each split that it is used with, `splits.rows`, or some of the splits. They must be those that it
     was fitted on: a model of a longer log has seen what is held out here. Without rows there is no such check.
 
     A trained policy is one too: the folder of a finished run, or a copy that kind "policy" made.
@@ -89,10 +101,10 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
         file=folder,
     )
     if holds_policy(folder):
-        return GenerativeRecommender.from_pretrained(folder)
+        return GenerativeRecommender.from_pretrained(folder, catalog=catalog)
     record = read_json(folder / RECORD, "The recommender's record")
     if record["kind"] == "policy":
-        return GenerativeRecommender.from_pretrained(folder / COPY)
+        return GenerativeRecommender.from_pretrained(folder / COPY, catalog=catalog)
     if record["kind"] == "mixture":
         weights = Mixture.Settings(**record["settings"]).weights  # checked, since they name folders
         return Mixture({name: load_recommender(folder / name, catalog, rows) for name in weights}, weights)

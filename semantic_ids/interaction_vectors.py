@@ -7,7 +7,7 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from catalog.errors import InputError
-from interactions import Splits
+from interactions import Splits, training_sequences
 from recommenders.base import flatten
 from recommenders.factors import ALS
 from recommenders.sasrec import SASRec
@@ -46,7 +46,7 @@ def _nearby(histories: Sequence[Sequence[int]], items: int, window: int, decay: 
 
 
 def _cooccurrence(splits: Splits, items: int, seed: int) -> np.ndarray:
-    training = splits.validation["history"]  # what precedes the validation item
+    training = training_sequences(splits)["history"]
     return cooccurrence_vectors(training, items, dimensions=min(64, items - 1))
 
 

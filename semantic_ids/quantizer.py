@@ -6,19 +6,24 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from catalog.errors import InputError
 from catalog.extras import extra
 from catalog.progress import progress
+from semantic_ids.codebooks import Codebooks
 
 
 class Quantized(NamedTuple):
-    """codes [items, L] int64; residual: the squared distance that the codes leave, as a share of the variance."""
+    """Codes of vectors, and what gives further ones theirs.
+
+    codes: [items, L] int64. residual: the squared distance that they leave, as a share of the variance.
+    """
 
     codes: np.ndarray
     residual: float
+    codebooks: Codebooks
 
 
 def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantized:
@@ -32,7 +37,7 @@ def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: 
         import faiss
 
     residual = np.ascontiguousarray(vectors, np.float32)
-    codes = np.empty((len(vectors), len(sizes)), np.int64)
+    codes, centroids = np.empty((len(vectors), len(sizes)), np.int64), []
     for level, size in enumerate(sizes):
         # min_points only silences a warning: small catalogues are wanted here
         kmeans = faiss.Kmeans(residual.shape[1], size, niter=iterations, seed=seed + level, min_points_per_centroid=1)
@@ -40,7 +45,8 @@ def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: 
         assert kmeans.centroids is not None  # since it is trained
         codes[:, level] = kmeans.index.search(residual, 1)[1][:, 0]
         residual = residual - kmeans.centroids[codes[:, level]]
-    return Quantized(codes, _share(residual, vectors))
+        centroids.append(torch.from_numpy(kmeans.centroids.copy()))
+    return Quantized(codes, _share(residual, vectors), Codebooks(tuple(centroids)))
 
 
 def rq_vae(
@@ -65,7 +71,8 @@ def rq_vae(
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         spread = torch.from_numpy(np.asarray(vectors, np.float32))
-        spread = (spread - spread.mean(0)) / spread.std()  # [items, d]
+        center, scale = spread.mean(0), spread.std()
+        spread = (spread - center) / scale  # [items, d]
         widths = [spread.shape[1], 512, 256, 128, 32]
         encoder, decoder = _layers(widths), _layers(widths[::-1])
         quantize = ResidualVQ(
@@ -87,7 +94,10 @@ def rq_vae(
         with torch.no_grad():
             quantized, codes, _ = quantize(encoder(spread))
             left = (spread - decoder(quantized)).numpy()
-    return Quantized(codes.numpy().astype(np.int64), _share(left, spread.numpy()))
+            codebooks = Codebooks(
+                tuple(layer.codebook.clone() for layer in quantize.layers), _layers_of(encoder, center, scale)
+            )
+    return Quantized(codes.numpy().astype(np.int64), _share(left, spread.numpy()), codebooks)
 
 
 QUANTIZERS: dict[str, Callable[..., Quantized]] = {"kmeans": residual_kmeans, "rq_vae": rq_vae}
@@ -100,6 +110,12 @@ def _layers(widths: list[int]) -> nn.Sequential:
     for before, after in pairwise(widths):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
+
+
+def _layers_of(encoder: nn.Sequential, center: Tensor, scale: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Weight and bias of the linear layers, the first of which takes vectors as they are: (x - center) / scale."""
+    (weight, bias), *others = [(layer.weight, layer.bias) for layer in encoder if isinstance(layer, nn.Linear)]
+    return ((weight / scale, bias - weight @ center / scale), *others)
 
 
 def _check(vectors: np.ndarray, sizes: tuple[int, ...]) -> None:

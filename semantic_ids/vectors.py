@@ -1,18 +1,15 @@
 """Vectors to make semantic IDs from: of training interactions, files or titles, one kind or several fused."""
 
 import logging
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 
 from catalog.errors import InputError
 from catalog.extras import extra
-from catalog.ids import normal_ids, refuse_repeated
-from interactions import Splits
+from interactions import Splits, read_vectors, training_sequences
 from semantic_ids.interaction_vectors import INTERACTION_VECTORS
 
 logger = logging.getLogger(__name__)
@@ -43,11 +40,16 @@ def item_vectors(
                 source,
                 found,
             )
+    return fuse(parts), alike
+
+
+def fuse(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Several vectors of the same items as one, [items, sum of d]; one alone stays as it is."""
     if len(parts) == 1:
-        return parts[0], alike
+        return parts[0]
     # unit vectors, so that each source counts alike, whatever its number of dimensions
     units = [part / np.linalg.norm(part, axis=1, keepdims=True).clip(1e-12) for part in parts]
-    return np.concatenate(units, 1), alike
+    return np.concatenate(units, 1)
 
 
 def affinity(vectors: np.ndarray, splits: Splits) -> float:
@@ -86,7 +88,7 @@ def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: S
     In standard deviations of the difference.
     """
     rng = np.random.default_rng(0)
-    successive = [(a, b) for history in splits.validation["history"] for a, b in pairwise(history) if a != b]
+    successive = [(a, b) for history in training_sequences(splits)["history"] for a, b in pairwise(history) if a != b]
     if not successive:
         return 0.0, 0
     item, following = rng.permutation(successive)[:PAIRS].T
@@ -101,94 +103,20 @@ def _vectors_from_source(
         return INTERACTION_VECTORS[source](splits, len(item_ids), seed)
     path = Path(source)
     if path.suffix in (".npy", ".npz") and path.is_file():
-        return _vectors_from_file(path, item_ids)
+        return read_vectors(path, item_ids)
     if (path / "config.json").is_file():
-        return _vectors_from_titles(path, item_ids, titles)
+        return vectors_from_titles(path, item_ids, titles)
     known = ", ".join(INTERACTION_VECTORS)
     raise InputError(
         f"vectors: {source!r} is none of {known}, no .npy or .npz file and no folder of a model.", field="vectors"
     )
 
 
-def _vectors_from_file(path: Path, item_ids: Sequence[str]) -> np.ndarray:
-    """.npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value."""
-    if path.suffix == ".npz":
-        arrays = _arrays(path, "ids", "vectors")
-        named, vectors = normal_ids(arrays["ids"].ravel(), "the id", path, "ids").texts, arrays["vectors"]
-        refuse_repeated(named, "ids", path)
-        ids = named.tolist()
-    else:
-        vectors = _arrays(path)["vectors"]
-        ids = sorted(item_ids, key=int if all(item.isdecimal() for item in item_ids) else str)
-    if vectors.ndim != 2 or len(vectors) != len(ids) or not vectors.size:
-        raise InputError(
-            f"{path} has vectors of shape {list(vectors.shape)} for {len(ids)} items.",
-            remedy="Give one row per item that is left of the log, in the order of the sorted item ids, or a .npz file "
-            "with ids.",
-            file=path,
-            field="vectors",
-            value=vectors.shape,
-        )
-    row = {item: number for number, item in enumerate(ids)}
-    if absent := [item for item in item_ids if item not in row]:
-        raise InputError(
-            f"{path} has no vector of item {absent[0]} ({len(absent)} such items).",
-            remedy="Add them.",
-            file=path,
-            row=absent[0],
-        )
-    return _checked(vectors[[row[item] for item in item_ids]], item_ids, path)
+def vectors_from_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
+    """What the sentence-transformers model in a folder makes of the titles of items, [items, d] float32.
 
-
-def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
-    """The named arrays of a .npz file; of a .npy file the only one, as `vectors`. Nothing is unpickled."""
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if missing := set(names) - set(loaded if names else ()):
-            raise InputError(
-                f"{path} has no array called {min(missing)}.",
-                remedy="Save it with np.savez(ids=..., vectors=...).",
-                file=path,
-                field=min(missing),
-            )
-        return {name: loaded[name] for name in names} if names else {"vectors": loaded}
-    except (ValueError, OSError, EOFError, BadZipFile, zlib.error) as error:
-        if isinstance(error, InputError):
-            raise
-        remedy = "Write it again."
-        if "Object arrays" in str(error):
-            remedy = (
-                "Save ids as text or integers, for instance ids=np.asarray(ids, dtype=str): arrays of Python objects "
-                "are not read."
-            )
-        raise InputError(f"{path} cannot be read ({error}).", remedy=remedy, file=path) from error
-
-
-def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.ndarray:
-    """Vectors as float32. Raises InputError for what is no number, not finite, or alike for all items."""
-    if vectors.dtype.kind not in "fiu":
-        raise InputError(f"{path} has vectors of {vectors.dtype}.", remedy="Save numbers.", file=path, field="vectors")
-    with np.errstate(over="ignore"):
-        vectors = vectors.astype(np.float32)
-    if (bad := ~np.isfinite(vectors).all(1)).any():
-        raise InputError(
-            f"{path}: the vector of item {item_ids[bad.argmax()]} is not finite ({bad.sum()} such items).",
-            remedy="Mend them, or leave these items out of the log.",
-            file=path,
-            row=item_ids[bad.argmax()],
-            field="vectors",
-        )
-    if len(vectors) > 1 and (vectors == vectors[0]).all():
-        raise InputError(
-            f"{path} has the same vector for every item, which tells none apart.",
-            remedy="Give each item a vector of its own.",
-            file=path,
-            field="vectors",
-        )
-    return vectors
-
-
-def _vectors_from_titles(path: Path, item_ids: Sequence[str], titles: Mapping[str, str]) -> np.ndarray:
+    Raises InputError where no item has a title, SetupError without sentence-transformers.
+    """
     if absent := [item for item in item_ids if not titles.get(item)]:
         if len(absent) == len(item_ids):
             raise InputError(

@@ -25,7 +25,7 @@ from experiments.plan import PlanArguments
 from experiments.recommend_arguments import RecommendArguments
 from experiments.server_arguments import RolloutServerArguments, ServeArguments
 from rewards import RewardParts, WeightedSum, load_reward
-from semantic_ids.settings import DataArguments
+from semantic_ids.settings import DataArguments, ExtendArguments
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +33,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix in (".py", ".yaml")]
 TYPES = {
     "prepare": DataArguments,
+    "extend": ExtendArguments,
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
     "recommend": RecommendArguments,

@@ -19,7 +19,11 @@ if TYPE_CHECKING:
 
 
 def evaluate(trainer: "RecommenderTrainer", rows: Any, prefix: str) -> dict[str, float]:
-    """The metrics of one data set, or of each in a dictionary of several; logged, and told to the callbacks."""
+    """The metrics of one data set, or of each in a dictionary of several; logged, and told to the callbacks.
+
+    rows: None for the trainer's own.
+    """
+    rows = trainer.eval_dataset if rows is None else rows
     if isinstance(rows, Mapping):
         found: dict[str, float] = {}
         for name, part in rows.items():

@@ -236,8 +236,7 @@ class RecommenderTrainer(Trainer):
         Of a dictionary of data sets each is evaluated, {"eval_<name>_recall@10": ..., ...}.
         """
         self.watchdog.heartbeat("")
-        rows = self.eval_dataset if eval_dataset is None else eval_dataset
-        return evaluating.evaluate(self, rows, metric_key_prefix)
+        return evaluating.evaluate(self, eval_dataset, metric_key_prefix)
 
     def predict(
         self, test_dataset: Any, ignore_keys: list[str] | None = None, metric_key_prefix: str = "test"

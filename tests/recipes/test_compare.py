@@ -7,19 +7,24 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from datasets import Dataset
 
 from catalog.errors import InputError
 from catalog.files import seal, write_json
 from evaluation.ranking import EVAL_K
 from experiments import comparison
-from experiments.comparison import examples
+from experiments.comparison import examples, over_users, user_numbers
 from experiments.evaluate import list_metrics
 from experiments.evaluations import data_provenance, write_evaluation, writing
 from interactions import Splits, leave_one_out, save_prepared
 from recipes.compare import main
 from tests.raising import raises
 
-HOW = {"split": "test", "exclude_history": True, "users": 20, "unrankable": 0, "hit": "item", "beam_width": 100}
+HOW = {
+    **{"split": "test", "held_out": "each user's last item", "trained_on": "all but each user's last two items"},
+    **{"exclude_history": True, "users": 20, "unrankable": 0, "untrained_targets": 0, "untrained_users": 0},
+    **{"hit": "item", "beam_width": 100},
+}
 
 
 @pytest.fixture
@@ -93,6 +98,16 @@ def test_tests_are_over_users_with_their_seeds_averaged(evaluated, compare):
     expected = methods["good"]["ndcg@10"]["mean"] - methods["bad"]["ndcg@10"]["mean"]
     assert test["difference"] == pytest.approx(expected)
     assert 0 < test["low"] < expected < test["high"] and test["holm_wilcoxon"] < 0.01 and test["holm_bootstrap"] < 0.01
+
+
+def test_a_user_with_several_rows_is_one_sample():
+    """Three rows of one user and one of another: the mean over users, and as many samples."""
+    rows = Dataset.from_list([{"user": user, "history": [0], "target": 1} for user in "aaba"])
+    places = {"one": np.array([1.0, 0.0, 1.0, 1.0]), "none": np.zeros(4)}
+    hits = {method: [{"recall@10": hit, "ndcg@10": hit}] for method, hit in places.items()}
+    found = over_users(hits, [10], "none", {}, user_numbers(rows))
+    assert found.tests["recall@10"]["one"].difference == pytest.approx((2 / 3 + 1) / 2)
+    assert user_numbers(rows.select([0, 2])) is None
 
 
 def test_groups_of_users_add_up_to_all(evaluated, compare):

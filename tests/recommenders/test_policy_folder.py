@@ -39,7 +39,7 @@ def test_a_policy_is_copied_and_mixed_with_others(run, splits, catalog, tmp_path
     weights = {"popularity": 1.0, "mine": 3.0}
     fit_recommender("mixture", {"weights": weights}, splits, catalog, fitted / "mixture")
     run.rename(tmp_path / "moved")  # the copy does not need it
-    mixture = load_recommender(fitted / "mixture", catalog, vars(splits))
+    mixture = load_recommender(fitted / "mixture", catalog, splits.rows)
     parts = [load_recommender(fitted / name, catalog).probabilities([[3], []]) for name in weights]
     torch.testing.assert_close(mixture.probabilities([[3], []]), 0.25 * parts[0] + 0.75 * parts[1])
     with raises(InputError):

@@ -32,6 +32,8 @@ def test_every_model_is_stored_and_measured(argv, catalog, tmp_path, capsys):
         for split in ("validation", "test"):
             found = read_evaluation(tmp_path / "out" / name, split)
             how = {"split": split, "exclude_history": True, "users": 60, "unrankable": 0, "hit": "item"}
+            how |= {"held_out": f"{split} rows of one's own", "trained_on": "training rows of one's own"}
+            how |= {"untrained_targets": 0, "untrained_users": 0}
             assert found.record["protocol"] == how and found.record["metrics"]["recall@50"] == 1
     near = read_evaluation(tmp_path / "out" / "near", "test").record["metrics"]
     assert near["recall@10"] > 0.75  # 11 of the 20 items of the group are still unseen

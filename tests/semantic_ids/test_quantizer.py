@@ -28,7 +28,7 @@ def test_as_many_clusters_as_items_give_every_item_its_own_code():
 def test_each_level_leaves_less_over():
     """What a prefix of levels leaves over, measured as the variance inside the groups of items that share it."""
     vectors = np.random.default_rng(0).normal(size=(400, 8))
-    codes, residual = residual_kmeans(vectors, (8, 8, 8))
+    codes, residual, _ = residual_kmeans(vectors, (8, 8, 8))
     assert codes.dtype == np.int64 and codes.min() == 0 and codes.max() == 7
     left = [1.0]
     for levels in (1, 2, 3):
@@ -42,7 +42,7 @@ def test_each_level_leaves_less_over():
 def test_an_rq_vae_tells_planted_clusters_apart():
     rng = np.random.default_rng(0)
     center = np.repeat(rng.normal(size=(16, 24)), 20, axis=0)
-    codes, residual = rq_vae(center + rng.normal(0, 0.05, center.shape), (4, 4), epochs=150, batch_size=64)
+    codes, residual, _ = rq_vae(center + rng.normal(0, 0.05, center.shape), (4, 4), epochs=150, batch_size=64)
     assert codes.shape == (320, 2) and codes.min() >= 0 and codes.max() <= 3 and residual < 0.6
     groups = codes.reshape(16, 20, 2)
     assert np.mean((groups == groups[:, :1]).all((1, 2))) > 0.8  # items of a cluster share their codes

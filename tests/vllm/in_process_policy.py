@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from evaluation.ranker import guidance
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -11,6 +10,7 @@ from catalog import node_tokens
 from catalog.errors import InputError
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, Exploration
+from recommenders.guide import guidance
 from samplers.rollouts.engine_policy import EnginePolicy
 from tests.raising import raises
 from tests.vllm.servers import SHAPE

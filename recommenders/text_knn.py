@@ -1,0 +1,85 @@
+"""Items whose vectors are near those of the history: no user need have taken them, so new items count like others."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from catalog import Catalog
+from catalog.errors import InputError
+from interactions import Splits, read_vectors
+from recommenders.base import Histories, fit_temperature, occurrences
+
+
+@dataclass(frozen=True)
+class TextKNN:
+    """A kernel density of the history among the items' vectors, for instance those of their titles.
+
+    score[b, i] = log sum over events j of history b of decay ** age(j) * exp((cos(j, i) - 1) / width),  j other than i
+
+    where age 0 is the newest event. Vectors come from elsewhere and count no interactions, so `without` is ignored.
+
+    vectors: `[items, d]`, unit length; zero for an item whose vector is zero. width: of the kernel, > 0; a small one
+    looks for the nearest event, a large one at the mean of the history.
+    """
+
+    vectors: Tensor
+    width: float = 0.1
+    decay: float = 0.6
+    temperature: float = 1.0
+
+    @dataclass(frozen=True)
+    class Settings:
+        """vectors: a file .npz (ids, vectors) with all items of the catalogue, as `prepare` takes it, or .npy."""
+
+        vectors: str = ""
+        width: float = 0.1
+        decay: float = 0.6
+
+        def __post_init__(self) -> None:
+            for name, wrong in (("vectors", not self.vectors), ("width", self.width <= 0), ("decay", self.decay <= 0)):
+                if wrong:
+                    value = getattr(self, name)
+                    raise InputError(
+                        f"text_knn: {name}={value!r}.",
+                        remedy="Name a file of vectors." if name == "vectors" else "It must be above 0.",
+                        field=name,
+                        value=value,
+                    )
+
+    @classmethod
+    def from_catalog(cls, splits: Splits, catalog: Catalog, settings: Settings) -> "TextKNN":
+        """The vectors of the catalogue's items, centered; the temperature is fitted on the validation items.
+
+        Raises InputError for a file that lacks an item or cannot be read.
+        """
+        vectors = read_vectors(settings.vectors, catalog.item_ids)
+        vectors = vectors - vectors.mean(0)  # what all items share tells none of them apart
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
+        model = cls(torch.from_numpy(unit), settings.width, settings.decay)
+        return replace(model, temperature=fit_temperature(model, splits.validation))
+
+    def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
+        """The log density, `[B, items]` float32; the same for every item after an empty history."""
+        return torch.cat([self._score(histories[start : start + 64]) for start in range(0, len(histories), 64)])
+
+    def _score(self, histories: Histories) -> Tensor:
+        weights = occurrences(histories, len(self.vectors), self.decay)  # [B, items]
+        events = torch.from_numpy(np.unique(weights.indices).astype(np.int64))  # [E], of all histories
+        kernel = ((self.vectors[events] @ self.vectors.T - 1) / self.width).exp()  # [E, items]
+        kernel[torch.arange(len(events)), events] = 0  # an event says nothing of its own item
+        density = torch.from_numpy(weights[:, events.numpy()].toarray()).float() @ kernel  # [B, items]
+        return density.clamp(min=torch.finfo(torch.float32).tiny).log()
+
+    def probabilities(self, histories: Histories, without: Histories | None = None) -> Tensor:
+        """Softmax of the scores at the fitted temperature."""
+        return (self.score(histories) / self.temperature).softmax(-1)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return {"vectors": self.vectors}, {name: getattr(self, name) for name in ("width", "decay", "temperature")}
+
+    @classmethod
+    def from_state(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "TextKNN":
+        return cls(tensors["vectors"], **numbers)

@@ -1,0 +1,143 @@
+"""Items that come later: codes by what is kept of the quantizer, in a catalogue that grows and moves nothing."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from catalog import Catalog
+from catalog.errors import InputError
+from catalog.files import sealed
+from catalog.ids import normal_ids, refuse_repeated
+from interactions import load_prepared, read_items, read_vectors, save_prepared, vector_ids
+from semantic_ids.codebooks import Codebooks, distances
+from semantic_ids.settings import ExtendArguments
+from semantic_ids.vectors import fuse, vectors_from_titles
+
+
+def extend(
+    catalog: Catalog,
+    codebooks: Codebooks,
+    item_ids: Sequence[str],
+    vectors: np.ndarray,
+    titles: Sequence[str] = (),
+) -> Catalog:
+    """The catalogue with further items, whose semantic IDs are those of their vectors.
+
+    An item gets the nearest codes level by level. Where another item has that semantic ID already it gets the nearest
+    last code that is free, or else the nearest one before it with a free one below; the code that `on_collision:
+    extend` appended counts as free in the order of its numbers. Only codes that some item of `catalog` has are given,
+    since a trained model knows no other. The items that were there keep their semantic IDs and numbers.
+
+    Args:
+        catalog: whose semantic IDs `codebooks` are of.
+        codebooks: what `prepare` kept of the quantizer, `Codebooks.load`.
+        item_ids: of the new items, in the form of `normal_ids`.
+        vectors: [new, d], from the model that made those of the catalogue.
+        titles: of the new items, "" for one without; () for none.
+
+    Raises:
+        InputError: an item is there already or given twice, vectors are of another width or not finite, the codebooks
+            are of another catalogue, or no semantic ID is left.
+    """
+    ids = normal_ids(item_ids, "the item").texts
+    refuse_repeated(ids, "The list of new items")
+    if len(ids) != len(vectors) or not len(ids):
+        raise InputError(
+            f"{len(ids)} new items with {len(vectors)} vectors.",
+            remedy="Give at least one item, and each its vector.",
+            field="vectors",
+            value=len(vectors),
+        )
+    free = _FreeIds(catalog, codebooks)
+    codes = [free.take(residual, item) for residual, item in zip(codebooks.encode(vectors), ids, strict=True)]
+    return catalog.grow(ids.tolist(), np.array(codes, np.int64), titles)
+
+
+class _FreeIds:
+    """The semantic IDs that no item has, nearest first."""
+
+    def __init__(self, catalog: Catalog, codebooks: Codebooks) -> None:
+        codes = catalog.trie.codes(torch.arange(len(catalog)))  # [items, L]
+        used = [level.unique() for level in codes.unbind(1)]
+        if not 0 <= codes.shape[1] - codebooks.levels <= 1 or any(
+            int(level.max()) >= len(center) for level, center in zip(used, codebooks.centroids, strict=False)
+        ):
+            raise InputError(
+                f"Codebooks of {codebooks.levels} levels for semantic IDs of sizes {catalog.trie.sizes}: they are of "
+                "another catalogue.",
+                remedy="Load both from one prepared folder.",
+                field="codebooks",
+            )
+        self.used = used
+        self.centroids = [center[level] for level, center in zip(used, codebooks.centroids, strict=False)]
+        self.taken = set(map(tuple, codes.tolist()))
+
+    def take(self, residual: Tensor, item: str) -> tuple[int, ...]:
+        """The nearest free semantic ID of an encoded vector [d'], which is then taken."""
+        for codes in self._nearest(residual, ()):
+            if codes not in self.taken:
+                self.taken.add(codes)
+                return codes
+        raise InputError(
+            f"No semantic ID is left for item {item!r}: every combination of the codes in use is taken.",
+            remedy="Prepare the log anew with larger codebook_sizes, and train again.",
+            row=item,
+        )
+
+    def _nearest(self, residual: Tensor, prefix: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
+        level = len(prefix)
+        if level == len(self.used):
+            yield prefix
+        elif level == len(self.centroids):  # the code that tells items with equal codes apart
+            for code in self.used[level].tolist():
+                yield from self._nearest(residual, (*prefix, code))
+        else:
+            order = distances(residual.unsqueeze(0), self.centroids[level])[0].argsort()  # [codes]
+            for place, code in zip(order.tolist(), self.used[level][order].tolist(), strict=True):
+                yield from self._nearest(residual - self.centroids[level][place], (*prefix, code))
+
+
+def extend_prepared(data: str | Path, output_dir: str | Path, **settings: Any) -> dict[str, Any]:
+    """A prepared folder with further items in its catalogue, whole or not at all; the rows are the same.
+
+    Args:
+        data: the prepared folder, which keeps its codebooks.
+        output_dir: the folder to write; one that was prepared before is replaced.
+        settings: the others of `ExtendArguments`: `vectors`, `items`.
+
+    Returns:
+        What was counted, which metrics.json of the folder holds too.
+
+    Raises:
+        InputError: see `extend`; and for a folder without codebooks, and files that cannot be read.
+        SetupError: the disk is full, or another process prepares the same folder.
+    """
+    args = ExtendArguments(data=str(data), output_dir=str(output_dir), **settings)
+    catalog, splits = load_prepared(args.data)
+    codebooks = Codebooks.load(args.data)
+    titles = read_items(args.items) if args.items else {}
+    files = [source for source in args.vectors if Path(source).suffix == ".npz"]
+    item_ids = vector_ids(files[0]) if files else list(titles)
+    parts = [
+        read_vectors(source, item_ids) if source in files else vectors_from_titles(Path(source), item_ids, titles)
+        for source in args.vectors
+    ]
+    vectors = fuse(parts)
+    known = [titles.get(item, "") for item in item_ids]
+    grown = extend(catalog, codebooks, item_ids, vectors, known if any(known) else ())
+    given = grown.trie.codes(torch.arange(len(catalog), len(grown)))[:, : codebooks.levels].numpy()
+    counts = {
+        "items": len(grown),
+        "new_items": len(item_ids),
+        "nearest_codes": int((codebooks.codes(vectors) == given).all(1).sum()),
+        "semantic_ids": grown.trie.leaves,
+        "leaf_is_item": grown.leaf_is_item,
+        "titles_matched": sum(map(bool, known)),
+    }
+    settings = sealed(Path(args.data), "The prepared folder")["settings"]
+    save_prepared(args.output_dir, grown, splits, counts, settings, codebooks.save)
+    return counts

@@ -6,7 +6,7 @@ python benchmarks/serve.py --model runs/beauty/sft
 
 transformers' `generate` has a prefix_allowed_tokens_fn that reads a dictionary of prefixes. vLLM's `LLM.beam_search`
 knows no catalogue, so places of its lists may be no item: nearly all where the policy is untrained or was trained along
-the trie alone. --model names a checkpoint; one of `normalization: vocabulary` is the fair one to vLLM. In process a call
+the trie alone. --model names a checkpoint; for vLLM the fair one is of `normalization: vocabulary`. In process a call
 has as many histories as are asked at once; over HTTP as many clients ask for one list each. --quick 1: a part that ends
 after a minute or two. --sides: which of the four run.
 """

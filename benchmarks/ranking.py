@@ -72,11 +72,8 @@ def main() -> None:
     print(table(*turns, ("ours", "generate")))
     print(f"the same item at the same place: {same:.2%}")
     rates = cut(recommender, histories, args)
-    print(
-        markdown_rows(
-            ["beam", "all of it, users/s", f"its best {args.k}, users/s"], [[str(x) for x in row] for row in rates]
-        )
-    )
+    head = ["beam", "all of it, users/s", f"its best {args.k}, users/s"]
+    print(markdown_rows(head, [[str(value) for value in row] for row in rates]))
     result = {"users_per_second": round(len(rows) / seconds, 1), "speedup": round(speedup, 2), "same": same}
     print(json.dumps(result | {"widths": {width: rate for width, *rate in rates}}))
 

@@ -5,9 +5,10 @@ python benchmarks/serve.py --quick 1
 python benchmarks/serve.py --model runs/beauty/sft
 
 transformers' `generate` has a prefix_allowed_tokens_fn that reads a dictionary of prefixes. vLLM's `LLM.beam_search`
-knows no catalogue, so some places of its lists are no item; of an untrained policy nearly all are, so --model names a
-checkpoint to see how many. In process a call has as many histories as are asked at once; over HTTP as many clients ask
-for one list each. --quick 1: a part that ends after a minute or two. --sides: which of the four run.
+knows no catalogue, so places of its lists may be no item: nearly all where the policy is untrained or was trained along
+the trie alone. --model names a checkpoint; for vLLM the fair one is of `normalization: vocabulary`. In process a call
+has as many histories as are asked at once; over HTTP as many clients ask for one list each. --quick 1: a part that ends
+after a minute or two. --sides: which of the four run.
 """
 
 import argparse

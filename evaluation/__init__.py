@@ -5,7 +5,7 @@
 - `significance`: whether one method is better than another for the same users
 - `breakdown`: a metric for groups of users
 - `metric_help`: what every reported number means, and which way is better
-- `comparison`: all that a page says of some methods; `tables` and `figures` of it
+- `page_contents`: all that a page says of some methods; `tables` and `figures` of it
 - `markdown`: any table as Markdown
 - `report`: the comparison as one HTML page, and as Markdown
 

@@ -11,8 +11,8 @@ import pandas as pd
 
 from catalog.extras import extra
 from evaluation.breakdown import Breakdown
-from evaluation.comparison import Calibration, Records, Values, spread
 from evaluation.metric_help import metric_help
+from evaluation.page_contents import Calibration, Records, Values, spread
 from evaluation.ranking import main_cutoff
 
 with extra("report", "The report"):

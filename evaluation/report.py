@@ -5,7 +5,6 @@ from pathlib import Path
 
 from catalog.extras import extra
 from catalog.files import complete
-from evaluation.comparison import Comparison
 from evaluation.figures import (
     Style,
     breakdown_figure,
@@ -15,6 +14,7 @@ from evaluation.figures import (
     tradeoff_figure,
     training_figure,
 )
+from evaluation.page_contents import Comparison
 from evaluation.tables import breakdown_table, example_table, markdown, metric_tables, significance_table
 
 with extra("report", "The report"):

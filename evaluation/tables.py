@@ -4,9 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from evaluation.breakdown import Breakdown
-from evaluation.comparison import Example, Sections, Values, spread
 from evaluation.markdown import markdown_rows
 from evaluation.metric_help import COST, MATCH, in_order, metric_help
+from evaluation.page_contents import Example, Sections, Values, spread
 from evaluation.significance import PairedTest
 
 MISSING = "–"

@@ -14,7 +14,7 @@ from catalog.errors import InputError
 from catalog.files import read_json, sealing, write_json
 from evaluation import break_down, mean_metrics
 from evaluation.breakdown import Breakdown
-from evaluation.comparison import Comparison, Example, Shown, spread
+from evaluation.page_contents import Comparison, Example, Shown, spread
 from evaluation.ranking import KINDS, common_cutoffs, main_cutoff, ranking_names
 from evaluation.report import markdown_page, write_report
 from evaluation.significance import RESAMPLES, PairedTest, paired_tests

@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedModel
 from catalog import Trie
 from catalog.errors import DivergedError
 from interactions.prompts import PromptBatch
-from policy.beam import Reachable, prune
+from policy.beam import beam_search
 from policy.exploration import ON_POLICY, Exploration
 from policy.plan import TriePlan
 
@@ -122,13 +122,10 @@ class TriePolicy(ABC):
         with inference(self.model):
             logits, branches = self._read(prompts)
             nodes = torch.zeros(len(prompts), count, dtype=torch.long, device=logits.device)
-            log_p = self.child_log_probs(logits.expand(-1, count, -1), nodes, self.trie.max_children[0])
             branches.select(nodes)
             taken = []
-            for level, width in enumerate(self.trie.max_children):
-                if level:
-                    log_p = self._advance(branches, nodes, width)  # [B, count, width]
-                check_numbers(log_p)
+            for level in range(self.trie.levels):
+                log_p = self._step(logits, branches, nodes, level)  # [B, count, C]
                 chances = exploration.probabilities(log_p).flatten(0, 1)
                 slot = torch.multinomial(chances, 1, generator=generator).view_as(nodes)
                 taken.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
@@ -156,34 +153,21 @@ class TriePolicy(ABC):
         guide [B, nodes]: what each step into a node adds to its log P_F, for instance a multiple of the exact
         log F(child) - log F(node); the scores then are sums of both.
         """
-        k = width if k is None else k
         with inference(self.model):
-            logits, branches = self._read(prompts)
-            reachable = Reachable(self.trie, excluded, allowed)
-            nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
-            log_p = self.child_log_probs(logits, nodes, self.trie.max_children[0])
-            score = torch.zeros(len(prompts), 1, device=logits.device)
-            for level, fan in enumerate(self.trie.max_children, start=1):
-                if level > 1:
-                    log_p = self._advance(branches, nodes, fan)
-                check_numbers(log_p)
-                child = self.trie.children(nodes, fan)  # [B, W, fan]
-                total = score.unsqueeze(-1) + log_p
-                if guide is not None:
-                    total = total + guide.gather(1, child.clamp(min=0).flatten(1)).view_as(total)
-                total = total.masked_fill(~reachable(child), -torch.inf).flatten(1)
-                score, best = total.topk(min(width if level < self.trie.levels else k, total.shape[1]))
-                nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
-                if level < self.trie.levels:
-                    held = prune(self.trie, nodes, score, level, k, guide)
-                    places = max(1, int(held.sum(1).max()))  # those held come first
-                    nodes, score, best = (values[:, :places] for values in (nodes, score, best))
-                    nodes = nodes.where(held[:, :places], 0)
-                    score = score.where(held[:, :places], -torch.inf)
-                branches.select(best // fan)
-            items = self.trie.item(nodes.clamp(min=self.trie.first_leaf)).where(score > -torch.inf, -1)
-            missing = (0, k - items.shape[1])
-            return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
+            return beam_search(self, prompts, width, width if k is None else k, excluded, guide, allowed)
+
+    def _step(self, logits: Tensor, branches: "Branches", nodes: Tensor, level: int) -> Tensor:
+        """P_F over the children of the nodes [B, K] of a level, from which K branches go on: [B, K, C].
+
+        logits [B, 1, V]: those of `_read`, for level 0.
+        """
+        width = self.trie.max_children[level]
+        if level:
+            log_p = self._advance(branches, nodes, width)
+        else:
+            log_p = self.child_log_probs(logits.expand(-1, nodes.shape[1], -1), nodes, width)
+        check_numbers(log_p)
+        return log_p
 
     def _advance(self, branches: "Branches", nodes: Tensor, width: int) -> Tensor:
         """P_F over the children of the nodes [B, K] that the branches have come to: [B, K, width].

@@ -1,9 +1,50 @@
-"""Where a beam may go, and which of its branches can still end among the best."""
+"""Beam search in the trie: where a beam may go, and which of its branches can still end among the best."""
+
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from catalog import Trie
+from interactions.prompts import PromptBatch
+
+if TYPE_CHECKING:
+    from policy.base import TriePolicy
+
+
+def beam_search(
+    policy: "TriePolicy",
+    prompts: PromptBatch,
+    width: int,
+    k: int,
+    excluded: Tensor | None,
+    guide: Tensor | None,
+    allowed: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """The search of `TriePolicy.beam`, which says what is given and returned."""
+    trie, reachable = policy.trie, Reachable(policy.trie, excluded, allowed)
+    logits, branches = policy._read(prompts)
+    nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=logits.device)
+    score = torch.zeros(len(prompts), 1, device=logits.device)
+    for level, fan in enumerate(trie.max_children, start=1):
+        log_p = policy._step(logits, branches, nodes, level - 1)
+        child = trie.children(nodes, fan)  # [B, W, fan]
+        total = score.unsqueeze(-1) + log_p
+        if guide is not None:
+            total = total + guide.gather(1, child.clamp(min=0).flatten(1)).view_as(total)
+        total = total.masked_fill(~reachable(child), -torch.inf).flatten(1)
+        score, best = total.topk(min(width if level < trie.levels else k, total.shape[1]))
+        nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
+        if level < trie.levels:
+            held = prune(trie, nodes, score, level, k, guide)
+            places = max(1, int(held.sum(1).max()))  # those held come first
+            nodes, score, best = (values[:, :places] for values in (nodes, score, best))
+            nodes = nodes.where(held[:, :places], 0)
+            score = score.where(held[:, :places], -torch.inf)
+        branches.select(best // fan)
+    items = trie.item(nodes.clamp(min=trie.first_leaf)).where(score > -torch.inf, -1)
+    missing = (0, k - items.shape[1])
+    return nn.functional.pad(items, missing, value=-1), nn.functional.pad(score, missing, value=-torch.inf)
 
 
 class Reachable:

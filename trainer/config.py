@@ -12,7 +12,7 @@ from catalog.settings import as_table, at_least, check_values
 from evaluation.ranking import EVAL_K, check_cutoffs, ranking_names
 from trainer import from_trl
 from trainer.methods.base import Method, MethodParts
-from trainer.methods.policy import PolicyMethod
+from trainer.methods.without_flows import WithoutFlows
 from trainer.reporting.tracking import check_trackers
 from trainer.runtime.best_model import settle_metric
 from trainer.runtime.checkpoint_files import resumed
@@ -227,4 +227,4 @@ class TrainingConfig(TrainingArguments):
 
     def make_method(self, parts: MethodParts) -> Method:
         """The method of a run with these settings."""
-        return PolicyMethod(None, parts, {})
+        return WithoutFlows(None, parts, {})

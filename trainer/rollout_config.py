@@ -10,7 +10,7 @@ from catalog.errors import InputError
 from catalog.settings import as_table, at_least, check_table
 from trainer.config import TrainingConfig
 from trainer.methods.base import Method, MethodParts
-from trainer.methods.policy import PolicyMethod
+from trainer.methods.without_flows import WithoutFlows
 from trainer.objectives import Objective
 
 
@@ -18,7 +18,7 @@ from trainer.objectives import Objective
 class RolloutConfig(TrainingConfig, ABC):
     """Arguments of the methods that draw trajectories: which samplers and rewards, and what draws from the policy.
 
-    A method's own config adds its settings and says with `loss` what they mean. The names with vllm in them are TRL's
+    A method's own config adds its settings and binds them in `make_objective`. The names with vllm in them are TRL's
     where TRL has the setting.
     """
 
@@ -222,11 +222,11 @@ class RolloutConfig(TrainingConfig, ABC):
             )
 
     @abstractmethod
-    def loss(self) -> Objective:
+    def make_objective(self) -> Objective:
         """What a step minimizes, with its settings bound: FlowInputs -> LossOutput."""
 
     def make_method(self, parts: MethodParts) -> Method:
-        return PolicyMethod(self.loss(), parts, self.source_weights)  # type: ignore[arg-type]  # a table by now
+        return WithoutFlows(self.make_objective(), parts, self.source_weights)  # type: ignore[arg-type]  # a table by now
 
 
 @dataclass

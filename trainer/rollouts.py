@@ -125,8 +125,8 @@ class Rollouts:
             }
         )
 
-    def learn(self, micro_batch: MicroBatch, error: Tensor) -> None:
-        """Show the replay buffers what was trained; error [B, K]: how much each trajectory can still teach."""
+    def update_replay(self, micro_batch: MicroBatch, error: Tensor) -> None:
+        """Let the replay buffers remember what was trained; error [B, K]: see `MethodLoss.replay_error`."""
         for sampler in self.of_kind(ReplaySampler).values():
             reward = micro_batch.scores.reward.clamp(min=0)
             sampler.update(micro_batch.prompts, micro_batch.trajectories, reward, error)

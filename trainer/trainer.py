@@ -193,8 +193,8 @@ class RecommenderTrainer(Trainer):
         )
         result = self.method.loss(inputs, log_probs, flow_heads(self.model))
         loss = result.loss
-        if result.error is not None:
-            self.rollouts.learn(inputs, result.error)
+        if result.replay_error is not None:
+            self.rollouts.update_replay(inputs, result.replay_error)
         self.metrics.note(result.metrics)
         if self.args.sft_weight:
             likelihood = sft(target_inputs(inputs, log_probs, self.args.sft_positions))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from evaluation import break_down, metric_help
-from evaluation.comparison import Comparison, Example, Shown
+from evaluation.page_contents import Comparison, Example, Shown
 from evaluation.report import markdown_page, write_report
 from evaluation.significance import paired_tests
 from evaluation.tables import MISSING, markdown_table

@@ -133,7 +133,7 @@ def test_a_negative_that_is_the_target_teaches_nothing(make_trainer):
         replace(step, trajectories=replace(step.trajectories, items=items)),
         trainer.policy.log_probs(step.prompts, items),
     )
-    output = trainer.args.loss()(same)
+    output = trainer.args.make_objective()(same)
     assert output.weight.tolist() == [0.0] * 8 and output.loss.tolist() == [0.0] * 8
 
 
@@ -161,7 +161,7 @@ def hinge(inputs: FlowInputs, *, margin: float) -> LossOutput:
 class HingeConfig(RolloutConfig):
     margin: float = 2.0
 
-    def loss(self):
+    def make_objective(self):
         return partial(hinge, margin=self.margin)
 
 

@@ -1,12 +1,14 @@
 """Objectives by hand, and each reduced to its neighbor."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
+from inspect import signature
 
 import pytest
 import torch
 from torch import Tensor
 
 from catalog import PADDING, SOURCES, exact_log_flow
+from trainer import GFlowNetConfig
 from trainer.objectives import OBJECTIVES, FlowInputs, db, flow_kl, sft, subtb, tb, vargrad
 
 TARGET, RANDOM = SOURCES.index("target"), SOURCES.index("random")
@@ -257,3 +259,11 @@ def test_what_an_objective_cannot_do_without_is_named():
         flow_kl(inputs)
     with pytest.raises(ValueError, match="at least 2"):
         vargrad(inputs)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_keyword_of_an_objective_is_a_setting(name):
+    objective = OBJECTIVES[name]
+    keywords = [p.name for p in signature(objective.loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    assert set(objective.options) == set(keywords)
+    assert set(objective.options.values()) <= {field.name for field in fields(GFlowNetConfig)}

@@ -42,12 +42,13 @@ class MethodLoss:
     """A method's own loss of one micro-batch.
 
     loss: a scalar, summed over the micro-batch and divided by the counts of the whole optimizer step. metrics: detached
-    scalars. error [B, K]: how much each trajectory can still teach, by which `replay` may choose; None without rewards.
+    scalars. replay_error [B, K]: the residual or the reward of each trajectory less the mean of its prompt, by which
+    the sampler `replay` may choose; None without rewards.
     """
 
     loss: Tensor
     metrics: Mapping[str, Tensor] = field(default_factory=dict)
-    error: Tensor | None = None
+    replay_error: Tensor | None = None
 
 
 class Method(Protocol):

@@ -1,4 +1,7 @@
-"""Direct preference optimization, and its form with several negatives: the target against other items."""
+"""Direct preference optimization, and its form with several negatives: the target against other items.
+
+The method is `WithoutFlows` of without_flows.py with the objective that `make_objective` gives.
+"""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,7 +58,7 @@ class DPOConfig(PreferenceConfig):
                 "label_smoothing is of loss_type: sigmoid.", remedy="Leave it out.", field="label_smoothing"
             )
 
-    def loss(self) -> Objective:
+    def make_objective(self) -> Objective:
         return partial(dpo, beta=self.beta, label_smoothing=self.label_smoothing, loss_type=self.loss_type)
 
 
@@ -71,5 +74,5 @@ class SDPOConfig(PreferenceConfig):
         super().__post_init__()
         at_least(self, 0, "beta", strictly=True)
 
-    def loss(self) -> Objective:
+    def make_objective(self) -> Objective:
         return partial(sdpo, beta=self.beta)

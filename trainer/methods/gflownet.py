@@ -108,7 +108,7 @@ class GFlowNetConfig(RolloutConfig):
             self._check_history()
         if self.keep_flows:
             self._check_kept()
-        if self.residual_clip is not None and "clip" not in OBJECTIVES[self.objective].options:
+        if self.residual_clip is not None and "residual_clip" not in OBJECTIVES[self.objective].options.values():
             raise InputError(
                 f"residual_clip={self.residual_clip}: {self.objective} has no residual.",
                 remedy="Leave it out.",
@@ -146,10 +146,9 @@ class GFlowNetConfig(RolloutConfig):
                 field="keep_flows",
             )
 
-    def loss(self) -> Objective:
-        known = {"clip": self.residual_clip, "lambda_": self.subtb_lambda}
+    def make_objective(self) -> Objective:
         objective = OBJECTIVES[self.objective]
-        return partial(objective.loss, **{name: known[name] for name in objective.options})
+        return partial(objective.loss, **{name: getattr(self, setting) for name, setting in objective.options.items()})
 
     @property
     def eval_metrics(self) -> list[str]:
@@ -190,7 +189,7 @@ class GFlowNet:
 
     def __init__(self, args: GFlowNetConfig, parts: MethodParts) -> None:
         self._flow_objective = OBJECTIVES[args.objective]
-        self.objective = args.loss()
+        self.objective = args.make_objective()
         self.reads_children = self._flow_objective.children
         self.reads_history = args.flow_positions == "all"
         self.scorer = TargetScorer(args, parts, exact=self._flow_objective.flow == "exact")

@@ -1,4 +1,7 @@
-"""Group-relative policy optimization: what has more reward than its group becomes likelier."""
+"""Group-relative policy optimization: what has more reward than its group becomes likelier.
+
+The method is `WithoutFlows` of without_flows.py with the objective that `make_objective` gives.
+"""
 
 from dataclasses import dataclass, field
 from functools import partial
@@ -54,7 +57,7 @@ class GRPOConfig(ReferenceConfig):
                 field="normalization",
             )
 
-    def loss(self) -> Objective:
+    def make_objective(self) -> Objective:
         names = ("beta", "epsilon", "epsilon_high", "scale_rewards", "early_clip", "use_bias_correction_kl")
         return partial(grpo, **{name: getattr(self, name) for name in names})
 

@@ -10,7 +10,7 @@ from catalog.errors import InputError
 
 @dataclass(frozen=True)
 class FlowInputs:
-    """What is known about K trajectories of each of B prompts.
+    """What is known about K trajectories of each of B prompts: what every objective reads, with flows or without.
 
     log_pf [B, K, L] under the policy in training; log_reward [B, K] after floor and temperature; source [B, K]
     positions in `catalog.SOURCES`, negative for an empty slot, which no objective counts. Each of the rest is there for

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or absent."""
+"""Files of a checkpoint: written whole or not at all, found, and checked before they are read."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""The methods without flows: supervised fine-tuning, preferences and policy gradients."""
+"""The method of every config but GFlowNet's: supervised fine-tuning, preferences and policy gradients."""
 
 from collections.abc import Callable, Mapping
 
@@ -13,7 +13,7 @@ from trainer.micro_batch import MicroBatch, Scores
 from trainer.objectives import FlowInputs, Objective
 
 
-class PolicyMethod:
+class WithoutFlows:
     """mean_u L(u) of an objective that reads log-probabilities and rewards; None adds nothing to the SFT term."""
 
     reads_children = False

@@ -19,7 +19,7 @@ from recommenders.policy_folder import PolicyRecord, write_record
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
-SECTION = README[README.index("## Use what was trained") : README.index("## What is different")]
+SECTION = README[README.index("## Use what was trained") : README.index("## Results")]
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def test_the_lines_of_the_readme_recommend(demo, capsys):
 
 
 def test_the_command_of_the_readme_recommends(demo, capsys, monkeypatch):
-    (line,) = re.findall(r"```bash\n(.*?)\n```", SECTION, re.S)
-    assert line in (ROOT / "docs/recommend.md").read_text()
+    line, serve = re.findall(r"```bash\n(.*?)\n```", SECTION, re.S)
+    assert line in (ROOT / "docs/recommend.md").read_text() and serve in (ROOT / "docs/serving.md").read_text()
     monkeypatch.setattr(sys, "argv", shlex.split(line))
     main()
     output = demo / "runs/demo/recommended.parquet"

@@ -58,8 +58,12 @@ def load_policy(
             f"engine_settings={settings}: transformers has none.", remedy="Leave them out.", field="engine_settings"
         )
     place = one_device() if device is None else _device(device)
+    if getattr(config, "activation_function", None) == "gelu_new":
+        config.activation_function = "gelu_pytorch_tanh"  # the same function, in one kernel
     with reading("model", str(folder)):
-        model = auto_class(config).from_pretrained(folder, dtype=getattr(torch, dtype), trust_remote_code=False)
+        model = auto_class(config).from_pretrained(
+            folder, config=config, dtype=getattr(torch, dtype), trust_remote_code=False
+        )
         model = model.to(place).eval()  # type: ignore[arg-type]  # transformers wraps nn.Module.to
     return policy_of(model, catalog.trie.to(place), prompts.tokens.to(place)), prompts
 

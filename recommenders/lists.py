@@ -115,26 +115,28 @@ class ItemIds:
         self, leaves: Sequence[int], scores: Sequence[float], one: ReadHistory, allowed: Tensor | None
     ) -> Scored:
         """All items that may come, from one item a leaf, -1 behind the last; those of a leaf have its score."""
-        pairs = [(item, score) for item, score in zip(leaves, scores, strict=True) if item >= 0]
-        if self.catalog.leaf_is_item:
-            return pairs
-        excluded = set(one.excluded)
-        return [
-            (item, score)
-            for leaf, score in pairs
-            for item in self.of_leaf(leaf)
-            if item not in excluded and (allowed is None or allowed[item])
-        ]
+        found: Scored = []
+        for item, score in zip(leaves, scores, strict=True):
+            if (group := self.shared.get(item)) is None:
+                found += [(item, score)] if item >= 0 else []
+            else:
+                left = [other for other in group if other not in one.excluded]
+                found += [(other, score) for other in left if allowed is None or allowed[other]]
+        return found
 
-    def of_leaf(self, item: int) -> list[int]:
-        """All items with the semantic ID of an item."""
+    @cached_property
+    def shared(self) -> dict[int, list[int]]:
+        """The items of each semantic ID that several have, by the one that stands for them."""
         trie = self.catalog.trie
-        leaf = int(trie.leaf_number[item])
-        return trie.leaf_items[int(trie.leaf_start[leaf]) : int(trie.leaf_start[leaf + 1])].tolist()
+        several = (trie.leaf_start.diff() > 1).nonzero()[:, 0]
+        ends = zip(trie.leaf_start[several].tolist(), trie.leaf_start[several + 1].tolist(), strict=True)
+        groups = [trie.leaf_items[start:end].tolist() for start, end in ends]
+        return {group[0]: group for group in groups}
 
     def any_of_leaf(self, item: int, choice: np.random.Generator) -> int:
-        """One of the items with the semantic ID of an item, each as likely."""
-        return item if self.catalog.leaf_is_item else int(choice.choice(self.of_leaf(item)))
+        """One of the items that the item of a leaf stands for, each as likely."""
+        group = self.shared.get(item)
+        return item if group is None else int(choice.choice(group))
 
     def as_list(self, ranked: Scored, one: ReadHistory, source: str = "policy") -> RankedList:
         """Items by number as a list for the caller."""

@@ -76,7 +76,7 @@ def filled(table: pd.DataFrame, name: str, path: Path, ours: str) -> pd.Series:
         remedy = f"columns={{{ours!r}: {near[0] if near else '...'!r}}}"
         raise InputError(
             f"{path} has no column {name!r} (columns: {shown(names)}{nearest}).",
-            remedy=f"Rename the column or pass {remedy} to read_log.",
+            remedy=f"Rename the column or give {remedy}.",
             file=path,
         )
     column = table[name]

@@ -14,7 +14,8 @@ from catalog.ids import normal_ids, refuse_repeated
 def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
     """The vectors of items, [items, d] float32, in the order of `item_ids`.
 
-    .npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value.
+    .npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value, and
+    numbers of one value as text.
     Raises InputError for an item without a vector, another number of rows, and vectors that are no finite numbers or
     are all the same.
     """
@@ -24,7 +25,8 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
         ids, vectors = _named(arrays["ids"], path), arrays["vectors"]
     else:
         vectors = _arrays(path)["vectors"]
-        ids = sorted(item_ids, key=int if all(item.isdecimal() for item in item_ids) else str)
+        numeric = all(item.isdecimal() for item in item_ids)
+        ids = sorted(item_ids, key=lambda item: (int(item) if numeric else 0, item))
     if vectors.ndim != 2 or len(vectors) != len(ids) or not vectors.size:
         raise InputError(
             f"{path} has vectors of shape {list(vectors.shape)} for {len(ids)} items.",
@@ -60,6 +62,11 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """The named arrays of a .npz file; of a .npy file the only one, as `vectors`. Nothing is unpickled."""
     try:
         loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray) == bool(names):
+            held, end = ("one array", ".npy") if names else ("named arrays", ".npz")
+            raise InputError(
+                f"{path} holds {held}, as a {end} file does.", remedy=f"Let its name end in {end}.", file=path
+            )
         if missing := set(names) - set(loaded if names else ()):
             raise InputError(
                 f"{path} has no array called {min(missing)}.",

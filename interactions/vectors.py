@@ -11,13 +11,13 @@ from catalog.errors import InputError
 from catalog.ids import normal_ids, refuse_repeated
 
 
-def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
+def read_vectors(path: str | Path, item_ids: Sequence[str], *, refuse_equal: bool = True) -> np.ndarray:
     """The vectors of items, [items, d] float32, in the order of `item_ids`.
 
     .npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value, and
     numbers of one value as text.
-    Raises InputError for an item without a vector, another number of rows, and vectors that are no finite numbers or
-    are all the same.
+    refuse_equal: whether vectors that are all the same are refused; a few further items may have equal ones.
+    Raises InputError for an item without a vector, another number of rows, and vectors that are no finite numbers.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -44,7 +44,15 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
             file=path,
             row=absent[0],
         )
-    return _checked(vectors[[row[item] for item in item_ids]], item_ids, path)
+    vectors = _finite(vectors[[row[item] for item in item_ids]], item_ids, path)
+    if refuse_equal and len(vectors) > 1 and (vectors == vectors[0]).all():
+        raise InputError(
+            f"{path} has the same vector for every item, which tells none apart.",
+            remedy="Give each item a vector of its own.",
+            file=path,
+            field="vectors",
+        )
+    return vectors
 
 
 def vector_ids(path: str | Path) -> list[str]:
@@ -87,8 +95,8 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
         raise InputError(f"{path} cannot be read ({error}).", remedy=remedy, file=path) from error
 
 
-def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.ndarray:
-    """Vectors as float32. Raises InputError for what is no number, not finite, or alike for all items."""
+def _finite(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.ndarray:
+    """Vectors as float32. Raises InputError for what is no number or not finite."""
     if vectors.dtype.kind not in "fiu":
         raise InputError(f"{path} has vectors of {vectors.dtype}.", remedy="Save numbers.", file=path, field="vectors")
     with np.errstate(over="ignore"):
@@ -99,13 +107,6 @@ def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.nda
             remedy="Mend them, or leave these items out of the log.",
             file=path,
             row=item_ids[bad.argmax()],
-            field="vectors",
-        )
-    if len(vectors) > 1 and (vectors == vectors[0]).all():
-        raise InputError(
-            f"{path} has the same vector for every item, which tells none apart.",
-            remedy="Give each item a vector of its own.",
-            file=path,
             field="vectors",
         )
     return vectors

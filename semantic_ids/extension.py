@@ -127,7 +127,9 @@ def extend_prepared(data: str | Path, output_dir: str | Path, **settings: Any) -
     files = [source for source in args.vectors if Path(source).suffix == ".npz"]
     item_ids = vector_ids(files[0]) if files else list(titles)
     parts = [
-        read_vectors(source, item_ids) if source in files else vectors_from_titles(Path(source), item_ids, titles)
+        read_vectors(source, item_ids, refuse_equal=False)
+        if source in files
+        else vectors_from_titles(Path(source), item_ids, titles)
         for source in args.vectors
     ]
     vectors = fuse(parts)

@@ -201,3 +201,10 @@ def test_each_source_that_was_fused_has_its_own_for_new_items(prepared, tmp_path
         extend_prepared(data, tmp_path / "grown", vectors=[str(tmp_path / "one.npz")])
     counts = extend_prepared(data, tmp_path / "grown", vectors=[str(tmp_path / "new.npz")] * 2)
     assert counts["new_items"] == 4
+
+
+def test_new_items_of_a_file_may_have_equal_vectors(prepared, tmp_path):
+    np.savez(tmp_path / "new.npz", ids=np.array(["a", "b"]), vectors=np.ones((2, 6)))
+    extend_prepared(prepared(), tmp_path / "grown", vectors=[str(tmp_path / "new.npz")])
+    grown, _ = load_prepared(tmp_path / "grown")
+    assert grown.item_ids[60:] == ("a", "b") and grown.leaf_is_item

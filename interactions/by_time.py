@@ -110,13 +110,15 @@ def _number(text: str) -> int | float | None:
 
 def _from_date(text: str, newest: int | float, at: Sequence[str | float]) -> int:
     unit = _unit(newest)
-    try:
-        date = pd.to_datetime(text, format="ISO8601", utc=True)
-    except ValueError as error:
-        raise _refused(at, f"{text!r} is neither a number nor a date.") from error
+    date = pd.to_datetime(text, format="ISO8601", utc=True, errors="coerce")
+    if date is pd.NaT:
+        raise _refused(at, f"{text!r} is neither a number nor a date.")
     if unit is None:
         raise _refused(at, f"{text!r} is a date, and the log's times are none: the newest is {newest}.")
-    return int(pd.DatetimeIndex([date]).as_unit(unit).asi8[0])
+    try:
+        return int(pd.DatetimeIndex([date]).as_unit(unit).asi8[0])
+    except pd.errors.OutOfBoundsDatetime as error:
+        raise _refused(at, f"{text!r} is outside the dates that the log's unit, {unit}, can hold.") from error
 
 
 def _refused(at: Sequence[str | float], problem: str) -> InputError:

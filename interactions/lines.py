@@ -20,7 +20,7 @@ def json_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     Raises InputError with the first line that is neither, and where the file cannot be read.
     """
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if not line.strip():
             continue
         row = _json_row(line)
@@ -47,7 +47,7 @@ def _json_row(line: bytes) -> dict[str, Any] | None:
 
 def first_json_row(path: Path) -> dict[str, Any] | None:
     """The first line that is not blank, where it is an object of its own; None where it is not."""
-    return next((_json_row(line) for _, line in _lines(path) if line.strip()), None)
+    return next((_json_row(line) for _, line in numbered_lines(path) if line.strip()), None)
 
 
 def dat_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -56,7 +56,7 @@ def dat_rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises InputError with the first line that has another number of cells, and where the file cannot be read.
     """
     names: tuple[str, ...] | None = None
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         cells = _decoded(line).rstrip("\r\n").split("::")
         if cells == [""]:
             continue
@@ -79,7 +79,11 @@ def _decoded(line: bytes) -> str:
         return line.decode("latin-1")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, unpacked where it is `.gz`, with their numbers from 1; without a byte-order mark.
+
+    Raises InputError where the file cannot be read.
+    """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for number, line in enumerate(file, 1):

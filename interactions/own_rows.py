@@ -3,6 +3,7 @@
 import ast
 import json
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -35,15 +36,18 @@ def read_rows(path: str | Path, columns: Mapping[str, str] | None = None) -> pd.
             field="columns",
             value=unknown[0],
         )
-    table = read_table(path)
+    table = read_table(path, {columns.get(name, name) for name in COLUMNS})
     if table.empty:
         raise InputError(f"{path} has no rows.", remedy="Give a file with at least one.", file=path)
     found = {name: filled(table, columns.get(name, name), path, name) for name in COLUMNS}
     lists = found["history"].map(_listed)
     refuse(found["history"], lists.isna().to_numpy(), path, "a history that is no list of items")
     refuse(found["history"], (lists.map(len) == 0).to_numpy(), path, "an empty history")
-    items = normal_ids(lists.explode(), "the item", path, str(found["history"].name)).texts
-    ends = lists.map(len).cumsum().to_numpy()
+    lengths = lists.map(len).to_numpy()
+    # object, since pandas itself would fail on text that is not UTF-8, and normal_ids names its line
+    listed = pd.Series([*chain.from_iterable(lists)], lists.index.repeat(lengths), dtype=object)
+    items = normal_ids(listed, "the item", path, str(found["history"].name)).texts
+    ends = lengths.cumsum()
     return pd.DataFrame(
         {
             "user": normal_ids(found["user"], "the user", path, str(found["user"].name)).texts,

@@ -1,19 +1,16 @@
 """The rows of a table one after another, so that a file may be larger than the memory."""
 
 import csv
-import gzip
-import json
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from catalog.errors import InputError
 from catalog.files import require_file
-from interactions.tables import ending
+from interactions.lines import json_rows, numbered_lines
+from interactions.tables import PARQUET_ERRORS, ending, parquet_files, unreadable_parquet
 
 READ_AT_ONCE = 4096
 """Rows of a parquet file that are in memory together."""
@@ -32,7 +29,7 @@ def stream_table(path: Path) -> Iterator[Row]:
     """
     kind = ending(path)
     if kind == ".parquet" or path.is_dir():
-        return _parquet_rows(_parquet_files(path))
+        return _parquet_rows(parquet_files(path))
     require_file(path, "The table")
     if kind not in (".csv", ".jsonl"):
         raise InputError(
@@ -40,16 +37,7 @@ def stream_table(path: Path) -> Iterator[Row]:
             remedy="Use a name that ends in .csv, .jsonl (each also .gz) or .parquet.",
             file=path,
         )
-    return _text_rows(path, kind)
-
-
-def _parquet_files(path: Path) -> list[Path]:
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not path.exists():
-        raise InputError(f"{path} does not exist.", remedy="Check the path.", file=path)
-    if not files:
-        raise InputError(f"{path} is a folder without parquet files.", remedy="Give a file.", file=path)
-    return files
+    return json_rows(path) if kind == ".jsonl" else _csv_rows(path)
 
 
 def _parquet_rows(files: list[Path]) -> Iterator[Row]:
@@ -61,29 +49,14 @@ def _parquet_rows(files: list[Path]) -> Iterator[Row]:
                     for row in batch.to_pylist():
                         number += 1
                         yield number, row
-        except (pa.ArrowException, ValueError, OSError, TypeError, NotImplementedError) as error:
-            raise InputError(
-                f"{path} is not readable parquet ({' '.join(str(error).split())}).", remedy="Write it again.", file=path
-            ) from error
+        except PARQUET_ERRORS as error:
+            raise unreadable_parquet(path, error) from error
 
 
-def _text_rows(path: Path, kind: str) -> Iterator[Row]:
-    try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
-            lines = _decoded(path, file)
-            yield from _csv_rows(path, lines) if kind == ".csv" else _json_rows(path, lines)
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(
-            f"{path} cannot be read ({getattr(error, 'strerror', None) or error}).",
-            remedy="Make it readable, or make or download it again.",
-            file=path,
-        ) from error
-
-
-def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
-    for number, line in enumerate(lines, 1):
+def _decoded(path: Path) -> Iterator[str]:
+    for number, line in numbered_lines(path):
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield line.decode()
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{path}: line {number} is not UTF-8 text: {error.reason}.",
@@ -93,27 +66,8 @@ def _decoded(path: Path, lines: Iterable[bytes]) -> Iterator[str]:
             ) from error
 
 
-def _json_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            json.dumps(row, ensure_ascii=False).encode()  # half of a surrogate pair can be spelled, but not kept
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict):
-            raise InputError(
-                f"{path}: line {number} is no JSON object of UTF-8 text.",
-                remedy='Write one {"name": value, ...} a line.',
-                file=path,
-                row=number,
-            )
-        yield number, row
-
-
-def _csv_rows(path: Path, lines: Iterable[str]) -> Iterator[Row]:
-    rows = csv.reader(lines, strict=True)
+def _csv_rows(path: Path) -> Iterator[Row]:
+    rows = csv.reader(_decoded(path), strict=True)
     header: list[str] = []
     while True:
         number = rows.line_num + 1

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from catalog.errors import InputError
 from catalog.files import require_file
@@ -76,7 +77,7 @@ def filled(table: pd.DataFrame, name: str, path: Path, ours: str) -> pd.Series:
         remedy = f"columns={{{ours!r}: {near[0] if near else '...'!r}}}"
         raise InputError(
             f"{path} has no column {name!r} (columns: {shown(names)}{nearest}).",
-            remedy=f"Rename the column or pass {remedy} to read_log.",
+            remedy=f"Rename the column or give {remedy}.",
             file=path,
         )
     column = table[name]
@@ -98,17 +99,32 @@ def refuse(column: pd.Series, bad: np.ndarray, path: Path, fault: str) -> None:
         )
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
+def parquet_files(path: Path) -> list[Path]:
+    """The file, or all parquet files below a folder, sorted. Raises InputError where there is none."""
     if not path.exists():
         raise InputError(f"{path} does not exist.", remedy="Check the path.", file=path)
-    if path.is_dir() and not any(path.rglob("*.parquet")):
+    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
+    if not files:
         raise InputError(f"{path} is a folder without parquet files.", remedy="Give a file.", file=path)
+    return files
+
+
+PARQUET_ERRORS = (pa.ArrowException, ValueError, OSError, TypeError, NotImplementedError)
+
+
+def unreadable_parquet(path: Path, error: Exception) -> InputError:
+    """What to raise for one of `PARQUET_ERRORS`."""
+    return InputError(
+        f"{path} is not readable parquet ({' '.join(str(error).split())}).", remedy="Write it again.", file=path
+    )
+
+
+def _read_parquet(path: Path) -> pd.DataFrame:
+    parquet_files(path)
     try:
         table = pd.read_parquet(path)
-    except (ValueError, OSError, TypeError, NotImplementedError) as error:
-        raise InputError(
-            f"{path} is not readable parquet ({' '.join(str(error).split())}).", remedy="Write it again.", file=path
-        ) from error
+    except PARQUET_ERRORS as error:
+        raise unreadable_parquet(path, error) from error
     if repeated := [name for name, twice in zip(table, table.columns.duplicated(), strict=True) if twice]:
         raise InputError(
             f"{path} has two columns {repeated[0]!r}.", remedy="Rename one.", file=path, field=str(repeated[0])

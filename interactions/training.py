@@ -14,9 +14,10 @@ SCHEMA = Features({"user": Value("string"), "history": List(Value("int32"))})
 def training_sequences(splits: Splits) -> Dataset:
     """Each user's training events, `user` and `history`, oldest first: one row a user.
 
-    They are `splits.sequences` where these are given, else what the train rows hold. Rows of one user are then joined
-    where the end of one is the start of the next, as in windows and in prefixes, so that an event that stands in
-    several rows counts once. Rows without the column `user` are of a user each.
+    They are `splits.sequences` where these are given, else what the train rows hold. The rows of one user must then be
+    in the order of time: where the end of the earlier ones is the start of the next, as in windows and in prefixes,
+    they are joined, so that an event that stands in several rows counts once. Rows without the column `user` are of a
+    user each.
     """
     if splits.sequences is not None:
         return splits.sequences

@@ -11,12 +11,13 @@ from catalog.errors import InputError
 from catalog.ids import normal_ids, refuse_repeated
 
 
-def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
+def read_vectors(path: str | Path, item_ids: Sequence[str], *, refuse_equal: bool = True) -> np.ndarray:
     """The vectors of items, [items, d] float32, in the order of `item_ids`.
 
-    .npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value.
-    Raises InputError for an item without a vector, another number of rows, and vectors that are no finite numbers or
-    are all the same.
+    .npz: `vectors` and `ids`, of more items too; .npy: rows in the order of the sorted ids, numbers by value, and
+    numbers of one value as text.
+    refuse_equal: whether vectors that are all the same are refused; a few further items may have equal ones.
+    Raises InputError for an item without a vector, another number of rows, and vectors that are no finite numbers.
     """
     path = Path(path)
     if path.suffix == ".npz":
@@ -24,7 +25,8 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
         ids, vectors = _named(arrays["ids"], path), arrays["vectors"]
     else:
         vectors = _arrays(path)["vectors"]
-        ids = sorted(item_ids, key=int if all(item.isdecimal() for item in item_ids) else str)
+        numeric = all(item.isdecimal() for item in item_ids)
+        ids = sorted(item_ids, key=lambda item: (int(item) if numeric else 0, item))
     if vectors.ndim != 2 or len(vectors) != len(ids) or not vectors.size:
         raise InputError(
             f"{path} has vectors of shape {list(vectors.shape)} for {len(ids)} items.",
@@ -42,7 +44,15 @@ def read_vectors(path: str | Path, item_ids: Sequence[str]) -> np.ndarray:
             file=path,
             row=absent[0],
         )
-    return _checked(vectors[[row[item] for item in item_ids]], item_ids, path)
+    vectors = _finite(vectors[[row[item] for item in item_ids]], item_ids, path)
+    if refuse_equal and len(vectors) > 1 and (vectors == vectors[0]).all():
+        raise InputError(
+            f"{path} has the same vector for every item, which tells none apart.",
+            remedy="Give each item a vector of its own.",
+            file=path,
+            field="vectors",
+        )
+    return vectors
 
 
 def vector_ids(path: str | Path) -> list[str]:
@@ -60,6 +70,11 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
     """The named arrays of a .npz file; of a .npy file the only one, as `vectors`. Nothing is unpickled."""
     try:
         loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray) == bool(names):
+            held, end = ("one array", ".npy") if names else ("named arrays", ".npz")
+            raise InputError(
+                f"{path} holds {held}, as a {end} file does.", remedy=f"Let its name end in {end}.", file=path
+            )
         if missing := set(names) - set(loaded if names else ()):
             raise InputError(
                 f"{path} has no array called {min(missing)}.",
@@ -80,8 +95,8 @@ def _arrays(path: Path, *names: str) -> dict[str, np.ndarray]:
         raise InputError(f"{path} cannot be read ({error}).", remedy=remedy, file=path) from error
 
 
-def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.ndarray:
-    """Vectors as float32. Raises InputError for what is no number, not finite, or alike for all items."""
+def _finite(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.ndarray:
+    """Vectors as float32. Raises InputError for what is no number or not finite."""
     if vectors.dtype.kind not in "fiu":
         raise InputError(f"{path} has vectors of {vectors.dtype}.", remedy="Save numbers.", file=path, field="vectors")
     with np.errstate(over="ignore"):
@@ -92,13 +107,6 @@ def _checked(vectors: np.ndarray, item_ids: Sequence[str], path: Path) -> np.nda
             remedy="Mend them, or leave these items out of the log.",
             file=path,
             row=item_ids[bad.argmax()],
-            field="vectors",
-        )
-    if len(vectors) > 1 and (vectors == vectors[0]).all():
-        raise InputError(
-            f"{path} has the same vector for every item, which tells none apart.",
-            remedy="Give each item a vector of its own.",
-            file=path,
             field="vectors",
         )
     return vectors

@@ -1,6 +1,6 @@
 """Items that come later: codes by what is kept of the quantizer, in a catalogue that grows and moves nothing."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import sealed
 from catalog.ids import normal_ids, refuse_repeated
-from interactions import load_prepared, read_items, read_vectors, save_prepared, vector_ids
+from interactions import check_free, load_prepared, read_items, read_vectors, save_prepared, vector_ids
 from semantic_ids.codebooks import Codebooks, distances
+from semantic_ids.interaction_vectors import INTERACTION_VECTORS
 from semantic_ids.settings import ExtendArguments
-from semantic_ids.vectors import fuse, vectors_from_titles
+from semantic_ids.vectors import fuse, vector_sources, vectors_from_titles
 
 
 def extend(
@@ -117,13 +118,18 @@ def extend_prepared(data: str | Path, output_dir: str | Path, **settings: Any) -
         SetupError: the disk is full, or another process prepares the same folder.
     """
     args = ExtendArguments(data=str(data), output_dir=str(output_dir), **settings)
+    check_free(Path(args.output_dir))  # before the work, too
     catalog, splits = load_prepared(args.data)
     codebooks = Codebooks.load(args.data)
+    deciding = sealed(Path(args.data), "The prepared folder")["settings"]
+    _check_sources(deciding, args.vectors, Path(args.data))
     titles = read_items(args.items) if args.items else {}
     files = [source for source in args.vectors if Path(source).suffix == ".npz"]
     item_ids = vector_ids(files[0]) if files else list(titles)
     parts = [
-        read_vectors(source, item_ids) if source in files else vectors_from_titles(Path(source), item_ids, titles)
+        read_vectors(source, item_ids, refuse_equal=False)
+        if source in files
+        else vectors_from_titles(Path(source), item_ids, titles)
         for source in args.vectors
     ]
     vectors = fuse(parts)
@@ -138,6 +144,30 @@ def extend_prepared(data: str | Path, output_dir: str | Path, **settings: Any) -
         "leaf_is_item": grown.leaf_is_item,
         "titles_matched": sum(map(bool, known)),
     }
-    settings = sealed(Path(args.data), "The prepared folder")["settings"]
-    save_prepared(args.output_dir, grown, splits, counts, settings, codebooks.save)
+    save_prepared(args.output_dir, grown, splits, counts, deciding, codebooks.save)
     return counts
+
+
+def _check_sources(deciding: Mapping[str, Any], vectors: Sequence[str], data: Path) -> None:
+    """Raise InputError unless `vectors` can stand for what the semantic IDs were made from, one source for each.
+
+    Vectors of another origin may have the same width, so the codebooks alone would not notice them.
+    """
+    if "vectors" not in deciding:  # a folder of `save_prepared`, whose vectors nothing names
+        return
+    made_from = vector_sources(deciding["vectors"])
+    if learned := [source for source in made_from if source in INTERACTION_VECTORS]:
+        raise InputError(
+            f"The semantic IDs of {data} were made from interactions ({learned[0]}), which new items do not have.",
+            remedy="Prepare the log with vectors of a file or of titles, and train again.",
+            file=data,
+            field="vectors",
+            value=learned[0],
+        )
+    if len(vectors) != len(made_from):
+        raise InputError(
+            f"{len(vectors)} sources of vectors for semantic IDs that were made from {len(made_from)}.",
+            remedy=f"Give one for each of {', '.join(made_from)}, in this order.",
+            field="vectors",
+            value=len(vectors),
+        )

@@ -36,7 +36,7 @@ from semantic_ids.codebooks import Codebooks, agreement
 from semantic_ids.index import colliding, read_index
 from semantic_ids.quantizer import QUANTIZERS
 from semantic_ids.settings import DataArguments
-from semantic_ids.vectors import index_affinity, item_vectors
+from semantic_ids.vectors import index_affinity, item_vectors, vector_sources
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
         made["affinity"] = {args.index: index_affinity(codes, splits)}
         codebooks: Codebooks | None = None
         if args.vectors:
-            vectors, alike = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
+            vectors, alike = item_vectors(vector_sources(args.vectors), item_ids, titles, splits, args.seed)
             made["affinity"] |= alike
             codebooks = Codebooks.from_codes(codes, vectors)
             made["nearest_codes"] = agreement(codebooks, codes, vectors)
@@ -80,7 +80,7 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
         # sorted and then shuffled: the order of a log tells who bought what next
         item_ids = np.random.default_rng(args.seed).permutation(sorted(given.items)).tolist()
         splits = given.split(item_ids)
-        vectors, made["affinity"] = item_vectors(_listed(args.vectors), item_ids, titles, splits, args.seed)
+        vectors, made["affinity"] = item_vectors(vector_sources(args.vectors), item_ids, titles, splits, args.seed)
         quantize = QUANTIZERS[args.quantizer]
         codes, made["residual"], codebooks = quantize(vectors, tuple(args.codebook_sizes), seed=args.seed)
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
@@ -202,7 +202,3 @@ def _known_titles(item_ids: Sequence[str], titles: dict[str, str]) -> list[str]:
             item_ids[0],
         )
     return []
-
-
-def _listed(value: list[str] | str | None) -> list[str]:
-    return [value] if isinstance(value, str) else value or ["cooccurrence"]

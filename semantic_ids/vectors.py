@@ -20,6 +20,11 @@ FAITHFUL = 0.1
 log, and 0.08 on that of Amazon Instruments, whose items have numbers too."""
 
 
+def vector_sources(setting: Sequence[str] | str | None) -> list[str]:
+    """What the setting `vectors` of `prepare` names; without it the co-occurrence of the interactions."""
+    return [setting] if isinstance(setting, str) else list(setting or ["cooccurrence"])
+
+
 def item_vectors(
     sources: Sequence[str], item_ids: Sequence[str], titles: Mapping[str, str], splits: Splits, seed: int
 ) -> tuple[np.ndarray, dict[str, float]]:

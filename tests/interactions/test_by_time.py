@@ -129,6 +129,14 @@ def test_times_are_quantiles_or_dates_in_the_logs_unit(at, unit):
     assert splits.held_out.test == "each user's first event from 2014-05-06 on"
 
 
+@pytest.mark.parametrize("at", [["2014-05-01", "9999-01-01"], ["", "2014-05-01"], ["NaT", "2014-05-01"]])
+def test_dates_that_are_none_or_that_the_unit_cannot_hold_are_refused(at):
+    days = pd.date_range("2014-04-21", periods=20, tz="UTC").as_unit("ns").asi8
+    log = make_log([(0, n % ITEMS, day) for n, day in enumerate(days.tolist())])
+    with raises(InputError, field="split_at", value=at):
+        by_time(log, ITEM_IDS, 3, at)
+
+
 @pytest.mark.parametrize(
     "at",
     [["0.5"], ["0.9", "0.8"], ["a", "b"], ["30", "40"], ["-2", "-1"], ["3", "inf"], ["nan", "2"], ["2014-05-01", "9"]],

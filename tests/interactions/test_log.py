@@ -137,7 +137,7 @@ def test_k_core_repeats_until_nothing_changes():
             "log.csv",
             "user_id,item,timestamp\nu,a,1\n",
             "no column 'user' (columns: user_id, item, timestamp, nearest: 'user_id'). "
-            "Rename the column or pass columns={'user': 'user_id'} to read_log",
+            "Rename the column or give columns={'user': 'user_id'}",
         ),
         ("log.inter", "user_id:token\titem_id:token\trating:float\nu\ta\t1\n", "no column 'timestamp'"),
         ("log.inter.json", '{"u": [1,\n 2,]}', "line 2, column"),

@@ -72,6 +72,7 @@ def test_columns_may_be_called_otherwise_and_lists_be_of_parquet(tmp_path):
         ("7,[],5", "history", "[]"),
         ('7,"[[3], 4]",5', "history", "[[3], 4]"),
         ('7,"[3, null]",5', "history", "[3, null]"),
+        ('7,"[""\\ud800""]",5', "history", "\ud800"),
         ("7,[3],", "target", None),
         (",[3],5", "user", None),
     ],

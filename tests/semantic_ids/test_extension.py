@@ -181,3 +181,30 @@ def test_an_index_with_vectors_beside_it_keeps_codebooks_and_without_them_none(p
 def test_sources_that_new_items_cannot_have_are_refused(prepared, tmp_path):
     with raises(field="vectors", value="cooccurrence"):
         extend_prepared(prepared(), tmp_path / "grown", vectors=["cooccurrence"])
+
+
+@pytest.mark.parametrize("made_from", [(), ("cooccurrence",), ("v.npz", "cooccurrence")])
+def test_semantic_ids_of_interactions_do_not_grow_even_where_the_width_fits(made_from, prepared, tmp_path):
+    sources = [str(tmp_path / name) if name == "v.npz" else name for name in made_from]
+    data = prepared(vectors=sources or None)
+    width = Codebooks.load(data).width
+    np.savez(tmp_path / "new.npz", ids=np.array(["i60"]), vectors=np.ones((1, width)))
+    with raises(field="vectors", value="cooccurrence"):
+        extend_prepared(data, tmp_path / "grown", vectors=[str(tmp_path / "new.npz")])
+    assert not (tmp_path / "grown").exists()
+
+
+def test_each_source_that_was_fused_has_its_own_for_new_items(prepared, tmp_path):
+    data = prepared(vectors=[str(tmp_path / "v.npz")] * 2)
+    np.savez(tmp_path / "one.npz", ids=np.array(["i60"]), vectors=np.ones((1, 12)))  # as wide as both
+    with raises(field="vectors", value=1):
+        extend_prepared(data, tmp_path / "grown", vectors=[str(tmp_path / "one.npz")])
+    counts = extend_prepared(data, tmp_path / "grown", vectors=[str(tmp_path / "new.npz")] * 2)
+    assert counts["new_items"] == 4
+
+
+def test_new_items_of_a_file_may_have_equal_vectors(prepared, tmp_path):
+    np.savez(tmp_path / "new.npz", ids=np.array(["a", "b"]), vectors=np.ones((2, 6)))
+    extend_prepared(prepared(), tmp_path / "grown", vectors=[str(tmp_path / "new.npz")])
+    grown, _ = load_prepared(tmp_path / "grown")
+    assert grown.item_ids[60:] == ("a", "b") and grown.leaf_is_item

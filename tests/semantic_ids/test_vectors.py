@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from interactions import leave_one_out
+from interactions import leave_one_out, read_vectors
 from semantic_ids.vectors import affinity, index_affinity, item_vectors
 from tests.raising import raises
 
@@ -25,6 +25,13 @@ def vectors():
 def test_rows_of_a_file_go_by_the_value_of_the_ids(tmp_path, vectors):
     np.save(tmp_path / "v.npy", OWN[np.argsort([int(item) for item in IDS])])
     np.testing.assert_array_equal(vectors(tmp_path / "v.npy"), OWN)
+
+
+def test_rows_of_ids_of_one_value_are_in_the_order_of_their_text(tmp_path):
+    np.save(tmp_path / "v.npy", np.array([[0.0], [1.0], [2.0]]))
+    for ids in (["7", "007", "3"], ["007", "3", "7"]):
+        found = dict(zip(ids, read_vectors(tmp_path / "v.npy", ids)[:, 0].tolist(), strict=True))
+        assert found == {"3": 0, "007": 1, "7": 2}
 
 
 def test_vectors_with_ids_may_be_of_more_items_in_any_order(tmp_path, vectors):
@@ -113,6 +120,15 @@ def test_vectors_that_mean_nothing_are_refused_by_file_and_item(arrays, fields, 
 def test_ids_that_a_join_made_floats_are_those_of_the_log(tmp_path, vectors):
     np.savez(tmp_path / "v.npz", ids=np.array(IDS, float), vectors=OWN)
     np.testing.assert_array_equal(vectors(tmp_path / "v.npz"), OWN)
+
+
+@pytest.mark.parametrize(("end", "other"), [(".npz", ".npy"), (".npy", ".npz")])
+def test_a_file_whose_name_tells_the_other_format_is_named(end, other, tmp_path, vectors):
+    written = tmp_path / f"v{other}"
+    np.savez(written, ids=np.array(IDS), vectors=OWN) if other == ".npz" else np.save(written, OWN)
+    path = written.rename(tmp_path / f"v{end}")
+    with raises(file=path):
+        vectors(path)
 
 
 @pytest.mark.parametrize("end", [".npz", ".npy"])

@@ -24,7 +24,7 @@ NUMBERED = [("1", "1193", 5.0, 978300760), ("1", "661", 3.5, 978302109), ("2", "
 
 
 def packed(lines):
-    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)  # or the tests would be called after the clock
+    return gzip.compress("".join(f"{line}\n" for line in lines).encode(), mtime=0)
 
 
 def review_2014(event):

@@ -1,5 +1,6 @@
 """What the README and the page say of using what was trained, run as it is written."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -45,9 +46,16 @@ def test_the_lines_of_the_readme_recommend(demo, capsys):
     assert len(said) == 2 and all(line.count("'Film ") == 10 for line in said)
 
 
-def test_the_command_of_the_readme_recommends(demo, capsys, monkeypatch):
-    line, serve = re.findall(r"```bash\n(.*?)\n```", SECTION, re.S)
+def test_the_commands_of_the_readme_recommend(demo, capsys, monkeypatch):
+    lines, serve = re.findall(r"```bash\n(.*?)\n```", SECTION, re.S)
+    of_file, line = lines.splitlines()
     assert line in (ROOT / "docs/recommend.md").read_text() and serve in (ROOT / "docs/serving.md").read_text()
+    (demo / "some.csv").write_text("user,item,timestamp\nu1,3,1\nu2,9,2\nu1,12,3\n")
+    words = shlex.split(of_file, comments=True)
+    done = subprocess.run([sys.executable, *words[1:]], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    found = pq.read_table(demo / "recs.parquet").to_pylist()
+    assert [row["user"] for row in found] == ["u1", "u2"] and [len(row["items"]) for row in found] == [10] * 2
     monkeypatch.setattr(sys, "argv", shlex.split(line))
     main()
     output = demo / "runs/demo/recommended.parquet"

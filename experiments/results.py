@@ -100,7 +100,7 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
     how = record["protocol"]["ranking"]
     seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     lines = [
-        f"{how['users']:,} rows, held out: {how['held_out']}; a hit is a {how['hit']}; beam of {how['beam_width']}; "
+        f"{how['users']:,} rows, held out: {how['held_out']}; a hit is one {how['hit']}; beam of {how['beam_width']}; "
         f"items of the history are {'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
         markdown(
             metric_table(values, {heading: names for heading, names in sections.items() if names}, _shown(record))

@@ -138,9 +138,13 @@ class GenerativeRecommender:
         """
         width = self._width(k, beam_width)
         if not 0 <= diversity < float("inf"):
-            raise InputError(f"diversity={diversity} must be 0 or more.", field="diversity", value=diversity)
+            raise InputError(
+                f"diversity={diversity}: give a finite number of 0 or more.", field="diversity", value=diversity
+            )
         if not 0 < guide_weight < float("inf"):
-            raise InputError(f"guide_weight={guide_weight} must be above 0.", field="guide_weight", value=guide_weight)
+            raise InputError(
+                f"guide_weight={guide_weight}: give a finite number above 0.", field="guide_weight", value=guide_weight
+            )
         read = [self.ids.read(history) for history in histories]
         self.ids.exclude(read, exclude, seen=exclude_seen)
         allowed = None if filter is None else self.ids.allowed(filter)  # [items] bool
@@ -175,7 +179,7 @@ class GenerativeRecommender:
         if n < 1:
             raise InputError(f"n={n}: at least one draw.", field="n", value=n)
         if seed < 0:
-            raise InputError(f"seed={seed} must be 0 or more.", field="seed", value=seed)
+            raise InputError(f"seed={seed}: give 0 or more.", field="seed", value=seed)
         exploration = Exploration(temperature)
         read = [self.ids.read(history) for history in histories]
         found = [one.refusal() for one in read]

@@ -168,7 +168,7 @@ class _PromptTokens(Branches):
         pass
 
     def _forward(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
-        raise NotImplementedError
+        raise AssertionError("EnginePolicy asks its engine in _advance, so no branch is read here.")
 
 
 def _check_numbers(log_pf: Tensor) -> None:

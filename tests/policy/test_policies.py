@@ -155,18 +155,18 @@ def test_gradient_checkpointing_leaves_the_shared_prefix_forward_as_it_was(polic
 
 def test_self_check_passes_here_and_fails_for_a_backbone_that_ignores_the_mask(policy, prompts):
     items = EVERY[None, :6].expand(4, -1)
-    assert check_shared_prefix(policy, prompts, items, 1e-4) < 1e-4
+    assert check_shared_prefix(policy, prompts, items) < 1e-4
     forward = policy.model.forward
     own = "decoder_attention_mask" if policy.model.config.is_encoder_decoder else "attention_mask"
     policy.model.forward = lambda **given: forward(**given | {own: None})
     with raises(RunError):
-        check_shared_prefix(policy, prompts, items, 1e-4)
+        check_shared_prefix(policy, prompts, items)
 
 
 def test_self_check_has_two_branches_and_a_cache_even_where_one_item_is_trained(policy, prompts):
     forward, one, before = policy.model.forward, EVERY[None, :1], torch.get_rng_state()
     policy.model.train()
-    assert check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4) < 1e-4
+    assert check_shared_prefix(policy, prompts.rows(0, 1), one) < 1e-4
     assert policy.model.training and torch.equal(torch.get_rng_state(), before)
     own = "decoder_attention_mask" if policy.model.config.is_encoder_decoder else "attention_mask"
 
@@ -175,14 +175,14 @@ def test_self_check_has_two_branches_and_a_cache_even_where_one_item_is_trained(
 
     policy.model.forward = forgetful
     with raises(RunError):
-        check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4)
+        check_shared_prefix(policy, prompts.rows(0, 1), one)
 
     def broken(**given):
         raise IndexError("as a backbone that knows no such mask")
 
     policy.model.forward = broken
     with raises(RunError):
-        check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4)
+        check_shared_prefix(policy, prompts.rows(0, 1), one)
     assert policy.model.training  # as before the error
 
 
@@ -194,7 +194,7 @@ def test_positions_that_are_places_in_the_row_are_refused(catalog, tokenizer, pr
             torch.nn.init.normal_(parameter, std=0.3)
     policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
     with raises(RunError):
-        check_shared_prefix(policy, prompts.rows(0, 1), EVERY[None, :1], 1e-3)
+        check_shared_prefix(policy, prompts.rows(0, 1), EVERY[None, :1])
     for config in (model.config, AutoConfig.for_model("bloom"), AutoConfig.for_model("falcon", alibi=True)):
         with raises(InputError, field="backbone", value=config.model_type):
             check_backbone(config, 40, branches=2, length=3)
@@ -204,7 +204,7 @@ def test_branches_that_do_not_fit_the_attention_window_are_refused(catalog, toke
     kinds = ["sliding_attention", "full_attention"]
     model = make_model("qwen3", layer_types=kinds, use_sliding_window=True, sliding_window=40)
     policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
-    assert check_shared_prefix(policy, prompts, EVERY[None, :1].expand(4, -1), 1e-4) < 1e-4
+    assert check_shared_prefix(policy, prompts, EVERY[None, :1].expand(4, -1)) < 1e-4
     with raises(InputError):
         policy.beam(prompts, 20)
 
@@ -217,7 +217,7 @@ def test_weights_that_are_no_numbers_are_told_and_not_drawn_from(policy, prompts
         lambda: policy.sample(prompts, 2, torch.Generator().manual_seed(0)),
         lambda: policy.beam(prompts, 2),
         lambda: policy.distribution(prompts),
-        lambda: check_shared_prefix(policy, prompts, EVERY[None, :2].expand(4, -1), 1e-3),
+        lambda: check_shared_prefix(policy, prompts, EVERY[None, :2].expand(4, -1)),
     ):
         with raises(RunError):
             draw()

@@ -27,7 +27,8 @@ from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch
 from policy import CausalPolicy
 from samplers import RolloutSampler
-from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.skeleton import save_skeleton
+from samplers.rollouts.vllm_engine import VLLMEngine
 from samplers.rollouts.weights import policy_weights
 
 

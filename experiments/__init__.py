@@ -10,7 +10,7 @@ From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fi
 - `recommend`, `recommend_arguments`, `recommendations`, `launched`: a policy recommends into a file, on any processes
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
 - `comparison`, `results`: the pages
-- `plan`, `memory`: what a run needs on GPUs
+- `plan`, `memory`: what a run needs on GPUs; `doctor`: what this machine has and lacks
 - `trl_rows`: rows in TRL's form
 """
 

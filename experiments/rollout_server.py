@@ -13,6 +13,7 @@ def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
 
     Raises InputError or RunError where the checkpoint, the data and vLLM do not fit together.
     """
+    import torch
     from transformers import AutoConfig, AutoTokenizer
 
     from catalog import Catalog, node_tokens
@@ -46,7 +47,8 @@ def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
             f"{args.model}.",
             remedy="Lower --max_history, or --longest where it is given.",
         )
-    engine = VLLMEngine(args.model, args.data, longest=longest, dtype=args.dtype, settings=args.settings)
+    dtype, settings = engine_settings(args, gpu=torch.cuda.is_available())
+    engine = VLLMEngine(args.model, args.data, longest=longest, dtype=dtype, settings=settings)
     app = make_app(
         engine,
         key=key,
@@ -56,6 +58,13 @@ def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
         part_bytes=max(BUCKET_BYTES, largest_tensor(Path(args.model))) + 2**20,  # and the header of safetensors
     )
     return app, f"{len(catalog)} items, vocabulary {config.vocab_size}, prompts of up to {longest} tokens"
+
+
+def engine_settings(args: RolloutServerArguments, *, gpu: bool) -> tuple[str, dict[str, Any]]:
+    """dtype and further arguments of the engine of a server, which has its GPU to itself."""
+    by_default: dict[str, Any] = {"gpu_memory_utilization": 0.9} if gpu else {}
+    dtype = ("bfloat16" if gpu else "float32") if args.dtype == "auto" else args.dtype
+    return dtype, by_default | args.settings
 
 
 def largest_tensor(folder: Path) -> int:

@@ -73,11 +73,19 @@ class RolloutServerArguments(ListenArguments):
             "training says it."
         },
     )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
+    dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto",
+        metadata={
+            "help": "Of the engine's weights: auto is bfloat16 on a GPU and float32 on a CPU; float32 draws from "
+            "exactly the trained policy."
+        },
     )
     engine: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
+        default=None,
+        metadata={
+            "help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.5}; the server takes 0.9 "
+            "of a GPU where this does not say otherwise."
+        },
     )
 
     def __post_init__(self) -> None:

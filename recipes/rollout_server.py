@@ -2,7 +2,7 @@
 
 export GFLOWGR_API_KEY=$(python -c 'import secrets; print(secrets.token_hex(16))')
 python -m recipes.rollout_server --model runs/ml-100k/sft --data runs/ml-100k/data
-python -m recipes.rollout_server --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.9}'
+python -m recipes.rollout_server --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.5}'
 """
 
 from collections.abc import Sequence

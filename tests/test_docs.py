@@ -12,6 +12,7 @@ import torch
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
+from experiments.accelerated import split
 from experiments.arguments import (
     CompareArguments,
     EvaluateArguments,
@@ -21,6 +22,7 @@ from experiments.arguments import (
     RunArguments,
 )
 from experiments.command_line import parse, setting
+from experiments.doctor import DoctorArguments
 from experiments.plan import PlanArguments
 from experiments.recommend_arguments import RecommendArguments
 from experiments.server_arguments import RolloutServerArguments, ServeArguments
@@ -43,6 +45,7 @@ TYPES = {
     "rollout_server": RolloutServerArguments,
     "plan": PlanArguments,
     "reproduce": ReproduceArguments,
+    "doctor": DoctorArguments,
 }
 NAMES = "|".join([*TYPES, "train"])
 COMMAND = re.compile(
@@ -98,6 +101,7 @@ def test_there_are_commands_to_check():
 )
 def test_commands_are_understood(path, program, argv, monkeypatch):
     monkeypatch.chdir(ROOT)
+    argv = split(argv).rest
     types = (RunArguments, METHODS[setting(argv, "method")][1]) if program == "train" else (TYPES[program],)
     assert len(parse([*argv, "--use_cpu"] if program == "train" else argv, *types)) == len(types)
 

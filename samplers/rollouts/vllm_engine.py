@@ -2,13 +2,11 @@
 
 import os
 from collections.abc import Callable, Sequence
-from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
 from catalog.errors import InputError, RunError, SetupError
@@ -36,7 +34,7 @@ RESERVED = {
 class VLLMEngine:
     """A `RolloutEngine` on an `LLM` of this process.
 
-    folder: a checkpoint, or only its config and tokenizer (`save_skeleton`) with `weights=False`, so that nothing may
+    folder: a checkpoint, or only its config and tokenizer (`cached_skeleton`) with `weights=False`, so that nothing may
     be drawn before the first `load`. catalog: the folder that `Catalog.save` wrote. longest: tokens of the longest
     prompt. dtype: of its copy of the weights, "float32" or "bfloat16". sleep: give the GPU's memory back in between
     (vLLM's sleep mode). settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
@@ -61,6 +59,9 @@ class VLLMEngine:
         settings: dict[str, Any] | None = None,
     ) -> None:
         check_vllm()
+        self.exact = (settings or {}).get("dtype", dtype) == "float32"
+        if self.exact:  # else Triton's attention, the one that vLLM has for float32 on a GPU, multiplies in TF32
+            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
         from vllm import LLM
 
         from samplers.rollouts.constraint import ARGUMENT, TrieLogitsProcessor, TrieLogitsProcessorV2
@@ -90,7 +91,6 @@ class VLLMEngine:
                 f"vllm_engine: {min(taken)} is set by the run.", remedy="Leave it out.", field="vllm_engine"
             )
         arguments |= settings or {}
-        self.exact = arguments["dtype"] == "float32"
         self.group: GroupCoordinator | None = None
         try:
             processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
@@ -189,22 +189,6 @@ class VLLMEngine:
         params = [SamplingParams(seed=seed, **common) for seed in seeds]
         done = self.llm.generate([TokensPrompt(prompt_token_ids=p) for p in prompts], params, use_tqdm=False)
         return [request.outputs for request in done[begin:end]]
-
-
-def save_skeleton(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog
-) -> tuple[Path, Path]:
-    """Write what an engine starts from before it is given weights; returns the folders of the model and the catalogue.
-
-    The architecture and the vocabulary are those of the model as it is trained, whatever it was loaded from.
-    """
-    base = getattr(model, "get_base_model", lambda: model)()  # of an adapter
-    config = deepcopy(base.config)
-    config.architectures = [type(base).__name__]
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    catalog.save(folder / "catalog")  # not beside the config: vLLM takes any safetensors file there for weights
-    return folder, folder / "catalog"
 
 
 def check_vllm() -> None:

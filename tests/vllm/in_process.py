@@ -17,7 +17,8 @@ from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, Exploration, inference
 from recommenders import GenerativeRecommender
 from samplers import PolicySampler, RolloutSampler
-from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.skeleton import save_skeleton
+from samplers.rollouts.vllm_engine import VLLMEngine
 from samplers.rollouts.weights import policy_weights
 
 QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}

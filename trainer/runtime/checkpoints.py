@@ -21,6 +21,7 @@ from policy.folders import finished
 from trainer.config import TrainingConfig
 from trainer.runtime.checkpoint_files import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
 from trainer.runtime.export import unmark
+from trainer.runtime.preflight import check_alike
 from trainer.runtime.processes import Processes
 from trainer.runtime.provenance import IN_MEMORY
 
@@ -66,7 +67,11 @@ class RunCheckpoints:
     # to go on
 
     def find(self, asked: str | bool | None, provenance: Provenance) -> Path | None:
-        """The checkpoint to resume, None to begin; every process calls it. Raises InputError for one of another run."""
+        """The checkpoint to resume, None to begin; every process calls it.
+
+        Raises InputError for one of another run, and where another process has another run.
+        """
+        check_alike(self._accelerator, provenance)
 
         def look() -> tuple[Path, dict[str, Any]] | None:
             folder = find_checkpoint(asked, self._folder)

@@ -2,7 +2,6 @@
 
 import os
 import secrets
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,14 +44,13 @@ def make_engine(
         )
     if args.vllm_mode == "server":
         return _servers(args, accelerator, model, prompts, catalog)
-    from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+    from samplers.rollouts.skeleton import cached_skeleton
+    from samplers.rollouts.vllm_engine import VLLMEngine
 
     assert isinstance(args.vllm_engine, dict)  # by RolloutConfig
     settings: dict[str, Any] = dict(args.vllm_engine)
-    folder = Path(args.output_dir) / "vllm"
-    with accelerator.main_process_first():
-        if accelerator.is_local_main_process:
-            save_skeleton(folder, accelerator.unwrap_model(model), tokenizer, catalog)
+    with accelerator.local_main_process_first():  # the others of a node then find it written
+        folder, catalogue = cached_skeleton(accelerator.unwrap_model(model), tokenizer, catalog)
     size = settings.get("tensor_parallel_size", 1)
     if accelerator.num_processes % size:
         raise InputError(
@@ -70,7 +68,7 @@ def make_engine(
     half = args.bf16 or next(model.parameters()).dtype == torch.bfloat16
     engine = VLLMEngine(
         folder,
-        folder / "catalog",
+        catalogue,
         longest=prompts.longest,
         dtype=settings.pop("dtype", "bfloat16" if half else "float32"),
         weights=False,

@@ -2,7 +2,7 @@
 
 TRITON_INTERPRET=1, set before anything imports Triton, runs the Triton kernels of the runner and of its sampler in
 numpy. vLLM for CPUs looks for a Triton with a "cpu" backend and for a distribution called "vllm", which have stand-ins
-here; scheduler, request slots, prefix cache, chunked prefill, sampler and log-probabilities are vLLM's own. CUDA graphs,
+here; scheduler, request slots, chunked prefill, sampler and log-probabilities are vLLM's own. CUDA graphs,
 asynchronous scheduling, memory that a GPU shares with its host, and sleep are not in this test.
 """
 
@@ -51,6 +51,7 @@ def test_the_v2_runner_draws_from_the_policy(engine_and_policy, prompts, tokeniz
     assert isinstance(runner_of(engine), GPUModelRunner)
     names = [type(processor).__name__ for processor in runner_of(engine).sampler.logits_processors]
     assert "TrieLogitsProcessorV2" in names
+    assert triton.knobs.language.fp32_default == "ieee"  # else a GPU multiplies float32 in TF32
 
     sampler = RolloutSampler(engine, policy)
     drawn = sampler.sample(prompts, 4, seed=1)

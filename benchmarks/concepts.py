@@ -47,9 +47,7 @@ def problem() -> SimpleNamespace:
     codes, rewards, _ = zip(*ITEMS.values(), strict=True)
     catalog = Catalog.from_codes(NAMES, np.array(codes), sizes=(3, 2, 3))
     log_reward = torch.tensor(rewards).log().expand(PROMPTS, -1)
-    return SimpleNamespace(
-        trie=catalog.trie, log_reward=log_reward, log_flow=exact_log_flow(log_reward, catalog.trie)
-    )
+    return SimpleNamespace(trie=catalog.trie, log_reward=log_reward, log_flow=exact_log_flow(log_reward, catalog.trie))
 
 
 def policy_of_sales(of: SimpleNamespace) -> Tabular:
@@ -99,7 +97,9 @@ def draw_trie(path: Path) -> None:
                 axis.plot([x - 1, x], [places[prefix[:-1]], y], zorder=1, **look)
                 at = (x - 0.42, y + 0.42 * (places[prefix[:-1]] - y))
                 text = f"<{'abc'[x - 1]}_{prefix[-1]}>"
-                axis.text(*at, text, size=8, ha="center", va="center", zorder=3, bbox={"fc": "white", "ec": "none", "pad": 1})
+                axis.text(
+                    *at, text, size=8, ha="center", va="center", zorder=3, bbox={"fc": "white", "ec": "none", "pad": 1}
+                )
         legal = [prefix for prefix in places if len(prefix) == 2 and prefix[0] == codes[TARGET][0]]
         for prefix, y in places.items():
             color = COLORS[0] if prefix in legal else "#6e6e6e"

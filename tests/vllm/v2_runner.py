@@ -27,7 +27,7 @@ triton.backends.backends["cpu"] = SimpleNamespace(driver=SimpleNamespace(is_acti
 
 QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 FEW = {"enable_chunked_prefill": True, "max_num_batched_tokens": 16, "max_num_seqs": 6}
-"""Prompts of up to 21 tokens come in pieces, and 16 draws share six slots."""
+"""Prompts of up to 21 tokens come in pieces, and 12 draws share six slots."""
 
 
 @pytest.fixture
@@ -54,11 +54,11 @@ def test_the_v2_runner_draws_from_the_policy(engine_and_policy, prompts, tokeniz
     assert triton.knobs.language.fp32_default == "ieee"  # else a GPU multiplies float32 in TF32
 
     sampler = RolloutSampler(engine, policy)
-    drawn = sampler.sample(prompts, 4, seed=1)
+    drawn = sampler.sample(prompts, 3, seed=1)
     with inference(policy.model):
         expected = policy.log_probs(prompts, drawn.items).log_pf
     torch.testing.assert_close(drawn.log_pf, expected, atol=1e-4, rtol=0)
-    again = sampler.sample(prompts, 4, seed=1)
+    again = sampler.sample(prompts, 3, seed=1)
     assert torch.equal(drawn.items, again.items) and torch.equal(drawn.log_pf, again.log_pf)
 
     ids = prompts.token_lists()
@@ -80,12 +80,3 @@ def test_the_v2_runner_draws_from_the_policy(engine_and_policy, prompts, tokeniz
                 -1
             ] == tokenizer.eos_token_id
     assert free > 2
-
-    with torch.no_grad():
-        for weight in policy.model.parameters():
-            weight.add_(0.1 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0)))
-    engine.load(policy_weights(policy.model), 1)
-    drawn = sampler.sample(prompts, 4, seed=1)
-    with inference(policy.model):
-        expected = policy.log_probs(prompts, drawn.items).log_pf
-    torch.testing.assert_close(drawn.log_pf, expected, atol=1e-4, rtol=0)

@@ -64,7 +64,7 @@ def test_a_program_becomes_its_own_launcher(tmp_path):
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=600,
     )
     assert done.returncode != 0
     assert "error: global_batch_size=3 cannot be shared among 2 processes." in done.stderr  # of the first to say so

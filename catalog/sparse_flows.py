@@ -8,6 +8,7 @@ All terms are counts and rewards, none negative, so nothing cancels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -44,6 +45,15 @@ class SparseReward:
         if self.nodes is None or self.node_values is None:
             return nodes, self.values
         return torch.cat([nodes, self.nodes], 1), torch.cat([self.values, self.node_values], 1)
+
+    def at(self, items: Tensor, trie: Trie) -> Tensor:
+        """The values of items [B, K]: [B, K]."""
+        values = SparseValues.from_rewards([self], [1.0], trie)
+        return values.value[values.of_items(items)]
+
+    def dense(self, trie: Trie) -> Tensor:
+        """The value of every item, for small catalogues: [B, items]."""
+        return SparseValues.from_rewards([self], [1.0], trie).dense()
 
 
 def item_nodes(items: Tensor, trie: Trie) -> Tensor:
@@ -93,12 +103,12 @@ class SparseValues:
             value[start:stop] = value[start:stop].where(given[start:stop], above)
         return value
 
-    @property
+    @cached_property
     def row(self) -> Tensor:
         """The row of each listed node [n]."""
         return self.key % self.rows
 
-    @property
+    @cached_property
     def own(self) -> Tensor:
         """How many items have the value of each listed node [n]: those below it and below no other one under it."""
         node = self.key // self.rows
@@ -143,6 +153,39 @@ class SparseValues:
         return self.value[self.of_items(every)]
 
 
+@dataclass(frozen=True)
+class ListedOnPath:
+    """The exact flows on one path for each of M prompts, without those that follow from counts.
+
+    log_flow [M, L + 1] on the path; base [M, L]: log R of an item of each child that is not listed; count [M]: how many
+    children are; slot [n], the places of these in [L, C], C the largest number of children of any node, and log_listed
+    [n], row by row.
+    """
+
+    log_flow: Tensor
+    base: Tensor
+    count: Tensor
+    slot: Tensor
+    log_listed: Tensor
+
+    @classmethod
+    def concat(cls, parts: Sequence["ListedOnPath"], trie: Trie) -> "ListedOnPath":
+        """Those of several calls, one after another; none of no call."""
+        device = trie.key.device
+        numbers, places = torch.empty(0, device=device), torch.empty(0, dtype=torch.int32, device=device)
+        nothing = (numbers.view(0, 1).expand(0, trie.levels + 1), numbers.view(0, 1).expand(0, trie.levels))
+        start = cls(*nothing, places, places, numbers)
+        return cls(*(torch.cat([getattr(part, name) for part in (start, *parts)]) for name in cls.__dataclass_fields__))
+
+    def children(self, child: Tensor, trie: Trie) -> Tensor:
+        """log F of all children [M, L, C], -1 behind the last: [M, L, C], -inf there."""
+        shared = self.base.unsqueeze(-1) + trie.log_items_below[child.clamp(min=0)]
+        found = shared.masked_fill(child < 0, -torch.inf).flatten(1)
+        row = torch.arange(len(found), device=found.device).repeat_interleave(self.count.long())
+        found[row, self.slot.long()] = self.log_listed
+        return found.view_as(child)
+
+
 class SparseFlows:
     """The exact log flow of every node, see `Flows`.
 
@@ -160,10 +203,19 @@ class SparseFlows:
         self.flow = values.total_below(self.mass)
         self.log_flow = (self.flow.log() + scale).float()
 
-    def share(self, counts: Tensor) -> Tensor:
-        """The share of each row's whole flow that lies on listed nodes of which counts, bool [n], is true: [B]."""
-        total = torch.zeros(self.values.rows, dtype=torch.float64, device=counts.device)
-        return total.index_add_(0, self.values.row, self.mass * counts) / self.flow[: self.values.rows]
+    def share(self, counts: Tensor, nodes: Tensor | None = None) -> Tensor:
+        """The share of each row's whole flow on listed nodes for which counts, bool [n], is true: [B] float64.
+
+        nodes [B]: only at or below one node of each row.
+        """
+        values, total = self.values, self.flow[: self.values.rows]
+        flow = values.total_below(self.mass * counts)
+        if nodes is None:
+            return flow[: values.rows] / total
+        place, found = values.find(nodes)
+        deepest = values.deepest(nodes)
+        one = self.mass[deepest] / values.own[deepest].clamp(min=1) * counts[deepest]  # of each item that is not listed
+        return flow[place].where(found, one * self.trie.items_below[nodes]) / total
 
     def at(self, nodes: Tensor) -> Tensor:
         place, found = self.values.find(nodes)
@@ -171,11 +223,30 @@ class SparseFlows:
         return self.log_flow[place].where(found, shared)
 
     def on_path(self, path: Tensor) -> tuple[Tensor, Tensor]:
+        log_flow, deepest = self._on_path(path)
+        children = [self._of_children(path[..., n], deepest[..., n], n) for n in range(self.trie.levels)]
+        return log_flow, pad_levels(children, max(self.trie.max_children))
+
+    def listed_on_path(self, path: Tensor) -> "ListedOnPath":
+        """What `on_path` says of one path [B, L + 1] of each row, of the children the listed ones alone."""
+        log_flow, deepest = self._on_path(path)
+        widest, parts = max(self.trie.max_children), []
+        for level, width in enumerate(self.trie.max_children):
+            child = self.trie.children(path[:, level], width)  # [B, C]
+            place, found = self.values.find(child)
+            row, slot = found.nonzero(as_tuple=True)
+            parts.append((row, level * widest + slot, self.log_flow[place[row, slot]]))
+        row, slot, listed = (torch.cat(column) for column in zip(*parts, strict=True))
+        row, order = row.sort(stable=True)
+        count = row.bincount(minlength=len(path))
+        return ListedOnPath(log_flow, self.log_reward[deepest[:, :-1]], count.int(), slot[order].int(), listed[order])
+
+    def _on_path(self, path: Tensor) -> tuple[Tensor, Tensor]:
+        """log F on paths [B, ..., L + 1], and the place of the deepest listed node at or above each."""
         place, found = self.values.find(path)
         deepest = place.where(found, 0).cummax(-1).values  # with a node all above it are listed
         shared = self.log_reward[deepest] + self.trie.log_items_below[path]
-        children = [self._of_children(path[..., n], deepest[..., n], n) for n in range(self.trie.levels)]
-        return self.log_flow[place].where(found, shared), pad_levels(children, max(self.trie.max_children))
+        return self.log_flow[place].where(found, shared), deepest
 
     def children(self, nodes: Tensor, level: int) -> Tensor:
         return self._of_children(nodes, self.values.deepest(nodes), level)

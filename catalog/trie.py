@@ -209,6 +209,16 @@ class Trie:
         )
 
     @cached_property
+    def nodes_by_code(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """For each level below the root its nodes ordered by code [n], and where each code begins [size + 1]."""
+        found = []
+        for level, size in enumerate(self.sizes, start=1):
+            nodes = self.nodes_at(level)
+            code, order = self.code(nodes).sort(stable=True)
+            found.append((nodes[order], torch.searchsorted(code, torch.arange(size + 1, device=code.device))))
+        return tuple(found)
+
+    @cached_property
     def log_items_below(self) -> Tensor:
         """The logarithm of `items_below`: [nodes] float32."""
         return self.items_below.double().log().float()

@@ -40,7 +40,7 @@ class SparseReward:
         return cls(nodes[:, :0], values[:, :0], rest, nodes, values, cut)
 
     def listed(self, trie: Trie) -> tuple[Tensor, Tensor]:
-        """What has a value of its own, as numbers of `SparseValues`: [B, M + S], -1 for empty, and values [B, M + S]."""
+        """What has a value of its own, by number in `SparseValues` [B, M + S], -1 for empty; the values [B, M + S]."""
         nodes = item_nodes(self.items, trie)
         if self.nodes is None or self.node_values is None:
             return nodes, self.values

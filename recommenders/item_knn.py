@@ -159,7 +159,7 @@ class ItemKNN:
 
 
 def _holds(items: np.ndarray, lists: Histories | None, rows: int) -> np.ndarray:
-    """Whether each list holds each of some items in ascending order: `[B, n]` bool; nothing where there are no lists."""
+    """Whether each list holds each of some items in ascending order: `[B, n]` bool; none without lists."""
     found = np.zeros((rows, len(items)), bool)
     if lists is not None and len(items):
         flat, lengths = flatten(lists)

@@ -16,8 +16,8 @@ CHUNK = 65_536
 class Top(NamedTuple):
     """The best items of each row, best first.
 
-    items [B, k], -1 behind the last one; probabilities [B, k] of all items together with those not named, 0 where empty;
-    rest [B]: the probability of each other item where all of them have the same, else 0.
+    items [B, k], -1 behind the last one; probabilities [B, k] as among all items, 0 where empty; rest [B]: the
+    probability of each other item where all of them have the same, else 0.
     """
 
     items: Tensor

@@ -110,7 +110,7 @@ class WeightedSum:
         with self._named_errors(name, batch, items):
             if trajectories is not None:
                 value = reward(batch.copy(), trajectories.copy())
-            elif hasattr(reward, "catalog"):
+            elif not hasattr(reward, "sparse") or hasattr(reward, "catalog"):
                 value = reward.catalog(batch.copy())
             else:
                 assert self._catalog is not None
@@ -194,7 +194,7 @@ def check_sparse(name: str, reward: SparseReward, rows: int, trie: Trie, *, sign
             )
         if numbers.numel() and not (numbers.min() >= -1 and numbers.max() < count):
             raise InputError(
-                f"Reward {name} names one of {what} {numbers.min()} to {numbers.max()}, but there are 0 to {count - 1}.",
+                f"Reward {name} has the {what} {numbers.min()} to {numbers.max()}, but there are 0 to {count - 1}.",
                 remedy="Fit what it reads on the data of this run; -1 is an empty place.",
             )
     listed, values = reward.listed(trie)

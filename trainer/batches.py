@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from torch.utils.data import Sampler
 
 from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import by_length, cut
 from trainer.config import TrainingConfig
 from trainer.micro_batch import PendingStep
+from trainer.scoring.row_cache import GROUP
 
 
 class RowReader:
@@ -81,3 +83,31 @@ class StepReader:
         rows = [self._rows(batch, seed) for batch, seed in zip(batches, seeds, strict=True)]
         prompts = [self._rows.prompts(part).to(self._rows.device) for part in by_length(rows)]
         return PendingStep(prompts, seeds)
+
+
+class GroupedSampler(Sampler[int]):
+    """Rows in random order, of which each process gets the same groups in every epoch, so that it keeps what it computed.
+
+    What is kept is computed for a group of `GROUP` neighboring rows at once, see `RowCache`. A batch of `batch_size`
+    rows for each process in turn is how accelerate deals them out. Where groups do not divide evenly, the last rows of
+    an epoch come again from the first ones of the same process.
+    """
+
+    def __init__(self, rows: int, processes: int, batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        group = np.arange(rows) // GROUP
+        self._own = [np.flatnonzero(group % processes == process) for process in range(processes)]
+        most = max(map(len, self._own))
+        self._rows = -(-most // batch_size) * batch_size  # of each process
+
+    def __len__(self) -> int:
+        return self._rows * len(self._own)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng([self.seed, self.epoch])
+        shuffled = [np.resize(draw.permutation(own), self._rows) for own in self._own]  # repeated from its beginning
+        batches = np.stack(shuffled).reshape(len(self._own), -1, self.batch_size)
+        return iter(batches.swapaxes(0, 1).ravel().tolist())

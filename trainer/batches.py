@@ -25,10 +25,17 @@ class RowReader:
 
     def __init__(self, args: TrainingConfig, rows: Dataset | None, prompts: PromptBuilder, *, user_items: bool) -> None:
         self.rows, self.prompts, self.device = rows, prompts, args.device
-        self._random_cut, self._add_user_items = args.random_cut, user_items
+        self._args, self._add_user_items = args, user_items
+
+    def sampler(self) -> "GroupedSampler | None":
+        """What deals rows to processes that keep something of each; None where any row may go to any process."""
+        args = self._args
+        if self.rows is None or args.world_size == 1 or not args.keeps_rows:
+            return None
+        return GroupedSampler(len(self.rows), args.world_size, args.per_device_train_batch_size, args.seed)
 
     def __call__(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-        if self._random_cut:
+        if self._args.random_cut:
             draw = np.random.default_rng(seed)
             rows = [cut(row, int(draw.integers(1, len(row["history"]) + 1))) for row in rows]
         if not self._add_user_items or "user" not in rows[0]:
@@ -86,16 +93,16 @@ class StepReader:
 
 
 class GroupedSampler(Sampler[int]):
-    """Rows in random order, of which each process gets the same groups in every epoch, so that it keeps what it computed.
+    """Rows in random order, of which each process gets the same ones in every epoch, so that it keeps what it computed.
 
-    What is kept is computed for a group of `GROUP` neighboring rows at once, see `RowCache`. A batch of `batch_size`
-    rows for each process in turn is how accelerate deals them out. Where groups do not divide evenly, the last rows of
-    an epoch come again from the first ones of the same process.
+    What is kept is computed for a group of `GROUP` neighboring rows at once, see `RowCache`, so whole groups go to a
+    process; of few rows single ones. A batch of `batch_size` rows for each process in turn is how accelerate deals them
+    out. Where they do not divide evenly, the first rows of a process come again at the end of its epoch.
     """
 
     def __init__(self, rows: int, processes: int, batch_size: int, seed: int) -> None:
         self.batch_size, self.seed, self.epoch = batch_size, seed, 0
-        group = np.arange(rows) // GROUP
+        group = np.arange(rows) // (GROUP if rows >= 4 * GROUP * processes else 1)
         self._own = [np.flatnonzero(group % processes == process) for process in range(processes)]
         most = max(map(len, self._own))
         self._rows = -(-most // batch_size) * batch_size  # of each process

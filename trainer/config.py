@@ -216,6 +216,11 @@ class TrainingConfig(TrainingArguments):
         return self.precompute_ref_log_probs
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether each process keeps what it computes of its training rows, which then stay with it."""
+        return False
+
+    @property
     def has_target(self) -> bool:
         """Whether the method has a target distribution to draw from."""
         return False

@@ -174,6 +174,8 @@ class GFlowNetConfig(RolloutConfig):
     def numbers_rows(self) -> bool:
         return self.keep_flows
 
+    keeps_rows = numbers_rows
+
     @property
     def has_target(self) -> bool:
         return True

@@ -14,7 +14,7 @@ from transformers import Cache, PreTrainedModel
 from catalog import Trie
 from catalog.errors import DivergedError
 from interactions.prompts import PromptBatch
-from policy.beam import beam_search
+from policy.beam import StepGuide, beam_search
 from policy.exploration import ON_POLICY, Exploration
 from policy.plan import TriePlan
 
@@ -137,7 +137,7 @@ class TriePolicy(ABC):
         prompts: PromptBatch,
         width: int,
         excluded: Tensor | None = None,
-        guide: Tensor | None = None,
+        guide: StepGuide | None = None,
         *,
         k: int | None = None,
         allowed: Tensor | None = None,
@@ -150,8 +150,8 @@ class TriePolicy(ABC):
         [items]: the only items that are not passed over. A leaf is passed over once all its items are. Places that no
         item is left for hold -1 and -inf.
 
-        guide [B, nodes]: what each step into a node adds to its log P_F, for instance a multiple of the exact
-        log F(child) - log F(node); the scores then are sums of both.
+        guide: what each step adds to its log P_F, for instance a multiple of the exact log F(child) - log F(node);
+        the scores then are sums of both.
         """
         with inference(self.model):
             return beam_search(self, prompts, width, width if k is None else k, excluded, guide, allowed)

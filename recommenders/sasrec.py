@@ -17,6 +17,7 @@ from catalog.errors import InputError
 from catalog.progress import progress
 from interactions import Splits, training_matrix, training_sequences
 from recommenders.base import Histories, fit_temperature, flatten
+from recommenders.top import Top, top_of_products
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,18 @@ class SASRec:
     @torch.no_grad()
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """Inner products, `[B, items]` float32, on the network's device."""
+        return self.network.logits(self._states(histories))
+
+    @torch.no_grad()
+    def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
+        """The k items with the largest `probabilities`, on the network's device."""
+        items = self.network.item.weight[: self.network.padding]
+        return top_of_products(self._states(histories), items, k, self.temperature)
+
+    def _states(self, histories: Histories) -> Tensor:
+        """State after the newest item of any number of histories, `[B, dimensions]`."""
         self.network.eval()
-        rows = [self._newest(histories[start : start + 512]) for start in range(0, len(histories), 512)]
-        return self.network.logits(torch.cat(rows))
+        return torch.cat([self._newest(histories[start : start + 512]) for start in range(0, len(histories), 512)])
 
     def _newest(self, histories: Histories) -> Tensor:
         """State after the newest item, `[B, dimensions]`; 0 for an empty history."""

@@ -127,14 +127,16 @@ def check_rollouts(policy: TriePolicy, sampler: RolloutSampler, batch: PromptBat
     return agreement.largest
 
 
-def check_catalog_reward(reward: Tensor, everything: Tensor, trajectories: Trajectories, catalog: Catalog) -> None:
-    """Raise InputError where a reward and its `catalog` disagree: [B, K] and [B, items]."""
-    gap = (reward - everything.gather(1, trajectories.items)).abs()  # [B, K]
+def check_catalog_reward(
+    reward: Tensor, by_catalog: Tensor, trajectories: Trajectories, catalog: Catalog, method: str
+) -> None:
+    """Raise InputError where rewards [B, K] and what `catalog` or `sparse` says of them [B, K] disagree."""
+    gap = (reward - by_catalog).abs()  # [B, K]
     if len(bad := (gap > 1e-4 * reward.abs().clamp(min=1)).nonzero()):
         row, column = bad[0].tolist()
         item = int(trajectories.items[row, column])
         raise InputError(
             f"The reward of item {catalog.item_ids[item]!r} is {reward[row, column]:.4g} as a trajectory and "
-            f"{everything[row, item]:.4g} in catalog(batch).",
+            f"{by_catalog[row, column]:.4g} in {method}(batch).",
             remedy="Make the two agree.",
         )

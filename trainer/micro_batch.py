@@ -111,11 +111,6 @@ def after_another(history: Tensor) -> Tensor:
     return (history >= 0) & ((history >= 0).cumsum(1) > 1)
 
 
-def gather_nodes(values: Tensor, nodes: Tensor) -> Tensor:
-    """values [B, nodes] at nodes [B, ...]: [B, ...]."""
-    return values.gather(1, nodes.flatten(1)).view_as(nodes)
-
-
 def check_loss(micro_batch: MicroBatch, log_pf: Tensor, loss: Tensor, folder: Path, step: int) -> None:
     """Raise DivergedError for a loss that is no number, after its micro-batch with log_pf [B, K, L] is in `folder`."""
     if loss.isfinite():

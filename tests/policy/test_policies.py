@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from catalog import node_tokens
+from catalog import DenseFlows, node_tokens
 from catalog.errors import InputError, RunError
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
 from policy.base import Branches
-from recommenders.guide import guidance
+from recommenders.guide import FlowGuide
 from tests.raising import raises
 
 EVERY = torch.arange(48)
@@ -261,7 +261,7 @@ def test_children_are_all_of_each_node_and_states_those_of_the_nodes(policy, pro
 
 def test_a_guided_beam_ranks_by_the_policy_times_a_power_of_the_reward(policy, prompts, exact):
     log_reward = torch.randn(4, 48, generator=torch.Generator().manual_seed(5))
-    guide = guidance(log_reward, policy.trie, weight=0.7)
+    guide = FlowGuide(DenseFlows(log_reward, policy.trie), weight=0.7)
     items, score = policy.beam(prompts, 48, guide=guide)  # as wide as the catalogue, so that nothing is passed over
     product = exact + 0.7 * log_reward.log_softmax(-1)
     torch.testing.assert_close(score, product.sort(descending=True).values, atol=1e-4, rtol=1e-4)

@@ -19,7 +19,15 @@ from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
 from policy.folders import finished
 from trainer.config import TrainingConfig
-from trainer.runtime.checkpoint_files import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
+from trainer.runtime.checkpoint_files import (
+    check_resumable,
+    check_savable,
+    find_checkpoint,
+    make_universal,
+    newest,
+    put,
+    unfinished,
+)
 from trainer.runtime.export import unmark
 from trainer.runtime.preflight import check_alike
 from trainer.runtime.processes import Processes
@@ -43,6 +51,7 @@ class RunCheckpoints:
         self, args: TrainingConfig, processes: Processes, model: nn.Module, runtime_info: dict[str, Any]
     ) -> None:
         self._args, self._processes, self._model, self._runtime_info = args, processes, model, runtime_info
+        check_savable(processes.accelerator)
         self._folder = Path(args.output_dir)
         self.saving: Path | None = None
         self.saved_at = 0  # the step of the last checkpoint

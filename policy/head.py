@@ -104,9 +104,11 @@ def _is_plain(head: nn.Module) -> bool:
 def log_partition(hidden: Tensor, head: nn.Linear) -> Tensor:
     """The logarithm of the sum over the vocabulary of exp of the logits: hidden [B, n, D] -> [B, n, 1] float32.
 
-    A chunk of rows at a time, and again in the backward.
+    Where there are many, a chunk of rows at a time, and again in the backward.
     """
     chunks = hidden.flatten(0, 1).split(max(1, CHUNK // len(head.weight)))
+    if len(chunks) == 1:
+        return _logsumexp(hidden, head)
     found = [checkpoint(_logsumexp, rows, head, use_reentrant=False, preserve_rng_state=False) for rows in chunks]
     return torch.cat(found).view(*hidden.shape[:-1], 1)
 

@@ -38,9 +38,10 @@ class PathLogProbs:
     """Log-probabilities under P_F, float32, of whole paths and of every step on them.
 
     log_pf [B, K, L] of the K given items after the prompt; states [B, K, L, D] what the backbone's head reads at each
-    node that a step leaves, its last hidden state, the root's being the end of the prompt. None unless asked for: log_pf_history [B, N, L] of
-    each item of the history after the items before it (meaningless where history is -1); child_log_pf [B, K, L, C] of
-    all children of each node that a step leaves, -inf behind the last child; child_log_pf_history [B, N, L, C].
+    node that a step leaves, its last hidden state, the root's being the end of the prompt. None unless asked for:
+    log_pf_history [B, N, L] of each item of the history after the items before it (meaningless where history is -1);
+    child_log_pf [B, K, L, C] of all children of each node that a step leaves, -inf behind the last child;
+    child_log_pf_history [B, N, L, C].
     """
 
     log_pf: Tensor
@@ -311,7 +312,10 @@ def unwrap_model(model: nn.Module) -> PreTrainedModel:
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
-    """What attention computes in: autocast's, where it is on or accelerate turns it on in the forward, or the weights'."""
+    """What attention computes in: autocast's, where it is on or accelerate turns it on in the forward; or the weights'.
+
+    accelerate wraps the forward of a model that it prepares for mixed precision, and keeps the one before.
+    """
     weight = next(model.parameters())
     if torch.is_autocast_enabled(weight.device.type):
         return torch.get_autocast_dtype(weight.device.type)

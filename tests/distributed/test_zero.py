@@ -127,7 +127,7 @@ def test_a_reference_of_a_sharded_model_is_its_copy_and_sharded(zero_3):
 
 
 def test_deepspeed_knows_the_order_of_the_weights_from_the_third_step_on(zero_3):
-    """Without it nothing is gathered ahead; a forward without gradients before the second step would end it for good."""
+    """Without it nothing is gathered ahead; a forward more before the second step would end it for good."""
     found = zero_3[0]["traced"]
     assert found["gaps"] == [True, False, True, True, True]
     assert found["modes"][2:] == ["COMPLETE"] * 3

@@ -32,12 +32,10 @@ def model(request, make_model, monkeypatch) -> PreTrainedModel:
 
 @pytest.fixture
 def see(catalog, tokenizer, prompts, monkeypatch):
-    """(log-probabilities, the gradient of every weight) of a model from the codes' rows, or from its whole vocabulary."""
+    """(log-probabilities, the gradient of every weight) of a model from the codes' rows, or its whole vocabulary."""
 
     def forward(model: nn.Module, whole: bool, *, full_vocabulary: bool) -> tuple[PathLogProbs, list[Tensor]]:
-        policy = policy_of(
-            model, catalog.trie, node_tokens(tokenizer, catalog.trie), full_vocabulary=full_vocabulary
-        )
+        policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie), full_vocabulary=full_vocabulary)
         items = torch.randint(48, (4, 6), generator=torch.Generator().manual_seed(2))
         encoder = type(policy).__name__ == "EncoderDecoderPolicy"
         model.zero_grad()
@@ -117,4 +115,6 @@ def test_a_half_precision_model_has_log_probabilities_in_float32(make_model, cat
     torch.testing.assert_close(found.log_pf[..., 0], expected.gather(-1, first.unsqueeze(-1)).squeeze(-1))
     with torch.autocast("cpu", torch.bfloat16):
         assert compute_dtype(make_model()) == torch.bfloat16
-        assert policy_of(make_model(), catalog.trie, policy.tokens).log_probs(prompts, items).log_pf.dtype == torch.float32
+        assert (
+            policy_of(make_model(), catalog.trie, policy.tokens).log_probs(prompts, items).log_pf.dtype == torch.float32
+        )

@@ -72,7 +72,6 @@ def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path, monkeypatch):
     """V2 needs a GPU's Triton to run as a whole; its processor is given the runner's buffers as they are documented."""
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
-
     from vllm.v1.worker.cpu.buffer_utils import UvaBuffer
 
     from samplers.rollouts.constraint import TrieLogitsProcessor, TrieLogitsProcessorV2

@@ -65,7 +65,7 @@ def reading(
     """For one forward of `model`, inside whatever wraps it: what its head reads and gives.
 
     A plain linear head computes the codes' logits alone. It does so inside the model's own forward and as its own
-    module. So ZeRO-3 and FSDP2 gather its weight, DDP sees its gradient, an adapter chooses its copy, and the model does
+    module: ZeRO-3 and FSDP2 gather its weight, DDP sees its gradient, an adapter chooses its copy, and the model does
     to these logits what it does to all. Every other head gives the whole vocabulary.
     """
     output = model.get_output_embeddings()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.profiler import profile
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from catalog import Catalog, word_tokenizer
@@ -125,6 +126,16 @@ def alternate(
             if turn:
                 seconds[side].append(time.perf_counter() - started)
     return seconds
+
+
+def peak(profiler: profile) -> int:
+    """The highest sum of what was allocated and not yet freed."""
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    total = highest = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        total += event.nbytes()
+        highest = max(highest, total)
+    return highest
 
 
 def table(ours: list[float], theirs: list[float], names: tuple[str, str]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import deepspeed
 import torch
 import torch.distributed as dist
-from common import make_catalog, make_prompts
+from common import make_catalog, make_prompts, peak
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
@@ -177,16 +177,6 @@ def activations(precision: str, checkpointing: bool, vocabulary: int) -> int:
     with profile(profile_memory=True) as profiler:
         step()
     return peak(profiler)
-
-
-def peak(profiler: profile) -> int:
-    """The highest sum of what was allocated and not yet freed."""
-    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
-    total = highest = 0
-    for event in sorted(events, key=lambda e: e.start_ns()):
-        total += event.nbytes()
-        highest = max(highest, total)
-    return highest
 
 
 def main() -> None:

@@ -152,6 +152,15 @@ class Trie:
         legal = torch.zeros(*nodes.shape, self.width + 1, dtype=torch.bool, device=nodes.device)
         return legal.scatter_(-1, code, True)[..., :-1]
 
+    @cached_property
+    def node_of_code(self) -> tuple[Tensor, ...]:
+        """For each code of a level a node that it leads to, 0 where it leads to none: L times [sizes[l]]."""
+        found = []
+        for level, size in enumerate(self.sizes, start=1):
+            nodes = self.nodes_at(level)
+            found.append(torch.zeros(size, dtype=torch.long, device=nodes.device).index_put((self.code(nodes),), nodes))
+        return tuple(found)
+
     def descend(self, nodes: Tensor, codes: Tensor) -> Tensor:
         """The child of each node along a code: [...], [...] -> [...], -1 where there is none or the node is -1."""
         wanted = nodes * self.width + codes

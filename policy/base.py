@@ -1,13 +1,14 @@
 """What every backbone seen through the trie has: P_F of a path, draws, beams and the exact distribution."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 from transformers import Cache, PreTrainedModel
 
@@ -16,6 +17,7 @@ from catalog.errors import DivergedError
 from interactions.prompts import PromptBatch
 from policy.beam import StepGuide, beam_search
 from policy.exploration import ON_POLICY, Exploration
+from policy.head import Reading, reading
 from policy.plan import TriePlan
 
 
@@ -35,10 +37,11 @@ def inference(model: nn.Module) -> Iterator[None]:
 class PathLogProbs:
     """Log-probabilities under P_F, float32, of whole paths and of every step on them.
 
-    log_pf [B, K, L] of the K given items after the prompt; states [B, K, L, D] the backbone's last hidden state at each
-    node that a step leaves, the root's being the end of the prompt. None unless asked for: log_pf_history [B, N, L] of
-    each item of the history after the items before it (meaningless where history is -1); child_log_pf [B, K, L, C] of
-    all children of each node that a step leaves, -inf behind the last child; child_log_pf_history [B, N, L, C].
+    log_pf [B, K, L] of the K given items after the prompt; states [B, K, L, D] what the backbone's head reads at each
+    node that a step leaves, its last hidden state, the root's being the end of the prompt. None unless asked for:
+    log_pf_history [B, N, L] of each item of the history after the items before it (meaningless where history is -1);
+    child_log_pf [B, K, L, C] of all children of each node that a step leaves, -inf behind the last child;
+    child_log_pf_history [B, N, L, C].
     """
 
     log_pf: Tensor
@@ -75,11 +78,19 @@ class TriePolicy(ABC):
     def _read(self, prompts: PromptBatch) -> tuple[Tensor, "Branches"]:
         """Read the prompts once: logits [B, 1, V] after them, and the cache to grow branches from."""
 
-    def _paths(self, logits: list[Tensor], states: list[Tensor], path: Tensor, children: bool) -> PathLogProbs:
-        """From logits and states [B, K, X] at the node that each step of the paths [B, K, L + 1] leaves."""
-        log_pf, child_log_pf = self.path_log_probs(logits, path)
+    def _reading(self, by_level: Callable[[Tensor], Sequence[Tensor]]) -> AbstractContextManager[Reading]:
+        """See `reading`: around a forward of the model whose head reads the nodes of paths."""
+        codes = [self.tokens[nodes] for nodes in self.trie.node_of_code]
+        return reading(unwrap_model(self.model), by_level, codes, normalized=self.full_vocabulary)
+
+    def _paths(
+        self, logits: Sequence[Tensor], states: Sequence[Tensor], path: Tensor, children: bool, of_codes: bool = False
+    ) -> PathLogProbs:
+        """From logits and states [B, K or 1, X] at the node that each step of the paths [B, K, L + 1] leaves."""
+        log_pf, child_log_pf = self.path_log_probs(logits, path, of_codes=of_codes)
+        every = [state.expand(-1, path.shape[1], -1) for state in states]
         return PathLogProbs(
-            log_pf, torch.stack(states, 2), child_log_pf=self.pad_stack(child_log_pf) if children else None
+            log_pf, torch.stack(every, 2), child_log_pf=self.pad_stack(child_log_pf) if children else None
         )
 
     def pad_stack(self, child_log_pf: list[Tensor]) -> Tensor:
@@ -88,16 +99,22 @@ class TriePolicy(ABC):
         pad = nn.functional.pad
         return torch.stack([pad(log_p, (0, widest - log_p.shape[-1]), value=-torch.inf) for log_p in child_log_pf], -2)
 
-    def path_log_probs(self, logits: Sequence[Tensor], path: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def path_log_probs(
+        self, logits: Sequence[Tensor], path: Tensor, *, of_codes: bool = False
+    ) -> tuple[Tensor, list[Tensor]]:
         """Log-probability of each step of a path [..., L + 1] from the logits before it, [..., V] each: [..., L].
 
-        Beside it that of all children of the node that each step leaves: one [..., C] for each level.
+        Beside it that of all children of the node that each step leaves: one [..., C] for each level. of_codes: the
+        logits are those of a `Reading`, of each level's codes alone.
         """
         steps, children = [], []
         for level, width in enumerate(self.trie.max_children):
             node, child = path[..., level], path[..., level + 1]
             slot = child - self.trie.first_child[node]
-            log_p = self.child_log_probs(logits[level], node, width, self.full_vocabulary)
+            if of_codes:
+                log_p = self._code_log_probs(logits[level], node, width)
+            else:
+                log_p = self.child_log_probs(logits[level], node, width, self.full_vocabulary)
             steps.append(log_p.gather(-1, slot.unsqueeze(-1)).squeeze(-1))
             children.append(log_p)
         return torch.stack(steps, -1), children
@@ -105,10 +122,18 @@ class TriePolicy(ABC):
     def child_log_probs(self, logits: Tensor, nodes: Tensor, width: int, full_vocabulary: bool = False) -> Tensor:
         """P_F over the children of each node: [..., V], [...] -> [..., width] float32, -inf behind the last child."""
         child = self.trie.children(nodes, width)
+        logits = logits.expand(*nodes.shape, -1)
         scores = logits.gather(-1, self.tokens[child.clamp(min=0)]).float().masked_fill(child < 0, -torch.inf)
         if full_vocabulary:
             return scores - logits.float().logsumexp(-1, keepdim=True)
         return scores.log_softmax(-1)
+
+    def _code_log_probs(self, logits: Tensor, nodes: Tensor, width: int) -> Tensor:
+        """As `child_log_probs`, from the logits [..., S] of the codes of the nodes' level; see `Reading`."""
+        child = self.trie.children(nodes, width)
+        logits = logits.expand(*nodes.shape, -1)
+        scores = logits.gather(-1, self.trie.code(child.clamp(min=1))).masked_fill(child < 0, -torch.inf)
+        return scores if self.full_vocabulary else scores.log_softmax(-1)
 
     def sample(
         self, prompts: PromptBatch, count: int, generator: torch.Generator, exploration: Exploration = ON_POLICY
@@ -226,15 +251,6 @@ def check_numbers(log_p: Tensor) -> None:
         )
 
 
-def split_levels(values: Tensor, count: int, steps: int) -> list[Tensor]:
-    """Outputs [B, 1 + K * (L - 1), X] after the prompt and along K branches, by level: L times [B, K, X].
-
-    Views of the outputs, since logits of a large vocabulary would not fit twice; the prompt's is that of each branch.
-    """
-    first = values[:, :1].expand(-1, count, -1)
-    return [first, *values[:, 1:].unflatten(1, (count, steps)).unbind(2)] if steps else [first]
-
-
 class Branches(ABC):
     """Partial paths that share one cached prompt.
 
@@ -291,7 +307,27 @@ class Branches(ABC):
 
 def unwrap_model(model: nn.Module) -> PreTrainedModel:
     """The backbone inside what DDP, DeepSpeed or PEFT made of it."""
+    *_, backbone = _layers(model)
+    return backbone
+
+
+def compute_dtype(model: nn.Module) -> torch.dtype:
+    """What attention computes in: autocast's, where it is on or accelerate turns it on in the forward; or the weights'.
+
+    accelerate wraps the forward of a model that it prepares for mixed precision, and keeps the one before.
+    """
+    weight = next(model.parameters())
+    if torch.is_autocast_enabled(weight.device.type):
+        return torch.get_autocast_dtype(weight.device.type)
+    if any("_original_forward" in vars(layer) for layer in _layers(model)):
+        return torch.float16 if AcceleratorState().mixed_precision == "fp16" else torch.bfloat16
+    return weight.dtype
+
+
+def _layers(model: nn.Module) -> Iterator[Any]:
+    """The model and what is wrapped in it, down to the backbone."""
     inner: Any = model
     while not isinstance(inner, PreTrainedModel):
+        yield inner
         inner = inner.get_base_model() if hasattr(inner, "get_base_model") else inner.module
-    return inner
+    yield inner

@@ -1,6 +1,7 @@
 """A decoder-only backbone seen through the trie."""
 
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +9,7 @@ from transformers import Cache, PreTrainedConfig
 
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, split_levels, unwrap_model
+from policy.base import Branches, PathLogProbs, TriePolicy, compute_dtype, unwrap_model
 from policy.tree import additive_mask, branch_visibility, prompt_positions
 
 
@@ -34,28 +35,43 @@ class CausalPolicy(TriePolicy):
             mask = torch.cat([prompts.attention_mask, prompts.attention_mask.new_ones(batch, steps)], 1)
         else:
             visible = branch_visibility(prompts.attention_mask, count, steps)
-            mask = additive_mask(visible, next(self.model.parameters()).dtype)
-        last = length - 1 - prompts.after  # the column of the history's last code, which predicts no code
-        read = prompts.history.shape[1] * self.trie.levels if history else 0
-        codes = torch.arange(last - read, last, device=items.device)  # the columns before the history's codes
-        ends = torch.arange(length - 1, length + count * steps, device=items.device)  # the prompt's end, the branches
-        output = self.model(
-            input_ids=torch.cat([prompts.input_ids, branch.flatten(1)], 1),
-            attention_mask=mask,
-            position_ids=torch.cat([position, (position[:, -1:, None] + 1 + depth).flatten(1)], 1),
-            logits_to_keep=torch.cat([codes, ends]),  # nowhere else: each spans the whole vocabulary
-            use_cache=False,
-            output_hidden_states=True,
+            mask = additive_mask(visible, compute_dtype(self.model))
+        known = prompts.history.shape[1] if history else 0
+        columns = self._columns(length, prompts.after, known, count)
+        with self._reading(partial(torch.split, split_size_or_sections=list(map(len, columns)), dim=1)) as found:
+            output = self.model(
+                input_ids=torch.cat([prompts.input_ids, branch.flatten(1)], 1),
+                attention_mask=mask,
+                position_ids=torch.cat([position, (position[:, -1:, None] + 1 + depth).flatten(1)], 1),
+                logits_to_keep=torch.cat(columns),  # nowhere else, since a head is large
+                use_cache=False,
+            )
+        logits = found.logits(output.logits)
+        ours = self._paths(
+            [part[:, known:] for part in logits],
+            [part[:, known:] for part in found.states],
+            path,
+            children,
+            found.of_codes,
         )
-        logits = split_levels(output.logits[:, len(codes) :], count, steps)
-        states = split_levels(output.hidden_states[-1][:, length - 1 :], count, steps)
-        found = self._paths(logits, states, path, children)
         if not history:
-            return found
-        before = output.logits[:, : len(codes)].unflatten(1, (-1, self.trie.levels))  # [B, N, L, V]
-        log_pf, child = self.path_log_probs(before.unbind(-2), self.trie.path(prompts.history.clamp(min=0)))
-        every = self.pad_stack(child) if children else None
-        return replace(found, log_pf_history=log_pf, child_log_pf_history=every)
+            return ours
+        before = self.trie.path(prompts.history.clamp(min=0))
+        log_pf, child = self.path_log_probs([part[:, :known] for part in logits], before, of_codes=found.of_codes)
+        return replace(ours, log_pf_history=log_pf, child_log_pf_history=self.pad_stack(child) if children else None)
+
+    def _columns(self, length: int, after: int, known: int, count: int) -> list[Tensor]:
+        """The columns of a row after which codes are predicted, for each level: L times [known + 1 or known + K].
+
+        length: tokens of a prompt, `after` of them behind the history's codes; known: how many items of the history are
+        predicted; count: K.
+        """
+        levels, place = self.trie.levels, self.tokens.device
+        first = length - after - 1 - known * levels  # one before the first code
+        codes = (first + torch.arange(known * levels, device=place)).view(known, levels)
+        branches = length + torch.arange(count * (levels - 1), device=place).view(count, levels - 1)
+        ends = [torch.arange(length - 1, length, device=place), *branches.unbind(1)]
+        return [torch.cat(pair) for pair in zip(codes.unbind(1), ends, strict=True)]
 
     def naive_log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         (batch, count), path = items.shape, self.trie.path(items)
@@ -112,7 +128,7 @@ class RowBranches(Branches):
         prompt = self.prompt.unsqueeze(1).expand(-1, tokens.shape[1], -1)
         return self.model(
             input_ids=tokens,
-            attention_mask=additive_mask(torch.cat([prompt, visible], -1), next(self.model.parameters()).dtype),
+            attention_mask=additive_mask(torch.cat([prompt, visible], -1), compute_dtype(self.model)),
             position_ids=self.end + depth,
             past_key_values=self.cache,
             use_cache=True,

@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from catalog import Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, split_levels, unwrap_model
+from policy.base import Branches, PathLogProbs, TriePolicy, compute_dtype, unwrap_model
 from policy.tree import additive_mask, branch_visibility
 
 ATTENTION = "sdpa_along_branches"
@@ -78,17 +78,20 @@ class EncoderDecoderPolicy(TriePolicy):
         start = self._start(batch)
         depth = torch.arange(1, steps + 1, device=items.device).repeat(1, count)
         depth = torch.cat([depth.new_zeros(1, 1), depth], 1)  # [1, 1 + K (L - 1)]
-        output = self.model(
-            input_ids=prompts.input_ids,
-            attention_mask=prompts.attention_mask,
-            decoder_input_ids=torch.cat([start, branch.flatten(1)], 1),
-            decoder_attention_mask=self._mask(branch_visibility(torch.ones_like(start), count, steps)),
-            distance=depth.unsqueeze(-1) - depth.unsqueeze(1),
-            use_cache=False,
-            output_hidden_states=True,
-        )
-        logits, states = output.logits, output.decoder_hidden_states[-1]
-        return self._paths(split_levels(logits, count, steps), split_levels(states, count, steps), path, children)
+
+        def by_level(values: Tensor) -> list[Tensor]:  # [B, 1 + K (L - 1), X]
+            return [values[:, :1], *values[:, 1:].unflatten(1, (count, steps)).unbind(2)] if steps else [values]
+
+        with self._reading(by_level) as found:
+            output = self.model(
+                input_ids=prompts.input_ids,
+                attention_mask=prompts.attention_mask,
+                decoder_input_ids=torch.cat([start, branch.flatten(1)], 1),
+                decoder_attention_mask=self._mask(branch_visibility(torch.ones_like(start), count, steps)),
+                distance=depth.unsqueeze(-1) - depth.unsqueeze(1),
+                use_cache=False,
+            )
+        return self._paths(found.logits(output.logits), found.states, path, children, found.of_codes)
 
     def naive_log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         (batch, count), path = items.shape, self.trie.path(items)
@@ -114,7 +117,7 @@ class EncoderDecoderPolicy(TriePolicy):
         return self.tokens.new_full((rows, 1), self.start)
 
     def _mask(self, visible: Tensor) -> Tensor:
-        return additive_mask(visible, next(self.model.parameters()).dtype)
+        return additive_mask(visible, compute_dtype(self.model))
 
 
 class DecoderBranches(Branches):

@@ -7,10 +7,12 @@ from torch import Tensor
 def additive_mask(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """What each query may read, [B, Q, T] bool, as a 4-D mask [B, 1, Q, T] that is added to the scores.
 
-    Additive because eager attention silently misreads a boolean one.
+    Additive because eager attention silently misreads a boolean one. Its rows lie 8 numbers or a multiple apart, or a
+    GPU's attention would copy it in every layer to make them.
     """
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill(~visible, torch.finfo(dtype).min).unsqueeze(1)
+    columns = visible.shape[-1]
+    mask = torch.zeros(*visible.shape[:-1], -(-columns // 8) * 8, dtype=dtype, device=visible.device)[..., :columns]
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min).unsqueeze(1)
 
 
 def prompt_positions(attention_mask: Tensor) -> Tensor:

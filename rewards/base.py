@@ -121,7 +121,7 @@ class WeightedSum:
             _check_shape(name, value, torch.Size([len(batch), len(self._catalog)]), "items")
         lowest, highest = value.aminmax()  # one pass, and NaN where any value is
         high_enough = lowest > -math.inf if self.signed else lowest >= 0
-        if not (high_enough and highest < math.inf):
+        if not (high_enough & (highest < math.inf)):  # as one tensor: to look at each would wait for a GPU twice
             raise self._out_of_range(name, value, batch, trajectories)
         return value.detach().float()
 

@@ -88,8 +88,8 @@ class StepReader:
         place = [self._args.seed, step, self._args.process_index]
         seeds = np.random.SeedSequence(place).generate_state(len(batches)).tolist()
         rows = [self._rows(batch, seed) for batch, seed in zip(batches, seeds, strict=True)]
-        prompts = [self._rows.prompts(part).to(self._rows.device) for part in by_length(rows)]
-        return PendingStep(prompts, seeds)
+        prompts = [self._rows.prompts(part) for part in by_length(rows)]
+        return PendingStep.from_prompts(prompts, seeds, self._args.sft_positions, self._rows.device)
 
 
 class GroupedSampler(Sampler[int]):

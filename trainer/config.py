@@ -126,6 +126,12 @@ class TrainingConfig(TrainingArguments):
             "help": "Must stay off: flow heads run after the backbone's forward, where DDP would call them unused."
         },
     )
+    logging_nan_inf_filter: bool = field(
+        default=False,
+        metadata={
+            "help": "Of no use here: a loss that is no number ends the run, and each look at one waits for a GPU."
+        },
+    )
     report_to: None | str | list[str] = field(
         default="none", metadata={"help": "Experiment trackers to report to: tensorboard, wandb, trackio, ..."}
     )

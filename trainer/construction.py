@@ -23,7 +23,7 @@ from trainer.methods.base import Method, MethodParts
 from trainer.reporting.run_folder import RunFolder
 from trainer.rollouts import Rollouts
 from trainer.runtime.engine import make_engine
-from trainer.scoring.reference import PrecomputedReference, Reference, frozen_copy, numbered
+from trainer.scoring.reference import PrecomputedReference, Reference, cast_frozen, frozen_copy, numbered
 
 if TYPE_CHECKING:
     from trainer.trainer import RecommenderTrainer
@@ -157,7 +157,7 @@ def make_method(
         policy=trainer.policy,
         prompts=trainer.prompts,
         reward=_make_reward(args, given, _reward_parts(trainer, tokenizer, ask)),
-        reference=_make_reference(trainer, frozen) if args.reads_reference else None,
+        reference=_make_reference(trainer, given, frozen) if args.reads_reference else None,
         progress=lambda: progress(trainer),
         training_prompts=trainer.rows.prompts_of,
     )
@@ -186,7 +186,9 @@ def _make_reward(args: TrainingConfig, given: Given, parts: RewardParts) -> Weig
     return None
 
 
-def _make_reference(trainer: "RecommenderTrainer", frozen: PreTrainedModel | None) -> Reference | PrecomputedReference:
+def _make_reference(
+    trainer: "RecommenderTrainer", given: Given, frozen: PreTrainedModel | None
+) -> Reference | PrecomputedReference:
     args, accelerator = trainer.args, trainer.accelerator
     if args.precompute_ref_log_probs:
         if trainer.train_dataset is None:
@@ -210,7 +212,9 @@ def _make_reference(trainer: "RecommenderTrainer", frozen: PreTrainedModel | Non
         from trl.models.utils import prepare_deepspeed
 
         frozen = prepare_deepspeed(frozen, accelerator)
-    return Reference(trainer.loss_policy(frozen.to(args.device)))
+    elif frozen is not given.ref_model:  # a model that the caller made keeps its weights
+        cast_frozen(frozen, accelerator)
+    return Reference(trainer.loss_policy(frozen.to(args.device)), accelerator.autocast)
 
 
 def progress(trainer: "RecommenderTrainer") -> float:

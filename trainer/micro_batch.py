@@ -49,18 +49,33 @@ class Scores:
 
 @dataclass(frozen=True)
 class PendingStep:
-    """The micro-batches of one optimizer step, read and seeded before anything is drawn for them."""
+    """The micro-batches of one optimizer step, read and seeded before anything is drawn for them.
+
+    num_targets: items trained as targets; tokens: of the prompts, without padding. Both are of all micro-batches, and
+    counted before the prompts lie on a GPU, which a count there would wait for.
+    """
 
     prompts: list[PromptBatch]
     seeds: list[int]
+    num_targets: int
+    tokens: int
 
-    def counts(self, positions: str, branches: int) -> tuple[int, int, int]:
-        """Targets, prompts and tokens that a forward reads: prompts without padding, and `branches` codes of each."""
-        return (
-            sum(int((target_source(prompts, positions) >= 0).sum()) for prompts in self.prompts),
-            sum(len(prompts) for prompts in self.prompts),
-            sum(int(prompts.attention_mask.sum()) + len(prompts) * branches for prompts in self.prompts),
+    @classmethod
+    def from_prompts(
+        cls, prompts: list[PromptBatch], seeds: list[int], positions: str, device: torch.device
+    ) -> "PendingStep":
+        """Of prompts on the CPU, which are moved to `device`; positions: see `target_source`."""
+        return cls(
+            [part.to(device) for part in prompts],
+            seeds,
+            sum(int((target_source(part, positions) >= 0).sum()) for part in prompts),
+            sum(int(part.attention_mask.sum()) for part in prompts),
         )
+
+    def counts(self, branches: int) -> tuple[int, int, int]:
+        """Targets, prompts and tokens that a forward reads, with `branches` codes behind each prompt."""
+        prompts = sum(map(len, self.prompts))
+        return self.num_targets, prompts, self.tokens + prompts * branches
 
 
 @dataclass(frozen=True)
@@ -111,25 +126,48 @@ def after_another(history: Tensor) -> Tensor:
     return (history >= 0) & ((history >= 0).cumsum(1) > 1)
 
 
-def check_loss(micro_batch: MicroBatch, log_pf: Tensor, loss: Tensor, folder: Path, step: int) -> None:
-    """Raise DivergedError for a loss that is no number, after its micro-batch with log_pf [B, K, L] is in `folder`."""
-    if loss.isfinite():
-        return
-    path = folder / f"failed_batch_{os.environ.get('RANK', 0)}.json"
-    prompts, trajectories, scores = micro_batch.prompts, micro_batch.trajectories, micro_batch.scores
-    tensors = {
-        "history": prompts.history,
-        "target": prompts.target,
-        "items": trajectories.items,
-        "source": trajectories.source,
-        "reward": scores.reward,
-        "log_reward": scores.log_reward,
-        "log_pf": log_pf,
-    }
-    about = {"step": step, "loss": str(loss.item()), "users": prompts.users, "sources": SOURCES}
-    write_json(path, about | {name: tensor.tolist() for name, tensor in tensors.items()})
-    raise DivergedError(
-        f"The loss is {loss.item()} at step {step}; the prompts and trajectories are in {path}.",
-        remedy="Lower the learning rate or the reward's range.",
-        file=path,
-    )
+class LossCheck:
+    """Whether the losses of an optimizer step are numbers, looked at once a step, since to look waits for a GPU.
+
+    folder: where what gave none is written.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self._folder = Path(folder)
+        self._step = -1
+        self._seen: list[tuple[MicroBatch, Tensor, Tensor]] = []
+
+    def see(self, micro_batch: MicroBatch, log_pf: Tensor, loss: Tensor, step: int) -> None:
+        """Note the loss of a micro-batch with log_pf [B, K, L]; at the last one of the step look at all.
+
+        Raises DivergedError for a loss that is no number, after its micro-batch is in the folder. The weights are still
+        those before the step.
+        """
+        if step != self._step:  # what a step that failed has left
+            self._step, self._seen = step, []
+        self._seen.append((micro_batch, log_pf.detach(), loss.detach()))
+        if micro_batch.last:
+            seen, self._seen = self._seen, []
+            finite = torch.stack([one.isfinite() for _, _, one in seen]).tolist()
+            if not all(finite):
+                self._refuse(*seen[finite.index(False)])
+
+    def _refuse(self, micro_batch: MicroBatch, log_pf: Tensor, loss: Tensor) -> None:
+        path = self._folder / f"failed_batch_{os.environ.get('RANK', 0)}.json"
+        prompts, trajectories, scores = micro_batch.prompts, micro_batch.trajectories, micro_batch.scores
+        tensors = {
+            "history": prompts.history,
+            "target": prompts.target,
+            "items": trajectories.items,
+            "source": trajectories.source,
+            "reward": scores.reward,
+            "log_reward": scores.log_reward,
+            "log_pf": log_pf,
+        }
+        about = {"step": self._step, "loss": str(loss.item()), "users": prompts.users, "sources": SOURCES}
+        write_json(path, about | {name: tensor.tolist() for name, tensor in tensors.items()})
+        raise DivergedError(
+            f"The loss is {loss.item()} at step {self._step}; the prompts and trajectories are in {path}.",
+            remedy="Lower the learning rate or the reward's range.",
+            file=path,
+        )

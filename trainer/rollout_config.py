@@ -200,6 +200,14 @@ class RolloutConfig(TrainingConfig, ABC):
                 raise InputError(
                     f"{name} is of use_vllm: true with vllm_mode: colocate.", remedy="Leave it out.", field=name
                 )
+        if self.rollout_staleness and colocated and self.device.type == "cuda":
+            raise InputError(
+                "rollout_staleness: an engine in the trainer's process draws on the GPU that trains, so that its work "
+                "waits behind the training's and nothing is hidden.",
+                remedy="Set vllm_mode: server, with the server on another GPU, or leave rollout_staleness out.",
+                field="rollout_staleness",
+                value=self.rollout_staleness,
+            )
         if self.rollout_staleness and self.vllm_enable_sleep_mode:
             raise InputError(
                 "rollout_staleness: an engine that sleeps draws nothing.",

@@ -47,6 +47,7 @@ class Rollouts:
         self._policy, self._processes, self._metrics = policy, processes, metrics
         self._prefetch, self._exact = prefetch, exact
         self.gap: float | None = None  # set by the check of the first weights that the engine is given
+        self._trained: list[tuple[MicroBatch, Tensor]] = []  # what replay does not remember yet
 
     def of_kind(self, kind: type) -> dict[str, Any]:
         """The samplers of one kind that the mixture uses, by name."""
@@ -95,6 +96,7 @@ class Rollouts:
 
     def draw(self, batch: PromptBatch, seed: int) -> Trajectories:
         """K trajectories for each prompt."""
+        self._remember()
         return self.mixture.sample(batch, seed)
 
     def sleep(self) -> None:
@@ -126,10 +128,19 @@ class Rollouts:
         )
 
     def update_replay(self, micro_batch: MicroBatch, error: Tensor) -> None:
-        """Let the replay buffers remember what was trained; error [B, K]: see `MethodLoss.replay_error`."""
-        for sampler in self.of_kind(ReplaySampler).values():
+        """Let the replay buffers remember what was trained; error [B, K]: see `MethodLoss.replay_error`.
+
+        They do so before anything is drawn or saved again: in the loss they would wait for a GPU.
+        """
+        if self.of_kind(ReplaySampler):
+            self._trained.append((micro_batch, error.detach()))
+
+    def _remember(self) -> None:
+        trained, self._trained = self._trained, []
+        for micro_batch, error in trained:
             reward = micro_batch.scores.reward.clamp(min=0)
-            sampler.update(micro_batch.prompts, micro_batch.trajectories, reward, error)
+            for sampler in self.of_kind(ReplaySampler).values():
+                sampler.update(micro_batch.prompts, micro_batch.trajectories, reward, error)
 
     # what a checkpoint holds of the samplers
 
@@ -139,11 +150,13 @@ class Rollouts:
         return self.of_kind(ReplaySampler) | ahead
 
     def save(self, folder: Path, process: int) -> None:
+        self._remember()
         for name, sampler in self._stateful.items():
             sampler.save(folder / f"{name}_{process}.safetensors")
 
     def load(self, folder: Path, process: int, *, same_processes: bool) -> None:
         """What `save` wrote; nothing where it was written by another number of processes."""
+        self._trained = []
         if self._stateful and not same_processes:
             logger.warning("Other processes than before: what %s remembered starts empty.", [*self._stateful])
             return

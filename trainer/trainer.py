@@ -25,7 +25,7 @@ from trainer.checks import check_forward, check_run, computes_float32
 from trainer.config import TrainingConfig
 from trainer.front_door import check_parts, make_args, make_model, unavailable
 from trainer.given import Given, check_given
-from trainer.micro_batch import MicroBatch, check_loss, target_inputs
+from trainer.micro_batch import LossCheck, MicroBatch, target_inputs
 from trainer.objectives import sft
 from trainer.reporting.progress import use_progress
 from trainer.reporting.step_metrics import StepMetrics, will_log
@@ -134,7 +134,7 @@ class RecommenderTrainer(Trainer):
         self.runtime_info = describe(self.accelerator, self.model)
         self.folder.connect(self.runtime_info, self.python_parts)
         self.tables = TrajectoryTables(self.catalog, Path(args.output_dir, "trajectories"), args.log_trajectories_steps)
-        self.metrics, self.watchdog = StepMetrics(), Watchdog(args.ddp_timeout)
+        self.metrics, self.losses, self.watchdog = StepMetrics(), LossCheck(args.output_dir), Watchdog(args.ddp_timeout)
         self.processes = Processes(self.accelerator, self.watchdog, self._abort)
         self.checkpoints = RunCheckpoints(args, self.processes, self.model, self.runtime_info)
         self.contents = PolicyContents(type(self).__name__, args, self.catalog, self.train_dataset, self.folder)
@@ -166,7 +166,7 @@ class RecommenderTrainer(Trainer):
             with self.processes.attempt():  # each: where a model is sharded, all processes must draw the next ones too
                 trajectories = self.rollouts.draw(batch, seed)
                 scored.append((batch, trajectories, self.method.score(batch, trajectories)))
-        counts = pending.counts(self.args.sft_positions, self.rollouts.mixture.count * (self.trie.levels - 1))
+        counts = pending.counts(self.rollouts.mixture.count * (self.trie.levels - 1))
         num_targets, num_prompts, tokens = self.processes.agree(f"step {step}", *counts)
         seconds = time.perf_counter() - started
         self.rollouts.sleep()
@@ -199,7 +199,7 @@ class RecommenderTrainer(Trainer):
             self.metrics.note(likelihood.metrics)
             loss = loss + self.args.sft_weight * (likelihood.loss * likelihood.weight).sum() / inputs.num_targets
         with self.processes.attempt():
-            check_loss(inputs, log_probs.log_pf, loss, Path(self.args.output_dir), self.state.global_step)
+            self.losses.see(inputs, log_probs.log_pf, loss, self.state.global_step)
             self.tables.show(inputs, log_probs.log_pf, self.state, self.callback_handler.callbacks)
         if inputs.last:  # before its backward, inside which DeepSpeed steps
             self.processes.agree(f"step {self.state.global_step}")
@@ -212,7 +212,7 @@ class RecommenderTrainer(Trainer):
     def _first_step(self, micro_batches: list[MicroBatch]) -> None:
         """Check the forward against the naive one, and let learned flows begin where the policy is."""
         if self.shared_prefix_gap is None:
-            self.shared_prefix_gap = check_forward(self.policy, micro_batches[0], self.exact)
+            self.shared_prefix_gap = check_forward(self.loss_policy(self.model), micro_batches[0], self.exact)
         if self.state.global_step == 0:
             self.method.start(micro_batches, flow_heads(self.model), self.accelerator.reduce)
 

@@ -21,6 +21,7 @@ with extra("rollouts", "The trie inside vLLM"):
     from vllm.config import VllmConfig
     from vllm.v1.sample.logits_processor import BatchUpdate, LogitsProcessor
     from vllm.v1.sample.logits_processor.builtin import process_dict_updates
+    from vllm.v1.worker.gpu.buffer_utils import UvaBackedTensor
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsContext, LogitsProcRequestState
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
@@ -145,11 +146,16 @@ class TrieLogitsProcessor(LogitsProcessor):
 
 
 class TrieLogitsProcessorV2(LogitsProcessorV2):
-    """The constraint for vLLM's V2 model runner, which GPUs use: it reads the tokens where they are, on the device."""
+    """The constraint for vLLM's V2 model runner, which GPUs use: it reads the tokens where they are, on the device.
+
+    The prefixes are written on the host and read through memory that the device sees, as vLLM's own processors do: a
+    copy in each step would wait until the step's forward is done.
+    """
 
     def __init__(self, vllm_config: VllmConfig, req_states: LogitsProcRequestState) -> None:
         self.config, self.states = vllm_config, req_states
-        self.prefix = torch.full((req_states.max_num_reqs,), -1)  # [slots], on the host; -1 without the constraint
+        self.prefix = UvaBackedTensor(req_states.max_num_reqs, torch.int32)  # [slots]; -1 without the constraint
+        self.prefix.np.fill(-1)
 
     @cached_property
     def constraint(self) -> TrieConstraint:
@@ -162,12 +168,15 @@ class TrieLogitsProcessorV2(LogitsProcessorV2):
 
     def add_request(self, req_idx: int, sampling_params: SamplingParams) -> bool:
         length = prefix_length(sampling_params)
-        self.prefix[req_idx] = -1 if length is None else length
+        self.prefix.np[req_idx] = -1 if length is None else length
         return length is not None
+
+    def apply_staged_writes(self) -> None:
+        self.prefix.copy_to_uva()
 
     def apply(self, logits: Tensor, ctx: LogitsContext) -> Tensor:
         slot = ctx.expanded_idx_mapping.long()  # [rows]
-        prefix = self.prefix.to(slot.device)[slot]
+        prefix = self.prefix.gpu[slot].long()
         begin = self.states.prompt_len.gpu[slot].long() - prefix.clamp(min=0)  # where the item's codes begin
         step = torch.arange(self.constraint.trie.levels, device=logits.device)
         position = (begin.unsqueeze(1) + step).clamp(max=self.states.all_token_ids.gpu.shape[1] - 1)

@@ -45,7 +45,7 @@ def zero(request, tmp_path_factory):
 def zero_3(tmp_path_factory):
     """(results, where it exported) of what only ZeRO-3 does."""
     folder = tmp_path_factory.mktemp("only_zero3")
-    return launch(command("cpu-zero3", WORKER)[:-1], folder, "sharded", "bf16"), folder
+    return launch(command("cpu-zero3", WORKER)[:-1], folder, "sharded", "bf16", "traced"), folder
 
 
 def loaded_log_pf(folder):
@@ -124,6 +124,13 @@ def test_a_reference_of_a_sharded_model_is_its_copy_and_sharded(zero_3):
     assert result["margins"][0] == pytest.approx(0, abs=1e-5) and max(result["margins"]) > 1e-4
     whole = sum(parameter.numel() for parameter in make_model().parameters())
     assert 0 < result["held"] < 0.6 * whole
+
+
+def test_deepspeed_knows_the_order_of_the_weights_from_the_third_step_on(zero_3):
+    """Without it nothing is gathered ahead; a forward more before the second step would end it for good."""
+    found = zero_3[0]["traced"]
+    assert found["gaps"] == [True, False, True, True, True]
+    assert found["modes"][2:] == ["COMPLETE"] * 3
 
 
 def test_bfloat16_under_zero_3_is_float32_to_its_precision(alone, zero_3):

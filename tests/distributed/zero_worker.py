@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -17,9 +18,12 @@ from unittest.mock import patch
 import torch
 from peft import LoraConfig
 from torch import Tensor
+from transformers import TrainerCallback
 
+from catalog import Trajectories
+from interactions import PromptBatch
 from policy import inference
-from tests.distributed.problem import losses, make_model, make_trainer, weights
+from tests.distributed.problem import CATALOG, losses, make_model, make_trainer, weights
 from trainer import RecommenderTrainer
 
 out = Path(sys.argv[1])
@@ -118,6 +122,34 @@ def logged() -> dict[str, Any]:
     return {"forwards": forwards, "gaps": gaps}
 
 
+class Elsewhere:
+    """Draws as an engine does, without a forward of the model in training."""
+
+    def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
+        items = torch.randint(48, (len(batch), count), generator=torch.Generator().manual_seed(seed))
+        drawn = Trajectories.from_items(items, CATALOG.trie.codes(items), "policy")
+        return replace(drawn, log_pf=torch.zeros(*items.shape, CATALOG.trie.levels))
+
+
+def traced() -> dict[str, Any]:
+    """What DeepSpeed knows after the backward of each step about the order in which weights are needed."""
+    trainer = make_trainer(
+        out / "traced", samplers={"target": 1, "policy": 2}, max_steps=5, parts={"samplers": {"policy": Elsewhere()}}
+    )
+    modes: list[str] = []
+
+    def look(*_: Any, **__: Any) -> None:
+        coordinator = trainer.deepspeed.optimizer.parameter_offload.get_param_coordinator()
+        modes.append(coordinator._PartitionedParameterCoordinator__trace_mode.name)
+
+    callback = TrainerCallback()
+    callback.on_step_end = look
+    trainer.add_callback(callback)
+    trainer.train()
+    gaps = ["sampler/log_pf_gap" in record for record in trainer.state.log_history if "loss" in record]
+    return {"modes": modes, "gaps": gaps}
+
+
 CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "adamw": lambda: train("adamw", export=True, **TWENTY),
     "sgd": lambda: train("sgd", **SGD),
@@ -139,11 +171,12 @@ CASES: dict[str, Callable[[], dict[str, Any]]] = {
     "bf16": half,
     "other processes": other_processes,
     "sharded": sharded,
+    "traced": traced,
 }
 
 
 def main() -> None:
-    results = {name: CASES[name]() for name in sys.argv[2:] or [*CASES][:-3]}
+    results = {name: CASES[name]() for name in sys.argv[2:] or [*CASES][:-4]}
     trainer = make_trainer(out / "last")
     if trainer.accelerator.is_main_process:
         (out / "result.json").write_text(json.dumps(results))

@@ -68,13 +68,15 @@ def test_an_engine_without_its_catalogue_is_refused(catalog, tokenizer, tmp_path
             TrieConstraint.from_config(fitting, device)
 
 
-def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path):
+def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path, monkeypatch):
     """V2's processor is given the runner's buffers as they are documented; v2_runner.py has it in a running engine."""
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
+    from vllm.v1.worker.cpu.buffer_utils import UvaBuffer
 
     from samplers.rollouts.constraint import TrieLogitsProcessor, TrieLogitsProcessorV2
 
+    monkeypatch.setattr("vllm.v1.worker.gpu.buffer_utils.UvaBuffer", UvaBuffer)  # as vLLM's runner does on a CPU
     catalog.save(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     config = config_of(tmp_path, tokenizer)
@@ -117,5 +119,6 @@ def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path):
     second = TrieLogitsProcessorV2(config, states)
     taken_up = [second.add_request(slot, param) for slot, param in zip(slots.tolist(), params, strict=True)]
     assert taken_up == [True, True, False, True, True]
+    second.apply_staged_writes()  # as the runner does before each forward
     context = SimpleNamespace(expanded_idx_mapping=slots.int(), pos=length - 1)
     assert torch.equal(second.apply(logits.clone(), context), expected)

@@ -2,15 +2,16 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from datasets import Dataset
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
 from catalog import exact_log_flow
 from catalog.errors import InputError
@@ -23,22 +24,21 @@ from trainer.front_door import as_rows
 class Reference:
     """P_ref: the model without its adapters under LoRA, else a frozen copy, which ZeRO-3 shards like the model.
 
-    policy: of the model or the copy. without_adapters: entered around each forward.
+    policy: of the model or the copy. around: entered around each forward, to leave out the adapters, or for the
+    autocast under which the policy computes.
     """
 
-    def __init__(
-        self, policy: TriePolicy, without_adapters: Callable[[], AbstractContextManager] = nullcontext
-    ) -> None:
-        self.policy, self._without_adapters = policy, without_adapters
+    def __init__(self, policy: TriePolicy, around: Callable[[], AbstractContextManager]) -> None:
+        self.policy, self._around = policy, around
 
     def log_probs(self, prompts: PromptBatch, items: Tensor) -> Tensor:
         """Of every step to items [B, K]: [B, K, L]."""
-        with self._without_adapters(), inference(self.policy.model):
+        with self._around(), inference(self.policy.model):
             return self.policy.log_probs(prompts, items).log_pf
 
     def distribution(self, prompts: PromptBatch) -> Tensor:
         """The exact log-probability of every item: [B, items]."""
-        with self._without_adapters():
+        with self._around():
             return self.policy.distribution(prompts)
 
 
@@ -76,7 +76,9 @@ class PrecomputedReference:
         parts = []
         for first in progress(range(0, part, batch_size), desc="reference", disable=not progress_bar or start > 0):
             batch = prompts_of(own[first : first + batch_size])
-            parts.append(accelerator.gather(policy.distribution(batch)).cpu())
+            with accelerator.autocast():
+                found = policy.distribution(batch)
+            parts.append(accelerator.gather(found).cpu())
         # gathered batch by batch: [processes, batch, items] each, put back into the order of the rows
         shared = [p.unflatten(0, (accelerator.num_processes, -1)) for p in parts]
         self.table = torch.cat(shared, 1).flatten(0, 1)[:rows]  # [rows, items]
@@ -107,3 +109,20 @@ def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
         with deepspeed.zero.GatheredParameters([own, other], modifier_rank=0), torch.no_grad():
             own.copy_(other)
     return twin.eval().requires_grad_(False)
+
+
+def cast_frozen(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Keep a frozen copy's weights in what the policy computes with, which changes no result and halves the memory.
+
+    Autocast casts the weights of linear layers at each forward: they are cast once. All others, and the head, which the
+    losses read in float32, stay. FSDP casts every weight. DeepSpeed, whose engine casts, is not meant.
+    """
+    if accelerator.mixed_precision == "no":
+        return
+    dtype = torch.float16 if accelerator.mixed_precision == "fp16" else torch.bfloat16
+    if accelerator.distributed_type == DistributedType.FSDP:
+        model.to(dtype)
+    head = model.get_output_embeddings()
+    for layer in model.modules():
+        if isinstance(layer, nn.Linear | Conv1D) and layer is not head:
+            layer.to(dtype)

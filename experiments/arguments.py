@@ -182,6 +182,13 @@ class EvaluateArguments(Arguments):
     guide_floor: float = field(
         default=1e-5, metadata={"help": "Smallest probability of an item that the guide gives, > 0."}
     )
+    guide_confidence: float = field(
+        default=0.0,
+        metadata={
+            "help": "A user's weight of the guide is guide_weight * c ^ this; c is 1 - entropy / log(items) of its "
+            "probabilities for that user."
+        },
+    )
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided."},
@@ -190,6 +197,7 @@ class EvaluateArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
+        at_least(self, 0, "guide_confidence")
         at_least(self, 1, "batch_size")
         at_least(self, -1, "exact_users")
         self.eval_k = check_cutoffs(self.eval_k, self.beam_width)

@@ -29,7 +29,7 @@ install: .venv/.installed
 
 install-dev: .venv/.installed-dev
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[server,peft,gguf,rq-vae,tracking,dev]'
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[server,peft,gguf,rq-vae,tracking,tune,dev]'
 	touch $@
 
 install-all: .venv/.installed-all

@@ -143,7 +143,7 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
 
 
 def _guiding(args: EvaluateArguments) -> dict[str, float]:
-    """How the guide is counted; of its confidence only where it counts, so that older evaluations need no repetition."""
+    """How the guide is counted; its confidence only where it counts, so that older evaluations need no repetition."""
     how = {"weight": args.guide_weight, "floor": args.guide_floor}
     return how | ({"confidence": args.guide_confidence} if args.guide_confidence else {})
 

@@ -1,6 +1,6 @@
 """GFlowGR, one command a task.
 
-prepare, extend, recommenders, train, evaluate, recommend, serve, compare, reproduce, export, plan, rollout_server
+prepare, extend, recommenders, train, evaluate, recommend, serve, compare, tune, reproduce, export, plan, rollout_server
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
@@ -19,7 +19,7 @@ from experiments.command_line import program
 
 COMMANDS = (
     *("prepare", "extend", "recommenders", "train", "evaluate", "recommend", "serve"),
-    *("compare", "reproduce", "export", "plan", "rollout_server"),
+    *("compare", "tune", "reproduce", "export", "plan", "rollout_server"),
 )
 
 

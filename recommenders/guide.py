@@ -28,14 +28,17 @@ class Guide:
     def __call__(self, batch: PromptBatch, trie: Trie) -> Tensor:
         """What each step into a node adds to its log P_F: [B, nodes]."""
         chances = BatchRecommender(self.recommender)(batch)
-        weight = self.weight * confidence(chances).clamp(min=0).unsqueeze(1) ** self.power if self.power else self.weight
+        weight = (
+            self.weight * confidence(chances).clamp(min=0).unsqueeze(1) ** self.power if self.power else self.weight
+        )
         return guidance(chances.clamp(min=self.floor).log(), trie, weight)
 
 
 def guidance(log_reward: Tensor, trie: Trie, weight: float | Tensor) -> Tensor:
     """weight * (log F(node) - log F(parent)) with the exact flows of a reward, [B, nodes].
 
-    log_reward [B, items], finite; weight: one, or [B, 1]. A beam over log P_F + guidance ranks by P_F * R ** weight, up to what it passes over.
+    log_reward [B, items], finite; weight: one, or [B, 1]. A beam over log P_F + guidance ranks by P_F * R ** weight, up
+    to what it passes over.
     """
     flow = exact_log_flow(log_reward, trie)  # [B, nodes]
     nodes = torch.arange(1, trie.nodes, device=flow.device)

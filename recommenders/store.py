@@ -149,9 +149,7 @@ def made_of(folder: str | Path) -> Provenance:
     return Provenance.from_dict(sealed(folder, "The recommender"))
 
 
-def _mix(
-    settings: Mixture.Settings, provenance: Provenance, catalog: Catalog, splits: Splits, folder: Path
-) -> Mixture:
+def _mix(settings: Mixture.Settings, provenance: Provenance, catalog: Catalog, splits: Splits, folder: Path) -> Mixture:
     """The mixture of the folders beside `folder`, copied into it."""
     weights = settings.weights
     parts = {name: load_recommender(folder.parent / name, catalog, splits.rows) for name in weights}

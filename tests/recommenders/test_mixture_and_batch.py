@@ -3,9 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from scipy import sparse
-
 from datasets import Dataset
+from scipy import sparse
 
 from recommenders import BatchRecommender, Guide, ItemKNN, Mixture, Popularity
 from recommenders.confidence import confidence

@@ -111,7 +111,9 @@ def test_item_vectors_are_part_of_the_embeddings_and_of_what_is_stored(successor
     text = torch.nn.functional.normalize(torch.randn(24, 5), dim=1)
     heard = []
     settings = SASRec.Settings(**SMALL, epochs=2)
-    model = SASRec.from_splits(successors, 24, settings, text, lambda epoch, metrics: heard.append((epoch, {**metrics})))
+    model = SASRec.from_splits(
+        successors, 24, settings, text, lambda epoch, metrics: heard.append((epoch, {**metrics}))
+    )
     network = model.network
     expected = network.item.weight[:24] + text @ network.project.weight.T
     torch.testing.assert_close(network.embed(torch.arange(24)), expected)
@@ -129,7 +131,9 @@ def test_negatives_are_uniform_over_what_is_left():
 
 
 def test_a_user_who_took_everything_is_one_sentence(successors, monkeypatch):
-    monkeypatch.setattr(recommenders.sasrec_losses, "training_matrix", lambda splits, items: csr_matrix(np.ones((2, items))))
+    monkeypatch.setattr(
+        recommenders.sasrec_losses, "training_matrix", lambda splits, items: csr_matrix(np.ones((2, items)))
+    )
     with pytest.raises(ValueError, match="one user took all. Use loss=softmax"):
         SASRec.from_splits(successors, 24, SASRec.Settings(**SMALL, loss="bce"))
 

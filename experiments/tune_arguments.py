@@ -13,11 +13,12 @@ class TuneArguments(Arguments):
 
     data: str = field(metadata={"help": "Folder that prepare.py wrote. Its test items are not read."})
     output_dir: str = field(metadata={"help": "Folder for the search; one that was interrupted goes on."})
-    methods: dict[str, Any] | str = field(
+    methods: dict[str, Any] | str | None = field(
+        default=None,
         metadata={
             "help": "Name -> {config: recipe of train.py} or {kind: a recommender}, with `search`: setting -> "
             "[choices] or {low: 1e-4, high: 1e-2, log: true}. Further keys are settings of all its trials."
-        }
+        },
     )
     data_recipe: str | None = field(
         default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}

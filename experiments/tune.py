@@ -52,8 +52,8 @@ def tune(args: TuneArguments, argv: Sequence[str]) -> dict[str, Any]:
         RunError: a method's first trial failed, no trial was measured, or the search was asked to stop.
     """
     environment = dict(os.environ)  # as it is before checking the settings: transformers keeps some of them there
-    prepare_missing(argv, args.data, args.data_recipe)
     methods, folder = read_methods(args), Path(args.output_dir)
+    prepare_missing(argv, args.data, args.data_recipe)
     for method in methods:
         method.prepare()
     check_search(args, methods)

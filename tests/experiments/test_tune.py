@@ -214,7 +214,8 @@ def test_a_trial_below_the_median_ends_early_and_one_that_takes_too_long_counts_
 
 
 def test_a_trial_that_fails_is_counted_and_the_first_ends_the_search(scripted, folder):
-    found = scripted("metrics(v)\nif v != 0.5: raise SystemExit('error: no luck')", trials=4, jobs=1)
+    code = "metrics(v)\nif v != 0.5: raise SystemExit('error: no luck')"
+    found = scripted(code, trials=4, jobs=1, pruner="hyperband")
     assert found["methods"]["scripted"]["failed"] == 3 and found["methods"]["scripted"]["value"] == 0.5
     assert study_of(folder).trials[1].user_attrs["error"] == "error: no luck"
     with pytest.raises(RunError, match="failed before any was measured; .*trial.log ends with\nerror: never"):

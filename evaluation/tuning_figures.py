@@ -67,4 +67,4 @@ def _points(axis: "Axes", places: list[Any], trials: "list[Tried]") -> None:
     for place, trial in zip(places, trials, strict=True):
         whole, shade = trial.state == "complete", 0.35 + 0.65 * trial.number / last
         face = COLORS[0] if whole else "none"
-        axis.plot([place], [trial.value], "o", ms=5, color=COLORS[0], markerfacecolor=face, alpha=shade)
+        axis.plot([place], [trial.value or 0.0], "o", ms=5, color=COLORS[0], markerfacecolor=face, alpha=shade)

@@ -234,8 +234,8 @@ def _run(args: TuneArguments, studies: list[Search], processes: Processes, bar: 
                 bar.update(ended)
             time.sleep(POLL)
     finally:
-        for one in (running for search in studies for running in search.running):
-            _end(one.process)
+        for left in (running for one in studies for running in one.running):
+            _end(left.process)
 
 
 def _end(process: Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from evaluation.ranking import ranking_names
 from experiments import ROOT
 from experiments.arguments import RunArguments
 from experiments.command_line import parse
-from experiments.search_space import Choices, Space, read_space
+from experiments.search_space import Space, read_space
 from experiments.setting_tables import groups_of, names, training_groups
 from experiments.sweep_settings import flags
 from experiments.train import make_missing, method_of_run
@@ -29,15 +29,25 @@ NOT_TRIED = OWN | {"seed", "config", "method", "kind", "data_recipe", "recommend
 
 
 class Tuned(Protocol):
-    """A method of the search.
+    """A method of the search."""
 
-    space: what is tried. base: its settings without it. decides: what says whether two searches are the same.
-    """
+    @property
+    def name(self) -> str: ...
 
-    name: str
-    space: Space
-    base: Mapping[str, Any]
-    decides: Mapping[str, Any]
+    @property
+    def space(self) -> Space:
+        """What is tried."""
+        ...
+
+    @property
+    def base(self) -> Mapping[str, Any]:
+        """Its settings without a search."""
+        ...
+
+    @property
+    def decides(self) -> Mapping[str, Any]:
+        """What says whether two searches are the same."""
+        ...
 
     def command(self, settings: Settings, folder: Path) -> list[str]:
         """What runs a trial in a folder. It leaves `metrics.jsonl`, evaluations among its records."""
@@ -204,8 +214,3 @@ def start_values(method: Tuned) -> Settings:
 def as_read(space: Space, stored: Mapping[str, Any]) -> Settings:
     """The settings of a trial from what Optuna keeps of them."""
     return {name: space[name].read(value) for name, value in stored.items() if name in space}
-
-
-def is_choice(space: Space, name: str) -> bool:
-    """Whether a setting is tried from a list."""
-    return isinstance(space[name], Choices)

@@ -94,7 +94,7 @@ def test_two_methods_are_searched_and_what_was_chosen_is_taken_up(arguments, fol
         with raises(InputError, field="chosen"):
             CompareArguments(output_dir="o", data="d", sweep=table, chosen=chosen)
     with raises(InputError, field="settings.knn.search"):
-        check_search(args, read_methods(arguments({"knn": KNN | {"search": {"neighbors": [5, 6]}}})))
+        check_search(args, read_methods(arguments({"knn": KNN | {"search": KNN["search"] | {"neighbors": [5, 6]}}})))
     check_search(args, read_methods(arguments(trials=9, jobs=1)))
 
 

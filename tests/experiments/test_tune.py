@@ -4,11 +4,9 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 
 import optuna
 import pandas as pd
@@ -33,7 +31,10 @@ TRAINING = dict(
     **{"learning_rate": 1e-3, "use_cpu": True, "eval_k": [5, 10], "beam_width": 10},
     backbone=dict(model_type="gpt2", n_embd=32, n_layer=1, n_head=2, n_positions=128),
 )
-KNN = {"kind": "item_knn", "decay": 0.5, "search": {"decay": {"low": 0.1, "high": 1.0}, "neighbors": [20, 100]}}
+NET = {
+    **{"kind": "sasrec", "max_length": 6, "dimensions": 8, "layers": 1, "epochs": 2},
+    "search": {"dropout": {"low": 0.1, "high": 0.5}, "layer": ["sasrec", "hstu"]},
+}
 
 
 @pytest.fixture
@@ -55,11 +56,12 @@ def arguments(folder):
             "search": {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}},
         }
         own = {"data": str(folder / "data"), "output_dir": str(folder / "out"), "trials": 1, "jobs": 2}
-        return TuneArguments(**own | {"methods": {"sft": sft, "knn": KNN} | (methods or {})} | changes)
+        return TuneArguments(**own | {"methods": {"sft": sft, "net": NET} | (methods or {})} | changes)
 
     return make
 
 
+@pytest.mark.slow
 def test_two_methods_are_searched_and_what_was_chosen_is_taken_up(arguments, folder, capsys):
     args = arguments()
     argv = ["--data", args.data, "--output_dir", args.output_dir, "--methods", json.dumps(args.table)]
@@ -68,33 +70,38 @@ def test_two_methods_are_searched_and_what_was_chosen_is_taken_up(arguments, fol
     assert f"Output: {folder}/out/chosen.yaml" in said and "report.html" in said
     assert f"train --config {folder}/sft.yaml" in said and "--learning_rate 0.001" in said
     found = json.loads((folder / "out/metrics.json").read_text())
-    for name in ("sft", "knn"):  # the one trial has the method's own settings
+    for name in ("sft", "net"):  # the one trial has the method's own settings
         method = found["methods"][name]
         assert method["value"] == method["own_settings"] == found["trials"][name][0]["value"]
         assert (method["complete"], method["pruned"], method["failed"]) == (1, 0, 0) and 0 <= method["value"] <= 1
     assert found["methods"]["sft"]["settings"] == {"learning_rate": 1e-3}
-    assert found["methods"]["knn"]["settings"] == {"kind": "item_knn", "decay": 0.5, "neighbors": 100}
+    chosen_net = NET | {"dropout": 0.3, "layer": "sasrec"}
+    del chosen_net["search"]
+    assert found["methods"]["net"]["settings"] == chosen_net
+    records = [json.loads(line) for line in (folder / "out/trials/net/0/metrics.jsonl").read_text().splitlines()]
+    assert [(record["step"], "final" in record) for record in records] == [(1, False), (2, False), (3, True)]
+    assert all("eval_ndcg@10" in record for record in records)
     assert found["protocol"]["split"] == "validation"
     trial = folder / "out/trials/sft/0"
     assert (trial / "metrics.jsonl").is_file() and not list(trial.glob("*.safetensors"))
     page = (folder / "out/report.html").read_text()
-    assert "knn" in page and page.count("<svg") == 4
+    assert "net" in page and page.count("<svg") == 4
     with (folder / "out/trials.csv").open() as file:
-        assert [row["method"] for row in csv.DictReader(file)] == ["sft", "knn"]
+        assert [row["method"] for row in csv.DictReader(file)] == ["sft", "net"]
     main([*argv, "--trials", "1", "--jobs", "2"])  # nothing is left to try
     assert json.loads((folder / "out/metrics.json").read_text()) == found
 
     chosen = str(folder / "out/chosen.yaml")
-    models = RecommenderArguments(data="d", output_dir="o", models={"knn": {"kind": "item_knn"}}, chosen=chosen)
-    assert models.table == {"knn": {"kind": "item_knn", "decay": 0.5, "neighbors": 100}}
+    models = RecommenderArguments(data="d", output_dir="o", models={"net": {"kind": "sasrec"}}, chosen=chosen)
+    assert models.table == {"net": chosen_net}
     sweep = {"sft": {"config": "sft.yaml"}, "other": {"config": "x.yaml"}}
     both = CompareArguments(output_dir="o", data="d", sweep=sweep, chosen=chosen)
     assert both.table == {"sft": {"config": "sft.yaml", "learning_rate": 1e-3}, "other": {"config": "x.yaml"}}
     for table in ({"sft": {"config": "sft.yaml", "learning_rate": 0.5}}, {"other": {"config": "x.yaml"}}):
         with raises(InputError, field="chosen"):
             CompareArguments(output_dir="o", data="d", sweep=table, chosen=chosen)
-    with raises(InputError, field="settings.knn.search"):
-        check_search(args, read_methods(arguments({"knn": KNN | {"search": KNN["search"] | {"neighbors": [5, 6]}}})))
+    with raises(InputError, field="settings.net.search"):
+        check_search(args, read_methods(arguments({"net": NET | {"search": NET["search"] | {"neighbors": [5, 6]}}})))
     check_search(args, read_methods(arguments(trials=9, jobs=1)))
 
 
@@ -134,12 +141,12 @@ def test_other_slips_are_refused_too(arguments, folder):
             TuneArguments(**{**vars(arguments()), **changes})
     for method, field in (
         ({"config": "a", "kind": "b"}, "methods"),
-        ({"kind": "knn", "search": KNN["search"]}, "methods"),
-        (KNN | {"search": {"decay": [0.5, "x"]}}, "models"),
-        ({"config": str(folder / "sft.yaml"), "data": "other", "search": KNN["search"]}, "data"),
+        ({"kind": "knn", "search": NET["search"]}, "methods"),
+        (NET | {"search": {"dropout": [0.5, "x"]}}, "models"),
+        ({"config": str(folder / "sft.yaml"), "data": "other", "search": NET["search"]}, "data"),
     ):
         with raises(InputError, field=field):
-            read_methods(arguments({"knn": method}))
+            read_methods(arguments({"net": method}))
     for metric in ("ndcg@7", "ndcg@1", "auc"):
         with raises(InputError, field="metric"):
             read_methods(arguments(metric=metric))
@@ -242,27 +249,3 @@ def test_a_search_that_was_asked_to_stop_goes_on_with_the_trial_that_it_was_at(s
     found = scripted(waits, jobs=1)["methods"]["scripted"]
     assert found["complete"] == 1 and found["value"] == 1.0 and found["trial"] == 0 and found["own_settings"] == 1.0
     assert len(finished(study_of(folder))) == 1
-
-
-def test_a_trial_of_a_network_tells_each_epoch_and_then_the_ranking(folder):
-    settings = {"max_length": 6, "dimensions": 8, "layers": 1, "epochs": 2}
-    argv = [
-        "--data",
-        folder / "data",
-        "--output_dir",
-        folder / "t",
-        "--kind",
-        "sasrec",
-        "--settings",
-        json.dumps(settings),
-    ]
-    subprocess.run(
-        [sys.executable, "-m", "experiments.fit_trial", *map(str, argv)], check=True, cwd=Path(__file__).parents[2]
-    )
-    records = [json.loads(line) for line in (folder / "t/metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [1, 2, 3]
-    assert all("eval_ndcg@10" in record for record in records) and ["final" in r for r in records] == [
-        False,
-        False,
-        True,
-    ]

@@ -54,9 +54,9 @@ def tune(args: TuneArguments, argv: Sequence[str]) -> dict[str, Any]:
     environment = dict(os.environ)  # as it is before checking the settings: transformers keeps some of them there
     methods, folder = read_methods(args), Path(args.output_dir)
     prepare_missing(argv, args.data, args.data_recipe)
+    check_search(args, methods)
     for method in methods:
         method.prepare()
-    check_search(args, methods)
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), environment.get("PYTHONPATH"))))
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -190,10 +190,10 @@ class Search:
 
     def _tell(self, one: Running, records: list[Any], seconds: float, *, pruned: bool, failed: bool) -> None:
         one.trial.set_user_attr("seconds", seconds)
+        words = last_lines(one.folder / "trial.log").splitlines()[-1:] if failed else ["It was not measured in time."]
         failed = failed or not records
         if failed:
-            words = last_lines(one.folder / "trial.log")
-            one.trial.set_user_attr("error", words.splitlines()[-1] if words else "It was not measured in time.")
+            one.trial.set_user_attr("error", words[0] if words else "It said nothing.")
             self.study.tell(one.trial, state=TrialState.FAIL)
         elif pruned:
             one.trial.set_user_attr("reached", self.method.value(records))

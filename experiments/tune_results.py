@@ -38,7 +38,7 @@ def write_search(args: TuneArguments, studies: "Mapping[str, tuple[Tuned, optuna
     with complete(folder / CHOSEN) as temporary:
         temporary.write_text(
             "# Chosen by tune.py. `chosen: this file` in a recipe of compare, reproduce or recommenders takes it up.\n"
-            + yaml.safe_dump({"chosen_on": on, "methods": chosen}, sort_keys=False)
+            + yaml.safe_dump({"chosen_on": on | {"methods": args.table}, "methods": chosen}, sort_keys=False)
         )
     record: dict[str, Any] = {"protocol": on, "methods": {}, "trials": {}}
     for name, method in tuned.items():

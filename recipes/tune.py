@@ -23,9 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = {f"{name} {args.metric}": row["value"] for name, row in found.items()}
     following = [browse(Path(args.output_dir) / "report.html")]
     for name, row in found.items():
-        recipe = args.table[name].get("config")
-        if recipe:
-            following.append(command("train", "--config", recipe, "--data", args.data, *flags(row["settings"])))
+        base = {key: value for key, value in args.table[name].items() if key != "search"}
+        if "config" in base:
+            following.append(command("train", *flags(base | {"data": args.data} | row["settings"])))
     print(ending(Path(args.output_dir) / "chosen.yaml", figures, *following))
 
 

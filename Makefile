@@ -41,7 +41,7 @@ install: .venv/.installed
 
 install-dev: .venv/.installed-dev
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[server,peft,gguf,rq-vae,tracking,docs,dev]'
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[server,peft,gguf,rq-vae,tracking,tune,docs,dev]'
 	touch $@
 
 install-all: .venv/.installed-all

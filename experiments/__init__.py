@@ -10,6 +10,8 @@ From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fi
 - `recommend`, `recommend_arguments`, `recommendations`, `launched`: a policy recommends into a file, on any processes
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
 - `comparison`, `results`: the pages
+- `tune`, `tune_arguments`, `search_space`, `tune_methods`, `fit_trial`: a search of settings
+- `tune_results`, `chosen`: what a search leaves, and how a recipe takes it up
 - `plan`, `memory`: what a run needs on GPUs; `doctor`: what this machine has and lacks
 - `trl_rows`: rows in TRL's form
 """

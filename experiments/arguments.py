@@ -6,6 +6,7 @@ from typing import Any, Literal
 from catalog.errors import InputError
 from catalog.settings import Arguments, as_table, at_least, check_known, check_name
 from evaluation.ranking import EVAL_K, check_cutoffs
+from experiments.chosen import with_chosen
 
 REHEARSED_USERS = 60
 """Of so many users a rehearsal of `reproduce.py` is."""
@@ -71,6 +72,9 @@ class RecommenderArguments(Arguments):
     data_recipe: str | None = field(
         default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
     )
+    chosen: str | None = field(
+        default=None, metadata={"help": "chosen.yaml of tune.py, whose settings the models of the same names get."}
+    )
     only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
     eval_k: list[int] = field(
@@ -93,8 +97,9 @@ class RecommenderArguments(Arguments):
 
     @property
     def table(self) -> dict[str, Any]:
-        """`models`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("models", self.models)
+        """`models`, which a recipe gives as a table and the command line as JSON, with what was chosen."""
+        table = as_table("models", self.models)
+        return with_chosen("models", table, self.chosen) if self.chosen else table
 
     def needed(self, name: str) -> list[str]:
         """The models to fit for `name`: the parts of a mixture before it."""
@@ -182,6 +187,13 @@ class EvaluateArguments(Arguments):
     guide_floor: float = field(
         default=1e-5, metadata={"help": "Smallest probability of an item that the guide gives, > 0."}
     )
+    guide_confidence: float = field(
+        default=0.0,
+        metadata={
+            "help": "A user's weight of the guide is guide_weight * c ^ this; c is 1 - entropy / log(items) of its "
+            "probabilities for that user."
+        },
+    )
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided."},
@@ -190,6 +202,7 @@ class EvaluateArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
+        at_least(self, 0, "guide_confidence")
         at_least(self, 1, "batch_size")
         at_least(self, -1, "exact_users")
         self.eval_k = check_cutoffs(self.eval_k, self.beam_width)
@@ -237,6 +250,10 @@ class CompareArguments(Arguments):
             "evaluate.py."
         },
     )
+    chosen: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: chosen.yaml of tune.py, whose settings the methods of the same names get."},
+    )
     runs_dir: str | None = field(
         default=None,
         metadata={"help": "Of a sweep: folder for the runs, which sweeps can share; by default output_dir."},
@@ -280,8 +297,9 @@ class CompareArguments(Arguments):
 
     @property
     def table(self) -> dict[str, Any]:
-        """`sweep`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("sweep", self.sweep)
+        """`sweep`, which a recipe gives as a table and the command line as JSON, with what was chosen."""
+        table = as_table("sweep", self.sweep)
+        return with_chosen("sweep", table, self.chosen) if self.chosen else table
 
     @property
     def how(self) -> dict[str, Any]:

@@ -57,7 +57,7 @@ def rehearsal(args: ReproduceArguments) -> ReproduceArguments:
                 sweep[method].setdefault("recommender", asked)
     paths = {name: moved(getattr(args, name)) for name in ("data", "output_dir", "runs_dir")}
     references = [moved(reference) for reference in args.references]
-    return replace(args, **paths, references=references, sweep=sweep, seeds=args.seeds[:1], docs=folder)
+    return replace(args, **paths, references=references, sweep=sweep, chosen=None, seeds=args.seeds[:1], docs=folder)
 
 
 def write_results(args: ReproduceArguments) -> None:

@@ -1,6 +1,6 @@
 """GFlowGR, one command a task.
 
-prepare, extend, recommenders, train, evaluate, recommend, serve, compare, reproduce, export, plan,
+prepare, extend, recommenders, train, evaluate, recommend, serve, compare, tune, reproduce, export, plan,
 rollout_server, doctor
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
@@ -20,7 +20,7 @@ from experiments.command_line import program
 
 COMMANDS = (
     *("prepare", "extend", "recommenders", "train", "evaluate", "recommend", "serve"),
-    *("compare", "reproduce", "export", "plan", "rollout_server", "doctor"),
+    *("compare", "tune", "reproduce", "export", "plan", "rollout_server", "doctor"),
 )
 
 

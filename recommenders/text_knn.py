@@ -1,5 +1,6 @@
 """Items whose vectors are near those of the history: no user need have taken them, so new items count like others."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,16 @@ from catalog import Catalog
 from catalog.errors import InputError
 from interactions import Splits, read_vectors
 from recommenders.base import Histories, fit_temperature, occurrences
+
+
+def centered_vectors(path: str, item_ids: Sequence[str]) -> Tensor:
+    """The vectors of items in a file, less their mean and of unit length: `[items, d]` float32.
+
+    Raises InputError for a file that lacks an item or cannot be read.
+    """
+    vectors = read_vectors(path, item_ids)
+    vectors = vectors - vectors.mean(0)  # what all items share tells none of them apart
+    return torch.from_numpy(vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12))
 
 
 @dataclass(frozen=True)
@@ -55,10 +66,7 @@ class TextKNN:
 
         Raises InputError for a file that lacks an item or cannot be read.
         """
-        vectors = read_vectors(settings.vectors, catalog.item_ids)
-        vectors = vectors - vectors.mean(0)  # what all items share tells none of them apart
-        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)
-        model = cls(torch.from_numpy(unit), settings.width, settings.decay)
+        model = cls(centered_vectors(settings.vectors, catalog.item_ids), settings.width, settings.decay)
         return replace(model, temperature=fit_temperature(model, splits.validation))
 
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:

@@ -26,6 +26,7 @@ from experiments.doctor import DoctorArguments
 from experiments.plan import PlanArguments
 from experiments.recommend_arguments import RecommendArguments
 from experiments.server_arguments import RolloutServerArguments, ServeArguments
+from experiments.tune_arguments import TuneArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from semantic_ids.settings import DataArguments, ExtendArguments
 from trainer import METHODS, METRICS
@@ -41,6 +42,7 @@ TYPES = {
     "recommend": RecommendArguments,
     "export": ExportArguments,
     "compare": CompareArguments,
+    "tune": TuneArguments,
     "serve": ServeArguments,
     "rollout_server": RolloutServerArguments,
     "plan": PlanArguments,

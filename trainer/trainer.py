@@ -259,7 +259,7 @@ class RecommenderTrainer(Trainer):
 
     evaluation_loop = unavailable("evaluation_loop", "Call evaluate, or predict for the rankings.")
     prediction_step = unavailable("prediction_step", "Call predict, or trainer.policy.log_probs for probabilities.")
-    hyperparameter_search = unavailable("hyperparameter_search", "Run a sweep: python -m recipes.compare.")
+    hyperparameter_search = unavailable("hyperparameter_search", "Run a search: python -m recipes.tune.")
     push_to_hub = unavailable("push_to_hub", "Call save_model, then recommenders.push_to_hub(output_dir, NAME).")
 
     def floating_point_ops(self, inputs: MicroBatch) -> int:

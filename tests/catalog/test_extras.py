@@ -80,6 +80,7 @@ def test_vectors_of_titles_without_the_encoder_are_refused(tmp_path, block):
         ("fastapi", "server", "samplers.rollouts.server"),
         ("uvicorn", "server", "serving.http_limits"),
         ("vllm", "rollouts", "samplers.rollouts.constraint"),
+        ("optuna", "tune", "experiments.tune"),
     ],
 )
 def test_a_module_that_is_for_an_extra_alone_says_so_when_it_is_imported(missing, name, module, block, monkeypatch):

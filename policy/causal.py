@@ -8,7 +8,7 @@ from transformers import Cache, PreTrainedConfig
 
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, split_levels, unwrap_model
+from policy.base import CachedBranches, PathLogProbs, TriePolicy, split_levels, unwrap_model
 from policy.tree import additive_mask, branch_visibility, prompt_positions
 
 
@@ -70,7 +70,7 @@ class CausalPolicy(TriePolicy):
         ).logits
         return self.path_log_probs(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
 
-    def _read(self, prompts: PromptBatch) -> tuple[Tensor, Branches]:
+    def _read(self, prompts: PromptBatch) -> tuple[Tensor, CachedBranches]:
         output = self.model(
             input_ids=prompts.input_ids,
             attention_mask=prompts.attention_mask,
@@ -91,7 +91,7 @@ def attention_window(config: PreTrainedConfig) -> int | None:
     return window if sliding else None
 
 
-class RowBranches(Branches):
+class RowBranches(CachedBranches):
     """Branches that go on in the row of their prompt.
 
     Raises InputError where the row no longer fits the backbone's attention window, whose cache then drops tokens.

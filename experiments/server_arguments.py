@@ -31,9 +31,7 @@ class ServeArguments(ListenArguments):
     model: str = field(metadata={"help": "Folder of a finished run."})
     catalog: str | None = field(
         default=None,
-        metadata={
-            "help": "Folder of a catalog that grew from the model's (extend.py); its new items may come too."
-        },
+        metadata={"help": "Folder of a catalog that grew from the model's (extend.py); its new items may come too."},
     )
     engine: Literal["transformers", "vllm"] = field(
         default="transformers", metadata={"help": "What computes the model's probabilities."}

@@ -80,7 +80,7 @@ def leave_out(args: Namespace, output: Path) -> None:
 
 
 def held_out(args: Namespace, catalog: Catalog) -> tuple[Dataset, np.ndarray]:
-    """Rows of the split, from the whole log: all users whose item is new, some of the others; which are new, [users]."""
+    """Rows of the split, from the whole log: all users whose item is new and some others; which are new, [users]."""
     log = read_log(Path(args.source) / "Beauty.inter.json")
     rows = getattr(leave_one_out(log, catalog.item_ids, max_history=20), args.split)
     cold = np.array(rows["target"]) >= catalog.grown_from[-1].items

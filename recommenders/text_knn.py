@@ -20,8 +20,8 @@ class TextKNN:
 
     score[b, i] = log sum over events j of history b of decay ** age(j) * exp((cos(j, i) - 1) / width),  j other than i
 
-    where age 0 is the newest event. Vectors come from elsewhere, and of the histories only their metric is learned, from
-    all together (`within_histories`), so `without` is ignored.
+    where age 0 is the newest event. Vectors come from elsewhere, and only their metric is learned, from all histories
+    together (`within_histories`), so `without` is ignored.
 
     vectors: `[items, d]`, unit length; zero for an item whose vector is zero. width: of the kernel, > 0; a small one
     looks for the nearest event, a large one at the mean of the history.

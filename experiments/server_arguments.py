@@ -29,6 +29,10 @@ class ServeArguments(ListenArguments):
     """What `serve.py` can be told."""
 
     model: str = field(metadata={"help": "Folder of a finished run."})
+    catalog: str | None = field(
+        default=None,
+        metadata={"help": "Folder of a catalog that grew from the model's (extend.py); its new items may come too."},
+    )
     engine: Literal["transformers", "vllm"] = field(
         default="transformers", metadata={"help": "What computes the model's probabilities."}
     )

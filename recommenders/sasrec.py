@@ -20,7 +20,7 @@ from interactions import Splits, training_sequences
 from recommenders.base import Histories, fit_temperature, flatten
 from recommenders.sasrec_layers import layers
 from recommenders.sasrec_losses import Loss, Positions, make_loss
-from recommenders.text_knn import centered_vectors
+from recommenders.text_knn import centered_vectors, unit_length
 from recommenders.top import Top, top_of_products
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
@@ -144,7 +144,8 @@ class SASRec:
 
         Raises InputError for a file that lacks an item or cannot be read.
         """
-        text = centered_vectors(settings.vectors, catalog.item_ids) if settings.vectors else None
+        vectors = torch.from_numpy(centered_vectors(settings.vectors, catalog.item_ids)) if settings.vectors else None
+        text = None if vectors is None else unit_length(vectors)
         return cls.from_splits(splits, len(catalog), settings, text, on_epoch)
 
     @classmethod

@@ -45,7 +45,7 @@ class Batcher(Generic[Row, Result]):
 
     A request with more rows than a batch has is drawn in parts, one a turn, so that shorter requests come in between.
     Where a batch of several requests fails, each is drawn by itself, so that only the one at fault fails. `failed` says
-    whether the newest batch failed for another reason than what was asked.
+    whether the newest batch failed for another reason than what was asked, `hangs` whether one takes too long now.
     """
 
     def __init__(
@@ -65,7 +65,13 @@ class Batcher(Generic[Row, Result]):
         self._numbers = count()
         self._turn = 0
         self._last_rows, self._last_seconds = 0, 0.0
+        self._begun: float | None = None  # when the batch that is being drawn began
         self._thread = ThreadPoolExecutor(1, "batches")
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the batch that is being drawn has taken longer than a request may."""
+        return self._begun is not None and time.perf_counter() - self._begun > self.seconds
 
     async def submit(self, how: Hashable, rows: Sequence[Row]) -> list[Result]:
         """The results of the rows of one request, in their order.
@@ -128,7 +134,7 @@ class Batcher(Generic[Row, Result]):
 
     async def _answer(self, parts: list[Part[Row, Result]]) -> None:
         rows = [row for part in parts for row in part.rows]
-        started = time.perf_counter()
+        started = self._begun = time.perf_counter()
         try:
             drawn = await asyncio.get_running_loop().run_in_executor(self._thread, self.draw, parts[0].how, rows)
         except Exception as error:
@@ -139,6 +145,8 @@ class Batcher(Generic[Row, Result]):
             elif not parts[0].results.done():
                 parts[0].results.set_exception(_told(error))
             return
+        finally:
+            self._begun = None
         self.failed = False
         self._last_rows, self._last_seconds = len(rows), time.perf_counter() - started
         self.observe(self._last_rows, self._last_seconds)

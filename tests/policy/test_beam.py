@@ -15,7 +15,7 @@ from transformers import AutoConfig, PreTrainedModel
 from catalog import Catalog, Trie, exact_log_flow, node_tokens, word_tokenizer
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import TriePolicy, auto_class, policy_of
-from policy.base import Branches
+from policy.base import CachedBranches
 from tests.conftest import SMALL
 
 SIZES = (4, 3, 4)
@@ -139,13 +139,13 @@ def test_branches_that_have_lost_are_not_read_and_those_of_a_guide_that_can_rais
     model = make_model("qwen3", vocab_size=len(tokenizer))
     policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
     prompts = PromptBuilder(catalog, tokenizer, max_history=5)([{"history": [0, 7, 9], "target": 3}])
-    read, advance = [], Branches.advance
+    read, advance = [], CachedBranches.advance
 
     def counted(branches, tokens, column):
         read.append(tokens.shape[1])
         return advance(branches, tokens, column)
 
-    monkeypatch.setattr(Branches, "advance", counted)
+    monkeypatch.setattr(CachedBranches, "advance", counted)
     rising = torch.zeros(1, catalog.trie.nodes)
     rising[:, -1] = 1e-3
     for guide, k in ((None, None), (None, 1), (Table(rising, catalog.trie), 1)):

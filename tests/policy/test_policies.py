@@ -11,7 +11,7 @@ from catalog import DenseFlows, node_tokens
 from catalog.errors import InputError, RunError
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
-from policy.base import Branches
+from policy.base import CachedBranches
 from recommenders.guide import FlowGuide
 from tests.raising import raises
 
@@ -112,13 +112,13 @@ def test_a_wide_beam_returns_the_catalogue_in_exact_order(policy, prompts, exact
 
 
 def test_branches_without_a_choice_left_are_not_read(policy, prompts, monkeypatch):
-    read, advance = [], Branches.advance
+    read, advance = [], CachedBranches.advance
 
     def counted(branches, tokens, column):
         read.append(tokens.shape[1])
         return advance(branches, tokens, column)
 
-    monkeypatch.setattr(Branches, "advance", counted)
+    monkeypatch.setattr(CachedBranches, "advance", counted)
     policy.beam(prompts, 48)  # as wide as the catalogue: it comes to every node
     levels = list(pairwise(policy.trie.level_start))[1:-1]
     assert read == [int(policy.trie.open[a:b].sum()) for a, b in levels]

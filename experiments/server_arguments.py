@@ -76,6 +76,12 @@ class RolloutServerArguments(ListenArguments):
     dtype: Literal["float32", "bfloat16"] = field(
         default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
     )
+    weight_transfer: Literal["http", "nccl", "ipc"] = field(
+        default="http",
+        metadata={
+            "help": "How the weights may come beside HTTP, as training has it: by NCCL, or on one GPU by CUDA IPC."
+        },
+    )
     engine: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
     )

@@ -18,7 +18,14 @@ class Answer(NamedTuple):
 
 
 def request(
-    method: str, url: str, headers: dict[str, str], body: bytes = b"", *, timeout: float, largest: int, retries: int
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    body: bytes | memoryview = b"",
+    *,
+    timeout: float,
+    largest: int,
+    retries: int,
 ) -> Answer:
     """The whole answer within `timeout` seconds, retries included, and of at most `largest` bytes.
 
@@ -41,7 +48,7 @@ def request(
     raise AssertionError("the last attempt answers or raises")
 
 
-def _once(method: str, url: str, headers: dict[str, str], body: bytes, end: float, largest: int) -> Answer:
+def _once(method: str, url: str, headers: dict[str, str], body: bytes | memoryview, end: float, largest: int) -> Answer:
     where = urlsplit(url)
     kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
     left = max(0.01, end - time.monotonic())

@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from tests.vllm.servers import SHAPE, Servers
+from tests.vllm.servers import SHAPE, RunningServers
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +15,7 @@ def both_servers(catalog, tokenizer, tmp_path_factory):
     for parameter in model.parameters():
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=0.2)
-    started = Servers(model, catalog, tokenizer, tmp_path_factory.mktemp("servers"))
+    started = RunningServers(model, catalog, tokenizer, tmp_path_factory.mktemp("servers"))
     yield started
     for number in range(2):
         started.kill(number)

@@ -11,6 +11,10 @@ import torch
 from safetensors.torch import save_file
 
 from samplers.rollouts.client import ServerEngine
+from samplers.rollouts.engine import WeightMeta
+from samplers.rollouts.http_weights import HTTPWeights
+from samplers.rollouts.servers import Servers
+from samplers.rollouts.weights import PolicySource
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key of more than 16 characters"
@@ -28,7 +32,7 @@ SHAPE = dict(
 LONGEST = 1 + 20 * 4
 
 
-class Servers:
+class RunningServers:
     """Two rollout servers from one checkpoint; url a and url b."""
 
     def __init__(self, model, catalog, tokenizer, folder):
@@ -77,18 +81,36 @@ class Servers:
         self.processes[number].kill()
         self.processes[number].wait()
 
-    def engine(self, urls=None, **settings):
+    def engine(self, urls=None, run="run", send=True, **settings):
         known = dict(catalog_fingerprint=self.catalog.fingerprint, vocabulary=self.model.config.vocab_size)
-        known["levels"] = self.catalog.trie.levels
-        other = dict(key=KEY, run="run", longest=LONGEST, timeout=60, bucket_bytes=40_000)
-        return ServerEngine(urls or self.urls, **(known | other | settings))
+        servers = Servers(urls or self.urls, **(known | dict(key=KEY, longest=LONGEST, timeout=60) | settings))
+        sender = HTTPWeights(servers, part_bytes=40_000) if send else None
+        return ServerEngine(servers, run=run, levels=self.catalog.trie.levels, sender=sender)
 
     def loaded(self, urls=None, version=0, **settings):
         """An engine whose servers have the model's weights."""
         engine = self.engine(urls, **settings)
-        engine.load(self.model.named_parameters(), version)
+        engine.load(PolicySource(self.model), version)
         engine.confirm_weights()
         return engine
+
+
+class Listed:
+    """Weights from a list, which is read once; `left`: whether some of it was not."""
+
+    def __init__(self, weights):
+        self.weights = list(weights)
+        self.rest = iter(self.weights)
+
+    def metadata(self):
+        return [WeightMeta(name, weight.dtype, tuple(weight.shape)) for name, weight in self.weights]
+
+    def __iter__(self):
+        return self.rest
+
+    @property
+    def left(self):
+        return next(self.rest, None) is not None
 
 
 def free_ports(count):

@@ -27,7 +27,9 @@ def nccl(client: SyncClient, source: Feed, workers: int) -> Any:
     They meet by NCCL's unique id, which goes over HTTP under the key. vLLM's own meeting would have the server unpickle
     what lies in a store that anyone can reach.
     """
-    wire: dict[str, Any] = dict(packed=True, packed_buffer_size_bytes=BUCKET_BYTES, packed_num_buffers=2)
+    # vLLM keeps its streams by the number of buffers, and one server must not wait for what another does not receive
+    buffers = 2 + list(client.servers.urls).index(client.url)
+    wire: dict[str, Any] = dict(packed=True, packed_buffer_size_bytes=BUCKET_BYTES, packed_num_buffers=buffers)
     engine = NCCLTrainerWeightTransferEngine(client=client, source=cast(Any, source), **wire)
     identity = bytes(NCCLLibrary().ncclGetUniqueId().internal)
     info = NCCLWeightTransferInitInfo(

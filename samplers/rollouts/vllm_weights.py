@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from queue import Full, Queue
+from queue import Empty, Full, Queue
 from typing import Any
 
 import torch
@@ -28,9 +28,9 @@ class SyncClient:
     weights, or is gone, no longer receives what this process sends.
     """
 
-    def __init__(self, servers: Servers, url: str, on_failure: Callable[[], None]) -> None:
-        self.servers, self.url, self.on_failure = servers, url, on_failure
-        self.version = ""
+    def __init__(self, servers: Servers, url: str) -> None:
+        self.servers, self.url, self.version = servers, url, ""
+        self.on_failure: Callable[[], None] = lambda: None
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._post("/init_weight_transfer_engine", {"init_info": init_info, "seconds": self.servers.timeout})
@@ -67,11 +67,17 @@ class Feed:
         return self.metas
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        while (bucket := self._buckets.get()) is not None:
+        while (bucket := self._next()) is not None:
             for name, tensor in bucket.items():
                 if tensor.is_cuda:  # vLLM reads it in a stream of its own, after this thread has let go of it
                     tensor.record_stream(torch.cuda.current_stream())
                 yield name, tensor
+
+    def _next(self) -> dict[str, Tensor] | None:
+        while not self.over.is_set():
+            with suppress(Empty):
+                return self._buckets.get(timeout=0.5)
+        return None
 
     def put(self, bucket: dict[str, Tensor] | None, seconds: float) -> None:
         """Wait up to `seconds` for a place; without one, or when the round is `over`, the bucket is dropped."""
@@ -156,8 +162,8 @@ class VLLMWeights:
             thread.join(self.servers.timeout)
             if thread.is_alive() or one.error:
                 self._links.pop(url).close()
-                reason = one.error or f"{url} took more than {self.servers.timeout:g} s."
-                self.servers.drop(url, str(reason) or type(reason).__name__)
+                reason = one.error or f"it took more than {self.servers.timeout:g} s"
+                self.servers.drop(url, f"the weights did not arrive at {url}: {reason}")
 
     def _meet(self) -> dict[str, Link]:
         """The servers that answer. One that was started again, or that another run took, has no group any more."""
@@ -169,8 +175,8 @@ class VLLMWeights:
         return self._links
 
     def _link(self, url: str, workers: int) -> Link:
-        client = SyncClient(self.servers, url, lambda: link.close())
-        link = Link(client, workers)
+        link = Link(SyncClient(self.servers, url), workers)
+        link.client.on_failure = link.close
         return link
 
     def _start(self, link: Link, metas: Sequence[WeightMeta], name: str) -> tuple[Round, threading.Thread]:

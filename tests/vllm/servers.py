@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from samplers.rollouts.client import ServerEngine
 from samplers.rollouts.engine import WeightMeta
@@ -32,11 +33,29 @@ SHAPE = dict(
 LONGEST = 1 + 20 * 4
 
 
-class RunningServers:
-    """Two rollout servers from one checkpoint; url a and url b."""
+def recipe(servers, port):
+    command = ["recipes/rollout_server.py", "--port", str(port), "--max_history", "20"]
+    return [*command, "--model", servers.folder / "model", "--data", servers.folder / "data"]
 
-    def __init__(self, model, catalog, tokenizer, folder):
-        self.model, self.catalog, self.folder = model, catalog, folder
+
+def small_model(catalog, tokenizer, **settings):
+    torch.manual_seed(0)
+    shape = SHAPE | dict(vocab_size=len(tokenizer), catalog_fingerprint=catalog.fingerprint) | settings
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3", **shape)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+class RunningServers:
+    """Two rollout servers from one checkpoint; url a and url b.
+
+    command: (these servers, port) -> what starts one, by default the recipe.
+    """
+
+    def __init__(self, model, catalog, tokenizer, folder, command=recipe):
+        self.model, self.catalog, self.folder, self.command = model, catalog, folder, command
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         (folder / "model/flow_heads").mkdir()  # as a run has it, and no business of the engine
@@ -47,11 +66,16 @@ class RunningServers:
         self.processes = [self.process(port) for port in self.ports]
 
     def process(self, port, **environment):
-        command = [sys.executable, "recipes/rollout_server.py", "--port", str(port), "--max_history", "20"]
-        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GFLOWGR_API_KEY": KEY} | environment
+        command = [sys.executable, *self.command(self, port)]
+        settings = {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "GFLOWGR_API_KEY": KEY,
+        } | environment
         with open(self.folder / f"{port}.log", "ab") as log:
             return subprocess.Popen(
-                [*command, "--model", self.folder / "model", "--data", self.folder / "data"],
+                command,
                 cwd=ROOT,
                 env=os.environ | settings,
                 stdout=log,

@@ -1,0 +1,169 @@
+"""Weights by vLLM's own transfer into servers of their own; by gloo, since NCCL needs GPUs."""
+
+import copy
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from catalog import node_tokens
+from catalog.errors import RunError
+from policy import CausalPolicy
+from samplers.rollouts.client import ServerEngine
+from samplers.rollouts.sampler import RolloutSampler
+from samplers.rollouts.servers import Servers
+from samplers.rollouts.vllm_weights import VLLMWeights
+from samplers.rollouts.weights import PolicySource
+from tests.raising import raises
+from tests.vllm.servers import KEY, LONGEST, ROOT, Listed, RunningServers, small_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.vllm]
+
+
+@pytest.fixture(scope="module")
+def transfer_servers(catalog, tokenizer, tmp_path_factory):
+    """Of the first the model's head is tied to its embeddings, of the second it is not, and the same matrix."""
+    folder = tmp_path_factory.mktemp("gloo")
+    model = small_model(catalog, tokenizer)
+    untied = small_model(catalog, tokenizer, tie_word_embeddings=False)
+    untied.load_state_dict(model.state_dict())
+    untied.save_pretrained(folder / "untied")
+    tokenizer.save_pretrained(folder / "untied")
+
+    def command(servers, port):
+        kind = "untied" if port == servers.ports[1] else "model"
+        return ["tests/vllm/gloo.py", str(port), folder / kind, folder / "data"]
+
+    started = RunningServers(model, catalog, tokenizer, folder, command)
+    started.models = [model, untied]
+    yield started
+    for number in range(2):
+        started.kill(number)
+
+
+@pytest.fixture
+def servers(transfer_servers):
+    transfer_servers.revive()
+    return transfer_servers
+
+
+def make_engine(servers, urls=None, run="run", **settings):
+    from tests.vllm.gloo import BUCKET, join
+
+    known = dict(catalog_fingerprint=servers.catalog.fingerprint, vocabulary=servers.model.config.vocab_size)
+    known |= dict(key=KEY, longest=LONGEST, timeout=60, weight_transfer="gloo")
+    found = Servers(urls or servers.urls, **(known | settings))
+    return ServerEngine(found, run=run, levels=servers.catalog.trie.levels, sender=VLLMWeights(found, join, BUCKET))
+
+
+@pytest.fixture
+def check(servers, tokenizer, prompts):
+    """That an engine draws from this model."""
+
+    def holds(engine, model):
+        policy = CausalPolicy(model, servers.catalog.trie, node_tokens(tokenizer, servers.catalog.trie))
+        found = RolloutSampler(engine, policy).sample(prompts, 16, seed=5)
+        torch.testing.assert_close(policy.log_probs(prompts, found.items).log_pf, found.log_pf, atol=1e-4, rtol=1e-4)
+
+    return holds
+
+
+def moved(model, seed):
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
+
+
+def load(engine, weights, version):
+    engine.load(weights, version)
+    engine.confirm_weights()
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["tied", "untied"])
+def test_each_version_of_the_weights_arrives_and_no_other_is_drawn_from(number, servers, check):
+    engine = make_engine(servers, [servers.urls[number]])
+    for version in range(3):
+        model = moved(servers.models[number], version)
+        load(engine, PolicySource(model), version)
+        check(engine, model)
+    other = make_engine(servers, [servers.urls[number]], run="another run")
+    load(other, PolicySource(servers.models[number]), 0)
+    check(other, servers.models[number])
+    with raises(RunError):  # its weights are gone
+        engine.sample([[1]], 1, [0])
+    load(engine, PolicySource(model), 3)  # a new group
+    check(engine, model)
+
+
+class Failing(Listed):
+    """Calls `then` in the middle of the weights."""
+
+    def __init__(self, weights, then):
+        super().__init__(weights)
+        self.rest = self.failing(then)
+
+    def failing(self, then):
+        for place, (name, weight) in enumerate(self.weights):
+            if place == len(self.weights) // 2:
+                then()
+            yield name, weight
+
+
+def test_a_server_killed_in_the_middle_of_a_transfer_is_left_out_and_joins_again(servers, check, caplog):
+    caplog.set_level(logging.INFO, logger="samplers.rollouts")
+    engine, untied = make_engine(servers), servers.models[1]
+    load(engine, PolicySource(untied), 0)
+    check(engine, untied)
+    for number in (1, 0):
+        caplog.clear()
+        load(engine, Failing(PolicySource(untied), lambda: servers.kill(number)), 1)  # noqa: B023
+        assert list(engine.servers.down) == [servers.urls[number]] and servers.urls[number] in caplog.text
+        check(engine, untied)
+        servers.revive()
+        load(engine, PolicySource(untied), 2)
+        assert not engine.servers.down and f"{servers.urls[number]} is back" in caplog.text
+        check(engine, untied)
+
+
+def test_weights_that_do_not_fit_are_refused_and_leave_nothing_behind(servers, check):
+    model = servers.models[1]
+    engine = make_engine(servers, [servers.urls[1]])
+    pairs = [(name, weight.detach()) for name, weight in PolicySource(model)]
+
+    class OtherDtype(Listed):
+        def metadata(self):
+            *first, last = super().metadata()
+            return [*first, last._replace(dtype=torch.float64)]
+
+    half = len(pairs) // 2
+    wrong = {
+        "no.such.weight": Listed([*pairs[:half], ("model.no.such.weight", torch.ones(3)), *pairs[half:]]),
+        "shape": Listed([(name, weight[:1]) for name, weight in pairs]),
+        "disagrees": OtherDtype(pairs),
+    }
+    for version, (word, weights) in enumerate(wrong.items()):
+        engine.load(weights, version)
+        with raises(RunError) as error:
+            engine.confirm_weights()
+        assert not weights.left and word in str(error.value), error.value
+    load(engine, PolicySource(model), 9)
+    check(engine, model)
+
+
+def test_a_run_sharded_by_zero_3_sends_from_its_first_process(servers, tmp_path):
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "tests/vllm/transfer_worker.py"]
+    settings = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
+    arguments = [servers.folder / "untied", servers.folder / "data", servers.urls[1], tmp_path / "result.json"]
+    done = subprocess.run(
+        [sys.executable, *command, *arguments], cwd=ROOT, env=os.environ | settings, timeout=240, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr.decode()[-3000:]
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["metadata"] and result["gathered"] == 0  # known without a gather
+    assert result["difference"] < 1e-4 and result["moved"] > 0.01

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import save
 
 from catalog.errors import InputError, RunError
 from samplers.rollouts.client import ServerEngine
+from samplers.rollouts.http_client import request
 from samplers.rollouts.http_weights import HTTPWeights
 from samplers.rollouts.servers import MOST_PROMPTS, Servers
 from samplers.rollouts.wire import PART_BYTES
@@ -277,6 +279,45 @@ def test_a_server_that_answers_no_draw_is_left_out_in_time(name, good, client, c
         started = time.monotonic()
         assert engine.sample([[1], [2], [3]], 2, [0, 1, 2])[0].shape == (3, 2, LEVELS)
         assert time.monotonic() - started < 4 and list(engine.servers.down) == [bad]
+
+
+def test_what_waits_for_a_busy_engine_is_drawn_in_one_batch_as_it_would_be_alone(client, catalog):
+    engine, free = Engine(), threading.Event()
+
+    def by_seed(prompts, count, seeds):
+        tokens, log_pf = engine._draw(len(prompts), count, LEVELS)
+        free.wait(10)
+        return tokens * torch.tensor(seeds).view(-1, 1, 1), log_pf
+
+    engine.sample = by_seed
+    with served(engine, catalog) as url, ThreadPoolExecutor(17) as threads:
+        asking = client(url, timeout=10)
+        first = threads.submit(asking.sample, [[1]], 2, [0])
+        while not engine.asked:
+            time.sleep(0.01)
+        others = [threads.submit(asking.sample, [[1]] * 3, 2, [place] * 3) for place in range(16)]
+        time.sleep(0.3)
+        free.set()
+        assert all((one.result()[0] == place).all() for place, one in enumerate(others)) and first.result()
+    assert [shape[0] for shape in engine.asked] == [1, 48]
+
+
+def test_a_body_may_take_longer_than_the_connection(monkeypatch):
+    monkeypatch.setattr("samplers.rollouts.http_client.CONNECT_SECONDS", 0.2)
+
+    def read_late():
+        with listener.accept()[0] as connection:
+            time.sleep(0.6)
+            left = 4_000_000
+            while left > 0:
+                left -= len(connection.recv(2**20))
+            connection.sendall(ok(b"yes"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=read_late, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        answer = request("PUT", url, {}, memoryview(bytes(4_000_000)), timeout=5, largest=10, retries=0)
+    assert answer.content == b"yes"
 
 
 def test_many_prompts_go_in_several_requests(good, client):

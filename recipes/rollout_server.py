@@ -24,6 +24,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     url = listen(listener, args.host, args.port)
     print(f"serving {args.model}: {what}, {url}")
     drawn = ("--use_vllm", "--vllm_mode", "server", "--vllm_server_base_url", url)
+    if args.weight_transfer != "http":
+        drawn += ("--weight_transfer", args.weight_transfer)
     recipe = ("--config", "recipes/ml-100k/gflownet-server.yaml", "--model", args.model, "--data", args.data)
     print(f"Next: {command('train', *recipe, *drawn)}", flush=True)
     run(app, listener)

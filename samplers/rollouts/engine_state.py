@@ -1,17 +1,16 @@
 """What a rollout server's engine does: one thing at a time, and together what waits for it."""
 
-import math
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from threading import TIMEOUT_MAX, Lock, Timer
+from threading import Lock, Timer
 
 import torch
 from torch import Tensor
 
 from catalog.errors import GFlowGRError, InputError, RunError
+from samplers.rollouts.asked import ExtendRequest, SampleRequest
 from samplers.rollouts.engine import RolloutEngine, WeightMeta
-from samplers.rollouts.requests import ExtendRequest, SampleRequest
 from samplers.rollouts.wire import Unpacker
 
 Row = tuple[list[int], int]
@@ -121,14 +120,21 @@ class EngineState:
             if part == len(self._incoming.parts) - 1:
                 self.version = version
 
-    def transfer(self, step: Callable[[], None], *, version: str | None = None, seconds: float = math.inf) -> None:
+    def transfer(
+        self,
+        step: Callable[[], None],
+        *,
+        version: str | None = None,
+        seconds: float = 300,
+        abandon: Callable[[], bool] = lambda: False,
+    ) -> None:
         """One step of a transfer by vLLM, which may take `seconds`; version: what the weights are called after it.
 
-        A step that takes longer waits for another process that is gone, and nothing ends it.
+        A step that takes longer waits for a process that is gone: `abandon` ends it, or says that it cannot.
         """
         with self._alone():
             self.version = None
-            late = Timer(min(seconds, TIMEOUT_MAX), self._give_up, [seconds])
+            late = Timer(seconds, self._give_up, [seconds, abandon])
             late.daemon = True
             late.start()
             try:
@@ -137,8 +143,10 @@ class EngineState:
                 late.cancel()
             self.version = version
 
-    def _give_up(self, seconds: float) -> None:
-        self.failure = f"A transfer of weights did not end within {seconds:g} s: start recipes/rollout_server.py again."
+    def _give_up(self, seconds: float, abandon: Callable[[], bool]) -> None:
+        if not abandon():
+            late = f"A transfer of weights did not end within {seconds:g} s"
+            self.failure = f"{late}: start recipes/rollout_server.py again."
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -16,9 +16,7 @@ from torch import Tensor
 from catalog import Catalog
 from catalog.errors import GFlowGRError, InputError
 from catalog.extras import extra
-from samplers.rollouts.engine import RolloutEngine
-from samplers.rollouts.engine_state import Asked, EngineFailedError, EngineState, Row, StaleWeightsError, cost, stacked
-from samplers.rollouts.requests import (
+from samplers.rollouts.asked import (
     Bounds,
     ExtendRequest,
     FinishRequest,
@@ -28,6 +26,8 @@ from samplers.rollouts.requests import (
     Version,
     WeightsRequest,
 )
+from samplers.rollouts.engine import RolloutEngine
+from samplers.rollouts.engine_state import Asked, EngineFailedError, EngineState, Row, StaleWeightsError, cost, stacked
 from samplers.rollouts.servers import MOST_DRAWS, MOST_PROMPTS
 from samplers.rollouts.transfer import TransferReceiver
 from samplers.rollouts.wire import PART_BYTES, as_bytes
@@ -141,7 +141,7 @@ def _add_transfer(app: FastAPI, state: EngineState, transfer: TransferReceiver |
 
     @app.post("/update_weights")
     def update(asked: UpdateRequest) -> None:
-        state.transfer(lambda: there().update(asked.update_info), seconds=asked.seconds)
+        state.transfer(lambda: there().update(asked.update_info), seconds=asked.seconds, abandon=there().abandon)
 
     @app.post("/finish_weight_update")
     def finish(asked: FinishRequest) -> None:

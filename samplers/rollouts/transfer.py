@@ -16,6 +16,7 @@ class TransferReceiver:
         self.llm, self.backend, self.workers = llm, backend, workers
         self._open = False  # whether vLLM waits for weights
         self._half = False  # whether layers are half loaded
+        self._abandoned = False
 
     def init(self, info: dict[str, Any]) -> None:
         """Meet the sender; leaves the group with an earlier one.
@@ -41,7 +42,7 @@ class TransferReceiver:
         """Receive weights. Raises InputError for those that are not the model's."""
         if "ipc_handles" in info:
             info = info | {"ipc_handles": from_json(info["ipc_handles"])}
-        self._half = True
+        self._half, self._abandoned = True, False
         try:
             self.llm.update_weights({"update_info": info})
         except Exception as error:
@@ -49,6 +50,17 @@ class TransferReceiver:
             self.llm.shutdown_weight_transfer_engine()  # so that the sender waits for nobody
             reason = f"{type(error).__name__}: {error}"
             raise InputError(f"These weights could not be taken over ({reason}).", remedy="Send others.") from error
+
+        if self._abandoned:
+            raise InputError("The sender of these weights is gone.", remedy="Begin again.")
+
+    def abandon(self) -> bool:
+        """Called beside `update`: leave the group, so that it ends. False where the workers are other processes."""
+        if self.workers > 1:
+            return False
+        self._abandoned = True
+        self.llm.llm_engine.model_executor.driver_worker.worker.weight_transfer_engine.shutdown()
+        return True
 
     def finish(self) -> None:
         """Let the layers compute with what has come, and drop what was cached under the old weights."""

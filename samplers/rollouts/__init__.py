@@ -8,5 +8,5 @@
 - `client`: the engine of a run that calls servers; `servers`: which of them answer; `http_client`: bounds of one answer
 - `weights`: the policy's weights, whatever they are sharded or adapted by, bucket by bucket
 - `http_weights`, `wire`: the weights to servers over HTTP, as parts of bytes
-- `vllm_weights`, `vllm_groups`, `ipc_handles`: the same by vLLM's own weight transfer; `transfer`: the server's side of it
+- `vllm_weights`, `vllm_groups`, `ipc_handles`: the same by vLLM's own transfer; `transfer`: the server's side of it
 """

@@ -21,16 +21,23 @@ BUCKET_BYTES = 128 * 2**20
 """Bytes of the weights that are on their way at once, unless a single weight is larger."""
 
 
+SECONDS_FOR_A_REASON = 5.0
+"""How long a round that broke off waits for the server to say why, over HTTP."""
+
+
 class SyncClient:
     """One server's four requests, as vLLM's `VLLMWeightSyncClient` has them.
 
     version: what the weights of this round will be called. on_failure: ends the sending, since a server that refused
-    weights, or is gone, no longer receives what this process sends.
+    weights, or is gone, no longer receives what this process sends. failure: why, once the server has `answered`.
     """
 
     def __init__(self, servers: Servers, url: str) -> None:
         self.servers, self.url, self.version = servers, url, ""
         self.on_failure: Callable[[], None] = lambda: None
+        self.failure: Exception | None = None
+        self.answered = threading.Event()
+        self.answered.set()
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         self._post("/init_weight_transfer_engine", {"init_info": init_info, "seconds": self.servers.timeout})
@@ -42,11 +49,16 @@ class SyncClient:
         if handles := update_info.get("ipc_handles"):
             update_info = {**update_info, "ipc_handles": to_json(handles)}
             update_info.pop("ipc_handles_pickled", None)
+        self.answered.clear()
+        self.failure = None
         try:
             self._post("/update_weights", {"update_info": update_info, "seconds": self.servers.timeout})
-        except Exception:
+        except Exception as error:
+            self.failure = error
             self.on_failure()
             raise
+        finally:
+            self.answered.set()
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         self._post("/finish_weight_update", {"version": weight_version or self.version})
@@ -131,7 +143,9 @@ class Round:
             link.group.send_weights()
             link.sent = self.name
         except Exception as error:
-            self.error = error
+            self.feed.over.set()
+            self.link.client.answered.wait(SECONDS_FOR_A_REASON)
+            self.error = self.link.client.failure or error
         finally:
             self.feed.over.set()
 

@@ -87,7 +87,7 @@ class RunningServers:
 
     def wait(self):
         """Return when both answer."""
-        end = time.monotonic() + 180
+        end = time.monotonic() + 300
         for process, port in zip(self.processes, self.ports, strict=True):
             while f"http://127.0.0.1:{port}" not in self.log(port):
                 assert process.poll() is None and time.monotonic() < end, self.log(port)[-3000:]

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from catalog import node_tokens
-from catalog.errors import RunError
+from catalog.errors import InputError, RunError
 from policy import CausalPolicy
 from samplers.rollouts.client import ServerEngine
 from samplers.rollouts.sampler import RolloutSampler
 from samplers.rollouts.servers import Servers
-from samplers.rollouts.vllm_weights import VLLMWeights
+from samplers.rollouts.vllm_weights import Feed, SyncClient, VLLMWeights
 from samplers.rollouts.weights import PolicySource
 from tests.raising import raises
 from tests.vllm.servers import KEY, LONGEST, ROOT, Listed, RunningServers, small_model
@@ -120,18 +120,16 @@ def test_a_server_killed_in_the_middle_of_a_transfer_is_left_out_and_joins_again
     engine, untied = make_engine(servers), servers.models[1]
     load(engine, PolicySource(untied), 0)
     check(engine, untied)
-    for number in (1, 0):
-        caplog.clear()
-        load(engine, Failing(PolicySource(untied), lambda: servers.kill(number)), 1)  # noqa: B023
-        assert list(engine.servers.down) == [servers.urls[number]] and servers.urls[number] in caplog.text
-        check(engine, untied)
-        servers.revive()
-        load(engine, PolicySource(untied), 2)
-        assert not engine.servers.down and f"{servers.urls[number]} is back" in caplog.text
-        check(engine, untied)
+    load(engine, Failing(PolicySource(untied), lambda: servers.kill(1)), 1)
+    assert list(engine.servers.down) == [servers.urls[1]] and f"arrive at {servers.urls[1]}" in caplog.text
+    check(engine, untied)
+    servers.revive()
+    load(engine, PolicySource(untied), 2)
+    assert not engine.servers.down and f"{servers.urls[1]} is back" in caplog.text
+    check(engine, untied)
 
 
-def test_weights_that_do_not_fit_are_refused_and_leave_nothing_behind(servers, check):
+def test_weights_that_do_not_fit_are_refused_and_leave_nothing_behind(servers, check, caplog):
     model = servers.models[1]
     engine = make_engine(servers, [servers.urls[1]])
     pairs = [(name, weight.detach()) for name, weight in PolicySource(model)]
@@ -144,15 +142,32 @@ def test_weights_that_do_not_fit_are_refused_and_leave_nothing_behind(servers, c
     half = len(pairs) // 2
     wrong = {
         "no.such.weight": Listed([*pairs[:half], ("model.no.such.weight", torch.ones(3)), *pairs[half:]]),
-        "shape": Listed([(name, weight[:1]) for name, weight in pairs]),
+        "could not be taken over": Listed([(name, weight[:1]) for name, weight in pairs]),
         "disagrees": OtherDtype(pairs),
     }
     for version, (word, weights) in enumerate(wrong.items()):
+        caplog.clear()
         engine.load(weights, version)
-        with raises(RunError) as error:
+        assert not weights.left and word in caplog.text
+        with raises(RunError):
             engine.confirm_weights()
-        assert not weights.left and word in str(error.value), error.value
-    load(engine, PolicySource(model), 9)
+        load(engine, PolicySource(model), 10 + version)
+        check(engine, model)
+
+
+def test_a_server_gives_up_a_transfer_whose_sender_falls_silent(servers, check):
+    """The sender joins, and then sends nothing."""
+    from tests.vllm.gloo import join
+
+    engine, model = make_engine(servers, [servers.urls[1]]), servers.models[1]
+    client = SyncClient(engine.servers, servers.urls[1])
+    group = join(client, Feed([]), 1)
+    client.start_weight_update()
+    asked = {"update_info": {"names": ["x"], "dtype_names": ["float32"], "shapes": [[3]]}, "seconds": 0.5}
+    with raises(InputError) as error:
+        engine.servers.call(servers.urls[1], "POST", "/update_weights", json.dumps(asked).encode(), retries=0)
+    assert "400" in str(error.value) and group.model_update_group
+    load(engine, PolicySource(model), 0)
     check(engine, model)
 
 

@@ -85,7 +85,7 @@ check: install-all
 	$(BIN)/lint-imports
 
 bench: install-all
-	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts staleness http_requests; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts rollout_clients weight_sync staleness http_requests; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -94,7 +94,7 @@ def _servers(
             field="vllm_mode",
         )
     if args.weight_transfer != "http":
-        _check_transfer(args, accelerator)
+        check_transfer(args, accelerator)
     run = broadcast_object_list([secrets.token_hex(8)])[0]  # two runs on one server must notice each other
     servers = Servers(
         args.vllm_server_base_url,
@@ -118,7 +118,7 @@ def _sender(weight_transfer: str, servers: Servers) -> WeightSender:
     return VLLMWeights(servers, JOINS[weight_transfer])
 
 
-def _check_transfer(args: RolloutConfig, accelerator: Accelerator) -> None:
+def check_transfer(args: RolloutConfig, accelerator: Accelerator) -> None:
     """Raise InputError where vLLM's weight transfer cannot serve this run, SetupError where vLLM is missing."""
     from samplers.rollouts.vllm_engine import check_vllm
 

@@ -7,6 +7,7 @@ past HTTP by vLLM's own weight transfer.
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -95,6 +96,13 @@ def make_app(
             "workers": transfer.workers if transfer else 1,
         }
 
+    _add_draws(app, bounds, batcher)
+    _add_weights(app, state)
+    _add_transfer(app, state, transfer)
+    return app
+
+
+def _add_draws(app: FastAPI, bounds: Bounds, batcher: Batcher[Row, tuple[Tensor, Tensor]]) -> None:
     async def draw(asked: SampleRequest | ExtendRequest) -> Response:
         bounds.check(asked)
         tensors = stacked(await batcher.submit(*Asked.of(asked)))
@@ -108,6 +116,8 @@ def make_app(
     async def extend(asked: ExtendRequest) -> Response:
         return await draw(asked)
 
+
+def _add_weights(app: FastAPI, state: EngineState) -> None:
     @app.post("/weights")
     def begin(asked: WeightsRequest) -> None:
         state.begin(asked.version, asked.metas(), asked.part_bytes)
@@ -116,9 +126,6 @@ def make_app(
     async def weights(version: Version, part: Annotated[int, Query(ge=0, lt=2**31)], request: Request) -> None:
         content = (await request.receive())["body"]  # whole, and not copied as `request.body` would
         await run_in_threadpool(state.take, version, part, content)
-
-    _add_transfer(app, state, transfer)
-    return app
 
 
 def _add_transfer(app: FastAPI, state: EngineState, transfer: TransferReceiver | None) -> None:
@@ -133,19 +140,21 @@ def _add_transfer(app: FastAPI, state: EngineState, transfer: TransferReceiver |
 
     @app.post("/init_weight_transfer_engine")
     def init(asked: InitRequest) -> None:
-        state.transfer(lambda: there().init(asked.init_info), seconds=asked.seconds)
+        state.transfer(partial(there().init, asked.init_info), seconds=asked.seconds)
 
     @app.post("/start_weight_update")
     def start() -> None:
-        state.transfer(lambda: there().start())
+        state.transfer(there().start)
 
     @app.post("/update_weights")
     def update(asked: UpdateRequest) -> None:
-        state.transfer(lambda: there().update(asked.update_info), seconds=asked.seconds, abandon=there().abandon)
+        receiver = there()
+        receive = partial(receiver.update, asked.update_info)
+        state.transfer(receive, seconds=asked.seconds, abandon=receiver.abandon)
 
     @app.post("/finish_weight_update")
     def finish(asked: FinishRequest) -> None:
-        state.transfer(lambda: there().finish(), version=asked.version)
+        state.transfer(there().finish, version=asked.version)
 
 
 def _answer_with(status: int) -> Any:

@@ -6,6 +6,7 @@ As a program, a rollout server whose backend this is: gloo.py PORT MODEL DATA [S
 import json
 import math
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,16 +23,26 @@ BUCKET = 20_000
 """Bytes, less than the embeddings of the tests' model have."""
 
 
+LEFT = []
+
+
 class Group:
     def __init__(self, port, rank, world_size):
         wait = timedelta(seconds=60)
         store = TCPStore("127.0.0.1", port, world_size, is_master=rank == 0, timeout=wait)
-        self.group = ProcessGroupGloo(PrefixStore("weights", store), rank, world_size, wait)
+        self.group, self.left = ProcessGroupGloo(PrefixStore("weights", store), rank, world_size, wait), False
 
     def broadcast(self, tensor):
-        self.group.broadcast(tensor, 0).wait()
+        work = self.group.broadcast(tensor, 0)
+        while not work.is_completed():  # as NCCL, and unlike gloo, it ends when its group is left
+            if self.left:
+                LEFT.append(self.group)  # whose end would wait for the broadcast
+                raise ConnectionError("the group was left")
+            time.sleep(0.001)
+        work.wait()
 
     def destroy(self):
+        self.left = True
         self.group.abort()
 
 

@@ -141,7 +141,7 @@ def test_weights_that_do_not_fit_are_refused_and_leave_nothing_behind(servers, c
 
     half = len(pairs) // 2
     wrong = {
-        "no.such.weight": Listed([*pairs[:half], ("model.no.such.weight", torch.ones(3)), *pairs[half:]]),
+        "or parameter named 'no'": Listed([*pairs[:half], ("model.no.such.weight", torch.ones(3)), *pairs[half:]]),
         "could not be taken over": Listed([(name, weight[:1]) for name, weight in pairs]),
         "disagrees": OtherDtype(pairs),
     }

@@ -1,6 +1,6 @@
 """Many processes of a run at one rollout server: their draws at once against one after the other.
 
-python benchmarks/rollout_clients.py [--clients 16 --prompts 8 --samples 3 --repeats 5]
+python benchmarks/rollout_clients.py [--clients 16 --prompts 8 --samples 2 --repeats 5]
 
 Engine, server and clients are in one process, over loopback, with one thread for the engine. A server that drew one
 request at a time took as long for all of them as they take here one after the other.
@@ -68,7 +68,7 @@ def running(args: argparse.Namespace) -> Iterator[tuple[list[ServerEngine], list
 
 
 def main() -> None:
-    args = arguments(__doc__, clients=16, prompts=8, samples=3, levels=4, hidden=64, layers=2, items=12_000, repeats=5)
+    args = arguments(__doc__, clients=16, prompts=8, samples=2, levels=4, hidden=64, layers=2, items=12_000, repeats=5)
     with running(args) as (clients, prompts, engine), ThreadPoolExecutor(args.clients) as threads:
         seeds = [
             [2**32 + 1000 * (args.prompts * place + row) for row in range(args.prompts)]

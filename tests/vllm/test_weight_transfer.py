@@ -182,3 +182,16 @@ def test_a_run_sharded_by_zero_3_sends_from_its_first_process(servers, tmp_path)
     result = json.loads((tmp_path / "result.json").read_text())
     assert result["metadata"] and result["gathered"] == 0  # known without a gather
     assert result["difference"] < 1e-4 and result["moved"] > 0.01
+
+
+def test_quantized_weights_are_refused_where_new_ones_would_not_be_quantized(catalog, tmp_path):
+    from samplers.rollouts.vllm_engine import VLLMEngine
+
+    catalog.save(tmp_path)
+    with raises(InputError, field="vllm_engine", value="fp8"):
+        VLLMEngine(tmp_path, tmp_path, longest=5, dtype="float32", settings={"quantization": "fp8"})
+
+
+def test_a_server_of_another_way_is_refused_at_the_start(servers):
+    with raises(InputError, field="weight_transfer", value="nccl"):
+        make_engine(servers, weight_transfer="nccl")

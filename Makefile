@@ -105,7 +105,7 @@ docs: install-dev
 	$(BIN)/mkdocs build -q
 
 bench: install-all
-	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts staleness extend; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts rollout_clients weight_sync staleness extend; do $(BIN)/python benchmarks/$$program.py || exit 1; done
 	$(BIN)/python benchmarks/serve.py --quick 1
 
 clean:

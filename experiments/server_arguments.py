@@ -84,6 +84,12 @@ class RolloutServerArguments(ListenArguments):
             "exactly the trained policy."
         },
     )
+    weight_transfer: Literal["http", "nccl", "ipc"] = field(
+        default="http",
+        metadata={
+            "help": "How the weights may come beside HTTP, as training has it: by NCCL, or on one GPU by CUDA IPC."
+        },
+    )
     engine: dict[str, Any] | str | None = field(
         default=None,
         metadata={

@@ -40,8 +40,8 @@ class Batcher(Generic[Row, Result]):
     """Draws the rows of all waiting requests that want them drawn in the same way together.
 
     draw: (how, rows) -> as many results; it is called in one thread, for one batch at a time. max_batch: rows of a
-    batch. max_waiting: rows that may wait. seconds: within which a request is answered. observe: called with the rows
-    and the seconds of each batch.
+    batch, or with `cost` what they cost together. cost: how -> of one row. max_waiting: rows that may wait. seconds:
+    within which a request is answered. observe: called with the rows and the seconds of each batch.
 
     A request with more rows than a batch has is drawn in parts, one a turn, so that shorter requests come in between.
     Where a batch of several requests fails, each is drawn by itself, so that only the one at fault fails. `failed` says
@@ -55,9 +55,10 @@ class Batcher(Generic[Row, Result]):
         max_batch: int,
         max_waiting: int,
         seconds: float,
+        cost: Callable[[Hashable], int] = lambda how: 1,
         observe: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
-        self.draw, self.max_batch, self.max_waiting = draw, max_batch, max_waiting
+        self.draw, self.max_batch, self.max_waiting, self.cost = draw, max_batch, max_waiting, cost
         self.seconds, self.observe = seconds, observe
         self.waiting, self.failed = 0, False
         self._parts: list[Part[Row, Result]] = []
@@ -82,8 +83,9 @@ class Batcher(Generic[Row, Result]):
             raise Overloaded
         loop = asyncio.get_running_loop()
         parts = []
-        for place, start in enumerate(range(0, len(rows), self.max_batch)):
-            some = rows[start : start + self.max_batch]
+        most = max(1, self.max_batch // self.cost(how))
+        for place, start in enumerate(range(0, len(rows), most)):
+            some = rows[start : start + most]
             parts.append(Part(self._turn + place, next(self._numbers), how, some, loop.create_future()))
         for part in parts:
             insort(self._parts, part)
@@ -122,9 +124,10 @@ class Batcher(Generic[Row, Result]):
         for part in self._parts:
             if part.results.done():  # cancelled
                 continue
-            if (not taken or part.how == taken[0].how) and len(part.rows) <= free:
+            size = len(part.rows) * self.cost(part.how)
+            if not taken or (part.how == taken[0].how and size <= free):
                 taken.append(part)
-                free -= len(part.rows)
+                free -= size
             else:
                 left.append(part)
         self._parts, self.waiting = left, sum(len(part.rows) for part in left)

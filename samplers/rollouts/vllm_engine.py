@@ -1,7 +1,7 @@
 """vLLM inside the trainer's process, on the trainer's device: the colocated rollout engine."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,6 +12,7 @@ from catalog import Catalog
 from catalog.errors import InputError, RunError, SetupError
 from catalog.extras import install_command
 from samplers.rollouts.engine import Weights
+from samplers.rollouts.transfer import TransferReceiver
 
 if TYPE_CHECKING:
     from vllm.distributed.parallel_state import GroupCoordinator
@@ -27,6 +28,7 @@ RESERVED = {
     "max_model_len",
     "model",
     "trust_remote_code",
+    "weight_transfer_config",
 }
 """Arguments of vLLM that the engine sets and `settings` may not."""
 
@@ -37,12 +39,14 @@ class VLLMEngine:
     folder: a checkpoint, or only its config and tokenizer (`cached_skeleton`) with `weights=False`, so that nothing may
     be drawn before the first `load`. catalog: the folder that `Catalog.save` wrote. longest: tokens of the longest
     prompt. dtype: of its copy of the weights, "float32" or "bfloat16". sleep: give the GPU's memory back in between
-    (vLLM's sleep mode). settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
+    (vLLM's sleep mode). weight_transfer: the backend of vLLM's own weight transfer, whose steps are then in `transfer`.
+    settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
 
     A process has one engine. A new one closes the one before, whose garbage collection would otherwise destroy the
     process groups that both share.
 
-    Raises SetupError where vLLM is missing or another version, RunError where it does not start.
+    Raises SetupError where vLLM is missing or another version, InputError for settings that the run decides or that
+    `load` does not serve, RunError where vLLM does not start.
     """
 
     _finalize: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
@@ -56,6 +60,7 @@ class VLLMEngine:
         dtype: str,
         weights: bool = True,
         sleep: bool = False,
+        weight_transfer: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         check_vllm()
@@ -91,6 +96,15 @@ class VLLMEngine:
                 f"vllm_engine: {min(taken)} is set by the run.", remedy="Leave it out.", field="vllm_engine"
             )
         arguments |= settings or {}
+        if weight_transfer:
+            arguments["weight_transfer_config"] = {"backend": weight_transfer}
+        elif arguments.get("quantization"):
+            raise InputError(
+                f"quantization={arguments['quantization']}: only vLLM's own weight transfer quantizes weights again.",
+                remedy="Leave it out, or draw on a server with weight_transfer: nccl.",
+                field="vllm_engine",
+                value=arguments["quantization"],
+            )
         self.group: GroupCoordinator | None = None
         try:
             processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
@@ -104,6 +118,9 @@ class VLLMEngine:
                 remedy="Where it lacks memory, lower gpu_memory_utilization or max_num_seqs, on a CPU "
                 "kv_cache_memory_bytes; where it does not support the backbone, sample with transformers.",
             ) from error
+        self.dtype: torch.dtype = self.llm.model_config.dtype  # type: ignore[assignment]  # resolved by now
+        workers = self.llm.llm_engine.vllm_config.parallel_config.world_size
+        self.transfer = TransferReceiver(self.llm, weight_transfer, workers) if weight_transfer else None
         if arguments.get("tensor_parallel_size", 1) > 1 and arguments.get("distributed_executor_backend"):
             from vllm.distributed import get_tp_group
 
@@ -114,7 +131,7 @@ class VLLMEngine:
         """Load weights and drop what was cached under the old ones."""
         if self.sleep_mode:
             self.llm.wake_up(tags=["weights"])
-        self.llm.collective_rpc(_load, args=(weights,))
+        self.llm.collective_rpc(_load, args=(iter(weights),))
         if self.sleep_mode:
             self.llm.wake_up(tags=["kv_cache"])
         if not self.llm.reset_prefix_cache():
@@ -243,5 +260,5 @@ def _uses_v2_runner(arguments: dict[str, Any]) -> bool:
     return bool(EngineArgs(**arguments).create_engine_config().use_v2_model_runner)
 
 
-def _load(worker: Any, weights: Weights) -> None:
+def _load(worker: Any, weights: Iterator[tuple[str, Tensor]]) -> None:
     worker.model_runner.get_model().load_weights(weights)

@@ -271,7 +271,8 @@ class SparseFlows:
         shared = self.log_reward[deepest].unsqueeze(-1) + self.trie.log_items_below[child.clamp(min=0)]
         found = shared.masked_fill_(child < 0, -torch.inf)
         query, slot, listed = self._listed_children(nodes, deepest)
-        found.flatten(0, -2)[query, slot] = listed
+        fits = slot < found.shape[-1]  # an empty place of a beam holds the root, which has more children than its level
+        found.flatten(0, -2)[query[fits], slot[fits]] = listed[fits]
         return found
 
     def _listed_children(self, nodes: Tensor, deepest: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -31,10 +31,10 @@ class Flows(Protocol):
         """
         ...
 
-    def children(self, nodes: Tensor, level: int) -> Tensor:
-        """log F of the children of nodes [B, W] of a level: [B, W, C], C the most that a node of the level has.
+    def steps(self, nodes: Tensor, level: int) -> Tensor:
+        """log F(child) - log F(node) of the children of nodes [B, W] of a level: [B, W, C], -inf behind the last child.
 
-        -inf behind the last child.
+        C is the most that a node of the level has.
         """
         ...
 
@@ -60,8 +60,9 @@ class DenseFlows:
         child = self.trie.children(path[..., :-1], max(self.trie.max_children))  # [B, K, L, C]
         return self.at(path), self._of_children(child)
 
-    def children(self, nodes: Tensor, level: int) -> Tensor:
-        return self._of_children(self.trie.children(nodes, self.trie.max_children[level]))
+    def steps(self, nodes: Tensor, level: int) -> Tensor:
+        child = self.trie.children(nodes, self.trie.max_children[level])
+        return self._of_children(child) - self.at(nodes).unsqueeze(-1)
 
     def of_items(self, items: Tensor) -> Tensor:
         return self.log_reward.gather(1, items.flatten(1)).view_as(items)
@@ -78,7 +79,7 @@ def draw_items(flows: Flows, rows: int, count: int, generator: torch.Generator) 
     trie = flows.trie
     nodes = torch.zeros(rows, count, dtype=torch.long, device=trie.key.device)
     for level in range(trie.levels):
-        slot = _draw(flows.children(nodes, level), generator)
+        slot = _draw(flows.steps(nodes, level), generator)
         nodes = trie.first_child[nodes] + slot
     if trie.leaf_is_item:
         return trie.item(nodes)

@@ -109,6 +109,13 @@ class SparseValues:
         return self.key % self.rows
 
     @cached_property
+    def by_parent(self) -> tuple[Tensor, Tensor]:
+        """The places of all listed nodes but the roots by parent [n - B], and where each group begins [n + 1]."""
+        count = self.parent.bincount(minlength=len(self.key))
+        start = torch.cat([count.new_zeros(1), count.cumsum(0)])
+        return self.parent.argsort(stable=True) + self.rows, start
+
+    @cached_property
     def own(self) -> Tensor:
         """How many items have the value of each listed node [n]: those below it and below no other one under it."""
         node = self.key // self.rows
@@ -227,15 +234,13 @@ class SparseFlows:
         children = [self._of_children(path[..., n], deepest[..., n], n) for n in range(self.trie.levels)]
         return log_flow, pad_levels(children, max(self.trie.max_children))
 
-    def listed_on_path(self, path: Tensor) -> "ListedOnPath":
+    def listed_on_path(self, path: Tensor) -> ListedOnPath:
         """What `on_path` says of one path [B, L + 1] of each row, of the children the listed ones alone."""
         log_flow, deepest = self._on_path(path)
         widest, parts = max(self.trie.max_children), []
-        for level, width in enumerate(self.trie.max_children):
-            child = self.trie.children(path[:, level], width)  # [B, C]
-            place, found = self.values.find(child)
-            row, slot = found.nonzero(as_tuple=True)
-            parts.append((row, level * widest + slot, self.log_flow[place[row, slot]]))
+        for level in range(self.trie.levels):
+            row, slot, listed = self._listed_children(path[:, level], deepest[:, level])
+            parts.append((row, level * widest + slot, listed))
         row, slot, listed = (torch.cat(column) for column in zip(*parts, strict=True))
         row, order = row.sort(stable=True)
         count = row.bincount(minlength=len(path))
@@ -248,18 +253,43 @@ class SparseFlows:
         shared = self.log_reward[deepest] + self.trie.log_items_below[path]
         return self.log_flow[place].where(found, shared), deepest
 
-    def children(self, nodes: Tensor, level: int) -> Tensor:
-        return self._of_children(nodes, self.values.deepest(nodes), level)
+    def steps(self, nodes: Tensor, level: int) -> Tensor:
+        deepest = self.values.deepest(nodes)
+        shared = self.log_reward[deepest] + self.trie.log_items_below[nodes]
+        own = self.log_flow[deepest].where(self._is_listed(nodes, deepest), shared)
+        return self._of_children(nodes, deepest, level) - own.unsqueeze(-1)
 
     def of_items(self, items: Tensor) -> Tensor:
         return self.log_reward[self.values.of_items(items)]
 
     def _of_children(self, nodes: Tensor, deepest: Tensor, level: int) -> Tensor:
-        """`children`; deepest [B, W]: the place of the deepest listed node at or above each."""
+        """log F of the children of nodes [B, W] of a level: [B, W, C], -inf behind the last.
+
+        deepest [B, W]: the place of the deepest listed node at or above each.
+        """
         child = self.trie.children(nodes, self.trie.max_children[level])
-        place, found = self.values.find(child)
         shared = self.log_reward[deepest].unsqueeze(-1) + self.trie.log_items_below[child.clamp(min=0)]
-        return self.log_flow[place].where(found, shared).masked_fill(child < 0, -torch.inf)
+        found = shared.masked_fill_(child < 0, -torch.inf)
+        query, slot, listed = self._listed_children(nodes, deepest)
+        fits = slot < found.shape[-1]  # an empty place of a beam holds the root, which has more children than its level
+        found.flatten(0, -2)[query[fits], slot[fits]] = listed[fits]
+        return found
+
+    def _listed_children(self, nodes: Tensor, deepest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The listed children of nodes [B, ...]: which of the nodes each belongs to, its slot there and its log F."""
+        order, start = self.values.by_parent
+        place = deepest.flatten()
+        first = start[place]
+        count = (start[place + 1] - first).where(self._is_listed(nodes, deepest).flatten(), 0)
+        query = torch.arange(len(place), device=place.device).repeat_interleave(count)
+        within = torch.arange(len(query), device=place.device) - (count.cumsum(0) - count)[query]
+        child = order[first[query] + within]
+        slot = self.values.key[child] // self.values.rows - self.trie.first_child[nodes.flatten()[query]]
+        return query, slot, self.log_flow[child]
+
+    def _is_listed(self, nodes: Tensor, deepest: Tensor) -> Tensor:
+        """Whether the deepest listed node at or above each of nodes is the node itself."""
+        return self.values.key[deepest] // self.values.rows == nodes
 
 
 def _keys(nodes: Tensor, values: Tensor, rows: int) -> tuple[Tensor, Tensor]:

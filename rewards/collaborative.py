@@ -47,6 +47,11 @@ class Collaborative:
         known = known.masked_fill(_repeated(known), -1)
         spare = int((trie.items_below[known.clamp(min=0)] * (known >= 0)).sum(1).max()) if known.numel() else 0
         top = best_items(self.recommender, batch, self.reward_items + spare)
+        if top.items.numel() and (highest := int(top.items.max())) >= trie.items:
+            raise InputError(
+                f"The recommender names item {highest} and the catalogue has {trie.items}.",
+                remedy="Fit it on the data of this run.",
+            )
         leaf = trie.leaf_of_item[top.items].long().where(top.items >= 0, -1)  # [B, M]
         of_history = (leaf.unsqueeze(2) == known.unsqueeze(1)).any(2) & (leaf >= 0)
         fresh = (leaf >= 0) & ~of_history & (top.probabilities > 0)

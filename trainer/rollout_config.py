@@ -38,7 +38,7 @@ class RolloutConfig(TrainingConfig, ABC):
         metadata={
             "help": "Trajectories per prompt from each sampler, for instance {target: 1, curriculum: 2, policy: 1}; "
             "with settings of its own {target: 1, policy: {count: 2, beams: true}}. Known are target, interactions, "
-            "random, curriculum, confidence, policy and replay."
+            "random, curriculum, confidence, policy, replay and reward."
         },
     )
     num_generations: int | None = field(

@@ -73,7 +73,7 @@ def test_sparse_flows_are_the_dense_ones(case, weight):
     torch.testing.assert_close(sparse.of_items(items), dense.of_items(items))
     for level in range(trie.levels):
         nodes = path[..., level]
-        torch.testing.assert_close(sparse.children(nodes, level), dense.children(nodes, level), **close)
+        torch.testing.assert_close(sparse.steps(nodes, level), dense.steps(nodes, level), **close)
     mass = dense.log_reward.softmax(-1)
     poor, leaf = everything < 0.5, trie.leaf_of_item[items[:, 0]].long()
     torch.testing.assert_close(sparse.share(values.value < 0.5).float(), (poor * mass).sum(1), **close)

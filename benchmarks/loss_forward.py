@@ -95,7 +95,7 @@ def main() -> None:
         hidden=128,
         layers=2,
         repeats=2,
-        threads=2,
+        threads=1,
         normalization="trie",
     )
     torch.set_num_threads(args.threads)

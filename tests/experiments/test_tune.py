@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 
 import experiments.tune
 from catalog.errors import InputError, RunError
+from experiments import fit_trial
 from experiments.arguments import CompareArguments, RecommenderArguments
 from experiments.search_space import Choices, Range
 from experiments.tune import check_search, finished, tune
@@ -62,47 +63,66 @@ def arguments(folder):
 
 
 @pytest.mark.slow
-def test_two_methods_are_searched_and_what_was_chosen_is_taken_up(arguments, folder, capsys):
+def test_a_method_is_searched_and_goes_on(arguments, folder, capsys):
     args = arguments()
-    argv = ["--data", args.data, "--output_dir", args.output_dir, "--methods", json.dumps(args.table)]
-    main([*argv, "--trials", "1", "--jobs", "2"])
+    argv = ["--data", args.data, "--output_dir", args.output_dir, "--methods", json.dumps({"sft": args.table["sft"]})]
+    main([*argv, "--trials", "1"])
     said = capsys.readouterr().out
     assert f"Output: {folder}/out/chosen.yaml" in said and "report.html" in said
     assert f"train --config {folder}/sft.yaml" in said and "--learning_rate 0.001" in said
     found = json.loads((folder / "out/metrics.json").read_text())
-    for name in ("sft", "net"):  # the one trial has the method's own settings
-        method = found["methods"][name]
-        assert method["value"] == method["own_settings"] == found["trials"][name][0]["value"]
-        assert (method["complete"], method["pruned"], method["failed"]) == (1, 0, 0) and 0 <= method["value"] <= 1
-    assert found["methods"]["sft"]["settings"] == {"learning_rate": 1e-3}
-    chosen_net = NET | {"dropout": 0.3, "layer": "sasrec"}
-    del chosen_net["search"]
-    assert found["methods"]["net"]["settings"] == chosen_net
-    records = [json.loads(line) for line in (folder / "out/trials/net/0/metrics.jsonl").read_text().splitlines()]
-    assert [(record["step"], "final" in record) for record in records] == [(1, False), (2, False), (3, True)]
-    assert all("eval_ndcg@10" in record for record in records)
-    assert found["protocol"]["split"] == "validation"
+    method = found["methods"]["sft"]  # the one trial has the method's own settings
+    assert method["value"] == method["own_settings"] == found["trials"]["sft"][0]["value"]
+    assert (method["complete"], method["pruned"], method["failed"]) == (1, 0, 0) and 0 <= method["value"] <= 1
+    assert method["settings"] == {"learning_rate": 1e-3} and found["protocol"]["split"] == "validation"
     trial = folder / "out/trials/sft/0"
     assert (trial / "metrics.jsonl").is_file() and not list(trial.glob("*.safetensors"))
-    page = (folder / "out/report.html").read_text()
-    assert "net" in page and page.count("<svg") == 4
+    assert (folder / "out/report.html").read_text().count("<svg") == 2
     with (folder / "out/trials.csv").open() as file:
-        assert [row["method"] for row in csv.DictReader(file)] == ["sft", "net"]
-    main([*argv, "--trials", "1", "--jobs", "2"])  # nothing is left to try
+        assert [row["method"] for row in csv.DictReader(file)] == ["sft"]
+    main([*argv, "--trials", "1"])  # nothing is left to try
     assert json.loads((folder / "out/metrics.json").read_text()) == found
 
-    chosen = str(folder / "out/chosen.yaml")
-    models = RecommenderArguments(data="d", output_dir="o", models={"net": {"kind": "sasrec"}}, chosen=chosen)
-    assert models.table == {"net": chosen_net}
-    sweep = {"sft": {"config": "sft.yaml"}, "other": {"config": "x.yaml"}}
-    both = CompareArguments(output_dir="o", data="d", sweep=sweep, chosen=chosen)
-    assert both.table == {"sft": {"config": "sft.yaml", "learning_rate": 1e-3}, "other": {"config": "x.yaml"}}
-    for table in ({"sft": {"config": "sft.yaml", "learning_rate": 0.5}}, {"other": {"config": "x.yaml"}}):
-        with raises(InputError, field="chosen"):
-            CompareArguments(output_dir="o", data="d", sweep=table, chosen=chosen)
+
+def test_another_search_in_the_same_folder_is_refused(arguments):
+    args = arguments()
+    check_search(args, read_methods(args))
+    other = NET | {"search": NET["search"] | {"layer": ["hstu", "ligr"]}}
     with raises(InputError, field="settings.net.search"):
-        check_search(args, read_methods(arguments({"net": NET | {"search": NET["search"] | {"neighbors": [5, 6]}}})))
+        check_search(args, read_methods(arguments({"net": other})))
     check_search(args, read_methods(arguments(trials=9, jobs=1)))
+
+
+def test_a_trial_of_a_network_tells_each_epoch_and_then_the_ranking(arguments, folder):
+    net = read_methods(arguments())[1]
+    command = net.command({"dropout": 0.2, "layer": "hstu"}, folder / "trial")
+    assert command[1:3] == ["-m", "experiments.fit_trial"]
+    fit_trial.main(command[3:])
+    records = [json.loads(line) for line in (folder / "trial/metrics.jsonl").read_text().splitlines()]
+    assert [(record["step"], "final" in record) for record in records] == [(1, False), (2, False), (3, True)]
+    assert net.value(records) == records[2]["eval_ndcg@10"]
+    own = {name: value for name, value in NET.items() if name != "search"}
+    assert net.chosen({"dropout": 0.2}) == own | {"dropout": 0.2}
+
+
+def test_recipes_take_up_what_was_chosen(tmp_path):
+    chosen = tmp_path / "chosen.yaml"
+    methods = {"sft": {"learning_rate": 1e-3}, "net": {"kind": "sasrec", "dropout": 0.2}}
+    chosen.write_text(yaml.safe_dump({"methods": methods}))
+    models = RecommenderArguments(data="d", output_dir="o", models={"net": {"layers": 1}}, chosen=str(chosen))
+    assert models.table == {"net": {"layers": 1, "kind": "sasrec", "dropout": 0.2}}
+
+    def sweep(**table):
+        return CompareArguments(output_dir="o", data="d", sweep=table, chosen=str(chosen)).table
+
+    other = {"config": "x.yaml"}
+    assert sweep(sft={"config": "a"}, other=other) == {"sft": {"config": "a", "learning_rate": 1e-3}, "other": other}
+    for table in ({"sft": {"config": "a", "learning_rate": 0.5}}, {"other": other}):
+        with raises(InputError, field="chosen"):
+            sweep(**table)
+    chosen.write_text("title: none")
+    with raises(InputError, field="chosen"):
+        sweep(sft={"config": "a"})
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, split: str 
         InputError: the runs were evaluated on other data or in another way, or two rows would have one name.
     """
     folders = [str(run) for run in runs]
-    args = CompareArguments(output_dir=str(output_dir), runs=folders, evaluation={"split": split}, **settings)
+    args = CompareArguments(output_dir=str(output_dir), runs=folders, split=split, **settings)
     methods = read_runs(folders, args.split)
     check_names(list(methods), args.references)
     references = {Path(f).name: read_evaluation(f, args.split) for f in args.references}

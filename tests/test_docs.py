@@ -19,6 +19,7 @@ from experiments.arguments import (
     RecommenderArguments,
     ReproduceArguments,
     RunArguments,
+    SuggestArguments,
 )
 from experiments.command_line import parse, setting
 from experiments.plan import PlanArguments
@@ -34,6 +35,7 @@ HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix
 TYPES = {
     "prepare": DataArguments,
     "extend": ExtendArguments,
+    "suggest": SuggestArguments,
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
     "recommend": RecommendArguments,

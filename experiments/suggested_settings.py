@@ -391,4 +391,4 @@ def run_command(places: Places, name: str, model: str | None = None) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if share >= 0.01 else f"{100 * share:.1g} %"
+    return f"{100 * share:.0f} %" if share >= 0.01 else "under 1 %"

@@ -66,7 +66,7 @@ class FreeIds:
                 yield from self._nearest(residual - self.centroids[level][place], (*prefix, code))
 
 
-def spread(codes: np.ndarray, codebooks: Codebooks, vectors: np.ndarray) -> np.ndarray:
+def spread(codes: np.ndarray, codebooks: Codebooks, vectors: np.ndarray, item_ids: Sequence[str]) -> np.ndarray:
     """Codes [items, L] of which no two are equal: of items with equal ones the first keeps them, each other takes the
     nearest that are free.
 
@@ -78,5 +78,5 @@ def spread(codes: np.ndarray, codebooks: Codebooks, vectors: np.ndarray) -> np.n
     free, apart = FreeIds(codes, codebooks, given), codes.copy()
     late = np.flatnonzero(collision_rank(codes))
     for item, residual in zip(late.tolist(), codebooks.encode(vectors[late]), strict=True):
-        apart[item] = free.take(residual, f"row {item}")
+        apart[item] = free.take(residual, item_ids[item])
     return apart

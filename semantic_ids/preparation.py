@@ -88,7 +88,7 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
     if args.on_collision == "nearest" and made["items_that_collided"]:
         assert codebooks is not None  # since there is no index
-        codes = spread(codes, codebooks, vectors)
+        codes = spread(codes, codebooks, vectors, item_ids)
     known = _known_titles(item_ids, titles)
     leaves = "keep" if args.on_collision == "keep" else "extend"
     catalog = Catalog.from_codes(item_ids, codes, on_collision=leaves, titles=known)

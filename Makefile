@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 DATA ?= data/amazon-beauty
 SIZE ?= cpu
 
-.PHONY: install install-dev install-all demo compare reproduce test quick check bench clean
+.PHONY: install install-dev install-all demo compare reproduce test quick check docs bench clean
 
 install: .venv/.installed
 .venv/.installed: pyproject.toml constraints/cpu.txt
@@ -29,7 +29,7 @@ install: .venv/.installed
 
 install-dev: .venv/.installed-dev
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[server,peft,gguf,rq-vae,tracking,dev]'
+	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[server,peft,gguf,rq-vae,tracking,docs,dev]'
 	touch $@
 
 install-all: .venv/.installed-all
@@ -88,6 +88,12 @@ check: install-all
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# the site, into site/: open site/index.html
+docs: export NO_MKDOCS_2_WARNING := 1
+docs: export DISABLE_MKDOCS_2_WARNING := true
+docs: install-dev
+	$(BIN)/mkdocs build -q
 
 bench: install-all
 	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts staleness http_requests; do $(BIN)/python benchmarks/$$program.py || exit 1; done

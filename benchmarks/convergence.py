@@ -88,7 +88,7 @@ class Tabular(nn.Module):
         return at(edges, path[..., 1:]), at(self.flows, path[..., :-1]), children
 
     def distribution(self) -> Tensor:
-        return self.edges()[:, self.trie.path(torch.arange(ITEMS))[:, 1:]].sum(-1)
+        return self.edges()[:, self.trie.path(torch.arange(self.trie.items))[:, 1:]].sum(-1)
 
 
 class Transformer(nn.Module):

@@ -127,9 +127,9 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
     )
 
 
-def test_what_the_readme_says_of_methods_stands_in_the_comparison():
+def test_what_the_page_says_of_methods_stands_in_the_comparison():
     methods = json.loads((ROOT / "docs/compare.json").read_text())["methods"]
-    claims = re.findall(r"\| `(\w+)` `([\w@]+)` \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "README.md").read_text())
+    claims = re.findall(r"\| `(\w+)` `([\w@]+)` \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "docs/compare.md").read_text())
     assert len(claims) >= 6
     for method, metric, value, baseline in claims:
         for name, said in ((method, value), ("sft_continued", baseline)):

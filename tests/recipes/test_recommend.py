@@ -16,6 +16,7 @@ import torch
 
 from interactions import leave_one_out, save_prepared
 from recipes.__main__ import main
+from recommenders import GenerativeRecommender
 from recommenders.policy_folder import PolicyRecord, write_record
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,15 @@ def test_the_lines_of_the_readme_recommend(demo, capsys):
     exec(compile(code, "README.md", "exec"), {})
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 2 and all(line.count("'Film ") == 10 for line in said)
+
+
+def test_the_lines_of_the_readme_train(demo):
+    (demo / "runs/demo/gflownet").rename(demo / "runs/demo/sft")
+    before = README[: README.index("## Use what was trained")]
+    (code,) = re.findall(r"```python\n(.*?)```", before, re.S)
+    assert len(code.strip().splitlines()) <= 15
+    exec(compile(code, "README.md", "exec"), {})
+    assert GenerativeRecommender.from_pretrained("runs/mine").recommend([["3"]], k=2)[0].items
 
 
 def test_the_commands_of_the_readme_recommend(demo, capsys, monkeypatch):

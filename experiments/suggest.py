@@ -43,6 +43,9 @@ TARGET_MASS, FLOOR_MASS = 0.1, 0.02
 """The target's share of the reward is to be at least the one, that of the floor at most the other. Of Amazon Beauty's
 temperatures the one with a target's share of 0.14 had the best accuracy, and 0.44 the best variety."""
 
+FEWEST = 20
+"""Rows that each split has at least."""
+
 
 def suggest_recipes(data: str | Path, output_dir: str | Path | None = None) -> Path:
     """Write the recipes for a prepared folder; the path of the one that `reproduce` runs.
@@ -55,7 +58,7 @@ def suggest_recipes(data: str | Path, output_dir: str | Path | None = None) -> P
         output_dir: of the recipes; by default `recipes` beside the data.
 
     Raises:
-        InputError: the folder is not prepared, has no rows to hold out, or `output_dir` holds other recipes.
+        InputError: the folder is not prepared, holds too few rows, or `output_dir` holds other recipes.
     """
     args = SuggestArguments(data=str(data), output_dir=None if output_dir is None else str(output_dir))
     catalog, splits = load_prepared(args.data)
@@ -76,13 +79,15 @@ def suggest_recipes(data: str | Path, output_dir: str | Path | None = None) -> P
 
 
 def check_held_out(data: str, splits: Splits) -> None:
-    """Raise InputError where a split has no row."""
-    if empty := [name for name in NAMES if not len(getattr(splits, name))]:
+    """Raise InputError where a split has fewer than FEWEST rows."""
+    rows = {name: len(getattr(splits, name)) for name in NAMES}
+    if few := [name for name in NAMES if rows[name] < FEWEST]:
         raise InputError(
-            f"{data} has no {empty[0]} rows: it is too small to hold items out.",
+            f"{data} has {rows[few[0]]} {few[0]} rows: with fewer than {FEWEST} no method can be told from another.",
             remedy="Prepare a longer log, or one with a smaller min_interactions.",
             file=data,
-            field=empty[0],
+            field=few[0],
+            value=rows[few[0]],
         )
 
 

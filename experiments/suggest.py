@@ -134,7 +134,8 @@ def masses(catalog: Catalog, splits: Splits, sizes: Sizes, recommender: Path) ->
             mass = Target(reward, catalog.trie, now.__getitem__, whole=True, exact=False).score(batch, taken)[1]
             found.setdefault((temperature, floor), []).append(torch.stack([mass[name] for name in MASS], 1))
     for (temperature, floor), parts in found.items():
-        yield Mass(temperature, floor, *torch.cat(parts).mean(0).tolist(), len(rows))
+        on_target, on_floor, rest = torch.cat(parts).mean(0).tolist()
+        yield Mass(temperature, floor, on_target, on_floor, rest, len(rows))
 
 
 def choose(found: Sequence[Mass]) -> Mass:

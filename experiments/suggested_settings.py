@@ -174,7 +174,7 @@ def backbone_line(sizes: Sizes) -> Line:
 def training_lines(sizes: Sizes, batch: int, epochs: int, rate: float, *, stops: bool) -> list[Line]:
     """What SFT and the stages after it have in common. stops: whether validation may end the training."""
     facts, steps = sizes.facts, -(-sizes.facts.train // batch)
-    every, why_often = evaluation_lines(facts, steps, epochs)
+    every, why_often = evaluation_lines(steps, epochs)
     return [
         Line("max_history", sizes.max_history, f"the longest training history has {facts.longest} items"),
         Line("global_batch_size", batch, f"{steps:,} steps an epoch of {facts.train:,} training rows"),
@@ -200,7 +200,7 @@ def training_lines(sizes: Sizes, batch: int, epochs: int, rate: float, *, stops:
     ]
 
 
-def evaluation_lines(facts: Facts, steps: int, epochs: int) -> tuple[list[Line], str]:
+def evaluation_lines(steps: int, epochs: int) -> tuple[list[Line], str]:
     """When a run is evaluated and saved: after every epoch, or four times in each where there are few long ones."""
     if epochs >= 5 or steps < 400:
         often = [Line(name, "epoch") for name in ("eval_strategy", "save_strategy")]
@@ -233,7 +233,7 @@ def sft_continued(sizes: Sizes, places: Places) -> str:
     return recipe(
         [
             f"{places.title}: the yardstick of gflownet.yaml. SFT goes on from the same checkpoint for twice as many",
-            "epochs, which take about as long.",
+            "epochs, about as long as the flows took on Amazon Beauty.",
             run_command(places, "sft_continued", places.run("sft")),
         ],
         [Line("method", "sft"), *places.lines, Line("output_dir", places.run("sft_continued"))],

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from catalog import Catalog
+from catalog.catalog import Collisions
 from catalog.errors import InputError
 from catalog.files import sealed
 from catalog.settings import as_table
@@ -90,8 +91,8 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
         assert codebooks is not None  # since there is no index
         codes = spread(codes, codebooks, vectors, item_ids)
     known = _known_titles(item_ids, titles)
-    leaves = "keep" if args.on_collision == "keep" else "extend"
-    catalog = Catalog.from_codes(item_ids, codes, on_collision=leaves, titles=known)
+    keep_or_extend: Collisions = "keep" if args.on_collision == "keep" else "extend"
+    catalog = Catalog.from_codes(item_ids, codes, on_collision=keep_or_extend, titles=known)
     counts = {"users": given.users, "items": len(catalog)} | given.counts | _counts(catalog, splits)
     counts |= {"titles_matched": sum(map(bool, known))} | made
     save_prepared(args.output_dir, catalog, splits, counts, deciding(args), codebooks.save if codebooks else None)

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from catalog.errors import InputError
 from experiments.arguments import ReproduceArguments, RunArguments
 from experiments.command_line import parse
+from experiments.recipe_file import load_recipe
 from experiments.suggest import choose, suggest_recipes
 from experiments.suggested import with_recipes
 from experiments.suggested_settings import Facts, Mass, Places, Sizes, gflownet, sft
@@ -110,6 +112,14 @@ def test_the_temperature_is_the_flattest_with_a_tenth_of_the_mass_on_the_target(
         "reward_temperature: 0.5  # 14 % of the reward on the target, 1 % on the floor, 85 % on what the recommender "
         "expects (mean of 256 training rows)" in text
     )
+
+
+def test_what_trains_on_beauty_is_what_was_tuned_there():
+    letter = Sizes(replace(BEAUTY, levels=4))
+    ours = yaml.safe_load(sft(letter, Places(Path("runs/mine/data"), Path("runs/mine/recipes"), False)))
+    tuned = load_recipe(Path("recipes/beauty/sft-cpu.yaml"))
+    elsewhere = {"data", "data_recipe", "output_dir", "per_device_eval_batch_size", "eval_strategy"}
+    assert {name: ours[name] for name in tuned.keys() - elsewhere} == {n: tuned[n] for n in tuned.keys() - elsewhere}
 
 
 @pytest.mark.parametrize(

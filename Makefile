@@ -72,9 +72,14 @@ demo: $(if $(BACKBONE),install-all,install)
 compare: install
 	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml
 
+# DATA=runs/mine/data, a prepared folder: the recipes for it, where they are not there yet, and the table
 reproduce: install
+ifneq ($(wildcard $(DATA)/complete.json),)
+	$(BIN)/python recipes/reproduce.py --data $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
+else
 	$(BIN)/python recipes/reproduce.py --config recipes/$(patsubst amazon-%,%,$(notdir $(abspath $(DATA))))/$(SIZE).yaml \
 	  --source $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
+endif
 
 # two files at a time, each with one thread: most of a test is start-up, which is single-threaded. Where processes are killed or
 # watched by the clock, or run two at a time already, they have the machine to themselves

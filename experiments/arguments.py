@@ -1,6 +1,7 @@
 """What each program can be told; `experiments.command_line.parse` fills these from a recipe and the command line."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from catalog.errors import InputError
@@ -264,12 +265,13 @@ class CompareArguments(Arguments):
         default=None,
         metadata={"help": "Of a sweep: method whose reward, of the same seed, all policies are compared with."},
     )
+    split: Literal["validation", "test"] = field(
+        default="test",
+        metadata={"help": "The held-out items that are compared: settings are chosen on validation, and told on test."},
+    )
     evaluation: dict[str, Any] | str | None = field(
         default=None,
-        metadata={
-            "help": "Settings of evaluate.py for all methods of a sweep, for instance {eval_k: [5, 10, 20]}. Its "
-            "split, test by default, is the one that is compared, of runs too."
-        },
+        metadata={"help": "Settings of evaluate.py for all methods of a sweep, for instance {eval_k: [5, 10, 20]}."},
     )
     data_recipe: str | None = field(
         default=None, metadata={"help": "Of a sweep: recipe to prepare `data` with where it does not exist yet."}
@@ -307,11 +309,6 @@ class CompareArguments(Arguments):
         return as_table("evaluation", self.evaluation)
 
     @property
-    def split(self) -> str:
-        """The held-out items that are compared."""
-        return self.how.get("split", "test")
-
-    @property
     def page(self) -> dict[str, Any]:
         """What `compare_runs` is given beside the runs."""
         names = ("output_dir", "split", "references", "title", "baseline", "data", "eval_k")
@@ -322,7 +319,13 @@ class CompareArguments(Arguments):
 class ReproduceArguments(CompareArguments):
     """What `reproduce.py` can be told: a sweep of `compare.py`, the files it begins with, and where its table goes."""
 
-    source: str = field(metadata={"help": "Folder of the data set's files, under the names that data_recipe has."})
+    source: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the data set's files, under the names that data_recipe has; by default they are where "
+            "it says."
+        },
+    )
     name: str = field(metadata={"help": "What the data set is called in results.json and results.md."})
     published: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Rows of other people's papers: name -> metric -> value."}
@@ -336,5 +339,29 @@ class ReproduceArguments(CompareArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_name("name", self.name)
-        if not (self.table and self.data_recipe):
-            raise InputError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")
+        if not self.table:
+            raise InputError(
+                "reproduce.py needs a sweep.", remedy="Give a recipe, or prepared data alone.", field="sweep"
+            )
+        if not self.data_recipe and (self.smoke or not Path(str(self.data)).exists()):
+            raise InputError(
+                "data_recipe is missing: nothing says how to prepare the data"
+                + (", and a rehearsal prepares a part of them." if self.smoke else "."),
+                remedy="Give one.",
+                field="data_recipe",
+            )
+
+
+@dataclass
+class SuggestArguments(Arguments):
+    """What `suggest.py` can be told."""
+
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the recipes; by default `recipes` beside the data."}
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipes go."""
+        return Path(self.output_dir or Path(self.data).parent / "recipes")

@@ -1,7 +1,7 @@
 """GFlowGR, one command a task.
 
-prepare, extend, recommenders, train, evaluate, recommend, serve, compare, tune, reproduce, export, plan,
-rollout_server, doctor
+prepare, extend, suggest, recommenders, train, evaluate, recommend, serve, compare, tune, reproduce,
+export, plan, rollout_server, doctor
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
@@ -19,7 +19,7 @@ from catalog.settings import check_known
 from experiments.command_line import program
 
 COMMANDS = (
-    *("prepare", "extend", "recommenders", "train", "evaluate", "recommend", "serve"),
+    *("prepare", "extend", "suggest", "recommenders", "train", "evaluate", "recommend", "serve"),
     *("compare", "tune", "reproduce", "export", "plan", "rollout_server", "doctor"),
 )
 

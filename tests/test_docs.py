@@ -20,6 +20,7 @@ from experiments.arguments import (
     RecommenderArguments,
     ReproduceArguments,
     RunArguments,
+    SuggestArguments,
 )
 from experiments.command_line import parse, setting
 from experiments.doctor import DoctorArguments
@@ -37,6 +38,7 @@ HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix
 TYPES = {
     "prepare": DataArguments,
     "extend": ExtendArguments,
+    "suggest": SuggestArguments,
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
     "recommend": RecommendArguments,

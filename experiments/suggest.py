@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from catalog import Catalog, word_tokenizer
+from catalog import DENSE_ITEMS, Catalog, word_tokenizer
 from catalog.errors import InputError
 from catalog.files import complete, sealed
 from catalog.settings import check_name
@@ -35,6 +35,7 @@ from interactions.split import NAMES
 from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, build_rewards
 from samplers import TargetSampler
+from trainer.methods.gflownet import REWARD_ITEMS
 from trainer.scoring.target import MASS, Target
 
 TEMPERATURES, FLOORS = (1.0, 0.7, 0.5, 0.35, 0.25, 0.18, 0.12), (1e-3, 1e-4, 1e-5, 1e-6)
@@ -117,7 +118,9 @@ def facts(catalog: Catalog, splits: Splits) -> Facts:
 def masses(catalog: Catalog, splits: Splits, sizes: Sizes, recommender: Path) -> Iterator[Mass]:
     """How the reward of the recipe divides itself at each of TEMPERATURES and FLOORS, on a sample of training rows."""
     asked = BatchRecommender(load_recommender(recommender, catalog, splits.rows))
-    reward = build_rewards(rewards(sizes), RewardParts(catalog, asked))
+    whole: Literal["dense", "sparse"] = "dense" if len(catalog) <= DENSE_ITEMS else "sparse"
+    named = REWARD_ITEMS if whole == "sparse" else 0
+    reward = build_rewards(rewards(sizes), RewardParts(catalog, asked, reward_items=named))
     prompts = PromptBuilder(catalog, word_tokenizer(catalog.trie.sizes), sizes.max_history)
     rows = sample_rows(splits.train, max(32, min(256, 20_000_000 // len(catalog)))).to_list()
     users = {row.get("user") for row in rows}
@@ -131,7 +134,7 @@ def masses(catalog: Catalog, splits: Splits, sizes: Sizes, recommender: Path) ->
         taken = target.sample(batch, 1, 0)
         for temperature, floor in product(TEMPERATURES, FLOORS):
             now = {"reward_temperature": temperature, "reward_floor": floor}
-            mass = Target(reward, catalog.trie, now.__getitem__, whole=True, exact=False).score(batch, taken)[1]
+            mass = Target(reward, catalog.trie, now.__getitem__, whole=whole, exact=False).score(batch, taken)[1]
             found.setdefault((temperature, floor), []).append(torch.stack([mass[name] for name in MASS], 1))
     for (temperature, floor), parts in found.items():
         on_target, on_floor, rest = torch.cat(parts).mean(0).tolist()

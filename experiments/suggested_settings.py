@@ -14,7 +14,7 @@ import yaml
 
 EPOCHS, STEPS = (3, 14), 5000
 """The fewest and the most epochs of SFT, and the optimizer steps that are aimed at between them."""
-DENSE_ITEMS, SASREC_COST = 20_000, 2e10
+ALL_POSITIONS_ITEMS, SASREC_COST = 20_000, 2e10
 """Up to so many items flows are matched after every item of a history, and up to so many training interactions times
 items SASRec, whose softmax is over all of them, is fitted: about two hours of a core."""
 EVALUATED, REPEATS = 2000, 0.01
@@ -151,7 +151,7 @@ class Sizes:
 
     @property
     def all_positions(self) -> bool:
-        return self.facts.items <= DENSE_ITEMS
+        return self.facts.items <= ALL_POSITIONS_ITEMS
 
     @property
     def with_sasrec(self) -> bool:

@@ -7,7 +7,7 @@ from catalog import Trie
 from catalog.errors import GFlowGRError, RunError
 from interactions.prompts import PromptBatch
 from policy.agreement import Agreement
-from policy.base import TriePolicy, check_numbers, inference
+from policy.base import CachedBranches, TriePolicy, check_numbers, inference
 
 REMEDY = "Try attn_implementation='eager' or another backbone, for instance qwen3, llama or gpt2."
 
@@ -46,6 +46,7 @@ def _cached_log_probs(policy: TriePolicy, prompts: PromptBatch, items: Tensor) -
     path = policy.trie.path(items)
     column = torch.arange(items.shape[1], device=items.device).expand_as(items)
     logits, branches = policy._read(prompts)
+    assert isinstance(branches, CachedBranches)
     branches.select(torch.zeros_like(items))
     read = [logits.expand(-1, items.shape[1], -1)]
     read += [branches.advance(policy.tokens[nodes], column) for nodes in path[..., 1:-1].unbind(-1)]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,8 @@ class Reading:
     def forward(self, head: nn.Linear, hidden: Tensor) -> Tensor:
         """Instead of the head's forward: the logits of the codes, in float32 whatever the weights are."""
         self.states = self.by_level(hidden)
-        total = self.by_level(log_partition(hidden, head)) if self.normalized else [0.0] * len(self.codes)
+        zero = hidden.new_zeros((), dtype=torch.float32)
+        total = self.by_level(log_partition(hidden, head)) if self.normalized else [zero] * len(self.codes)
         sizes, every = [len(codes) for codes in self.codes], torch.cat(list(self.codes))
         rows = nn.functional.embedding(every, head.weight).float().split(sizes)
         bias = [None] * len(rows) if head.bias is None else head.bias[every].float().split(sizes)
@@ -92,7 +94,8 @@ def plain_heads(output: nn.Module, config: PreTrainedConfig, *, normalized: bool
     if normalized and any(getattr(config, name, None) not in (None, 1) for name in AFTERWARDS):
         return []
     kept = type(output).__name__ == "ModulesToSaveWrapper"  # peft's, which passes on to the copy that is active
-    heads = [output.original_module, *output.modules_to_save.values()] if kept else [output]
+    adapted: Any = output
+    heads = [adapted.original_module, *adapted.modules_to_save.values()] if kept else [adapted]
     return heads if all(_is_plain(head) for head in heads) else []
 
 

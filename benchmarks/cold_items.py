@@ -2,8 +2,9 @@
 
 python benchmarks/cold_items.py --source data/amazon-beauty --vectors items.npz
 
-Users whose test item is new stand beside the others. Histories are left out of the rankings. What is finished is kept
-in `output`. Prints a table and, in the last line, the same as JSON.
+Users whose held-out item is new stand beside the others, in the validation split, on which settings are to be chosen,
+or in the test split. Histories are left out of the rankings. What is finished is kept in `output`. Prints a table and,
+in the last line, the same as JSON.
 """
 
 import json
@@ -35,7 +36,8 @@ def main() -> None:
         new=400,
         others=3000,
         epochs=5,
-        weights="1 2 4",
+        weights="1 2 3 4",
+        split="test",
     )
     output = Path(args.output)
     leave_out(args, output)
@@ -53,7 +55,7 @@ def main() -> None:
     knn = fit_recommender("text_knn", {"vectors": args.vectors}, splits, catalog, output / "text_knn")
     assert isinstance(knn, TextKNN)
     rows, cold = held_out(args, catalog)
-    print(f"{int(cold.sum())} users with a new test item, {int((~cold).sum())} others", flush=True)
+    print(f"{int(cold.sum())} users with a new {args.split} item, {int((~cold).sum())} others", flush=True)
     found = {"text_knn": recall(rank_recommender(knn, rows, True, TOP), rows, cold, catalog)}
     for weight in (None, *map(float, args.weights.split())):
         name = "policy" if weight is None else f"policy guided by text_knn, weight {weight:g}"
@@ -78,9 +80,9 @@ def leave_out(args: Namespace, output: Path) -> None:
 
 
 def held_out(args: Namespace, catalog: Catalog) -> tuple[Dataset, np.ndarray]:
-    """Test rows of the whole log: all users whose item is new, and some of the others; which are the first, [users]."""
+    """Rows of the split, from the whole log: all users whose item is new and some others; which are new, [users]."""
     log = read_log(Path(args.source) / "Beauty.inter.json")
-    rows = leave_one_out(log, catalog.item_ids, max_history=20).test
+    rows = getattr(leave_one_out(log, catalog.item_ids, max_history=20), args.split)
     cold = np.array(rows["target"]) >= catalog.grown_from[-1].items
     some = np.random.default_rng(0).permutation(np.flatnonzero(~cold))[: args.others]
     chosen = np.concatenate([np.flatnonzero(cold), some])
@@ -103,7 +105,7 @@ def recall(items: np.ndarray, rows: Dataset, cold: np.ndarray, catalog: Catalog)
 
 
 def table(found: dict[str, dict[str, float]]) -> str:
-    head = ["", "Recall@10, new test item", "Recall@10, others", "new items among those shown"]
+    head = ["", "Recall@10, new item", "Recall@10, others", "new items among those shown"]
     rows = [[name, *(f"{row[key]:.4f}" for key in ("new", "others", "shown"))] for name, row in found.items()]
     return markdown_rows(head, rows)
 

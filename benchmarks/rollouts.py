@@ -27,8 +27,9 @@ from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch
 from policy import CausalPolicy
 from samplers import RolloutSampler
-from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
-from samplers.rollouts.weights import policy_weights
+from samplers.rollouts.skeleton import save_skeleton
+from samplers.rollouts.vllm_engine import VLLMEngine
+from samplers.rollouts.weights import PolicySource
 
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
@@ -55,7 +56,7 @@ def train(policy: CausalPolicy, prompts: PromptBatch, steps: int) -> None:
 def start(policy: CausalPolicy, catalog: Catalog, prompts: PromptBatch, folder: str) -> VLLMEngine:
     paths = save_skeleton(Path(folder), policy.model, word_tokenizer(catalog.trie.sizes), catalog)
     engine = VLLMEngine(*paths, longest=prompts.input_ids.shape[1], dtype="float32", weights=False)
-    engine.load(policy_weights(policy.model), 0)
+    engine.load(PolicySource(policy.model), 0)
     return engine
 
 
@@ -88,7 +89,7 @@ def compare(catalog: Catalog, items: int, args: argparse.Namespace) -> dict[str,
             engine.llm.reset_prefix_cache()
             engine.generate(lists, prefix, shared, seeds)
 
-        load = {"load": lambda: engine.load(policy_weights(policy.model), 0)}
+        load = {"load": lambda: engine.load(PolicySource(policy.model), 0)}
         seconds = measure({"vLLM": lambda: draw(0), "vLLM without the trie": lambda: draw(None)}, 3 * args.repeats)
         seconds |= measure(load, 10)
     seconds |= measure({"generate": by_generate(policy, prompts, args.samples)}, args.repeats)
@@ -115,7 +116,7 @@ def gap_after_training(catalog: Catalog, args: argparse.Namespace, tied: bool) -
     with tempfile.TemporaryDirectory() as folder:
         engine = start(policy, catalog, prompts, folder)
         train(policy, prompts, 50)
-        engine.load(policy_weights(policy.model), 1)
+        engine.load(PolicySource(policy.model), 1)
     drawn = RolloutSampler(engine, policy).sample(prompts, args.samples, 1)
     with torch.no_grad():
         return (policy.log_probs(prompts, drawn.items).log_pf - drawn.log_pf).abs().max().item()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-SOURCES = ("target", "random", "policy", "interactions", "curriculum", "confidence", "replay")
+SOURCES = ("target", "random", "policy", "interactions", "curriculum", "confidence", "replay", "reward")
 """Names of the samplers a trajectory can come from; `Trajectories.source` holds positions in this tuple."""
 
 PADDING = -1

@@ -7,10 +7,33 @@ a handful of tensor operations on whatever device the tensors live on.
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Groups(NamedTuple):
+    """How consecutive rows of one level make those of the level above.
+
+    first [n]: the first row of each group; several [g]: the groups of more than one; members [m]: the rows of those;
+    sizes [g]: how many each has.
+    """
+
+    first: Tensor
+    several: Tensor
+    members: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def from_offsets(cls, offsets: Tensor) -> "Groups":
+        """Groups of the rows offsets[i] .. offsets[i + 1] - 1, none of them empty."""
+        offsets = offsets.long() - offsets[0]
+        sizes = offsets.diff()
+        several = (sizes > 1).nonzero().squeeze(1)
+        members = (sizes > 1).repeat_interleave(sizes).nonzero().squeeze(1)
+        return cls(offsets[:-1], several, members, sizes[several])
 
 
 @dataclass(frozen=True)
@@ -94,6 +117,9 @@ class Trie:
         return tuple(int(counts[a:b].max()) for a, b in zip(self.level_start, self.level_start[1:-1], strict=False))
 
     def to(self, device: torch.device | str) -> "Trie":
+        """The same on a device; itself, with what it has computed already, where it lies there."""
+        if self.key.device == torch.device(device):
+            return self
         return replace(self, **{name: getattr(self, name).to(device) for name in self.TENSORS})
 
     def nodes_at(self, level: int) -> Tensor:
@@ -176,6 +202,35 @@ class Trie:
     def leaf_number(self) -> Tensor:
         """The position of each item's leaf among the leaves: [items] int64."""
         return self.leaf_of_item.long() - self.first_leaf
+
+    @property
+    def leaf_is_item(self) -> bool:
+        """Whether no two items share a semantic ID."""
+        return self.leaves == self.items
+
+    @cached_property
+    def groups(self) -> tuple[Groups, ...]:
+        """Items by leaf, then the nodes of each level by parent, from the leaves up to the root's children."""
+        bounds = zip(self.level_start[-3::-1], self.level_start[-2:0:-1], strict=True)
+        return tuple(
+            Groups.from_offsets(offsets)
+            for offsets in (self.leaf_start, *(self.first_child[start : stop + 1] for start, stop in bounds))
+        )
+
+    @cached_property
+    def nodes_by_code(self) -> tuple[tuple[Tensor, Tensor], ...]:
+        """For each level below the root its nodes ordered by code [n], and where each code begins [size + 1]."""
+        found = []
+        for level, size in enumerate(self.sizes, start=1):
+            nodes = self.nodes_at(level)
+            code, order = self.code(nodes).sort(stable=True)
+            found.append((nodes[order], torch.searchsorted(code, torch.arange(size + 1, device=code.device))))
+        return tuple(found)
+
+    @cached_property
+    def log_items_below(self) -> Tensor:
+        """The logarithm of `items_below`: [nodes] float32."""
+        return self.items_below.double().log().float()
 
     @cached_property
     def items_below(self) -> Tensor:

@@ -134,7 +134,7 @@ def tradeoff_figure(values: Values, styles: Mapping[str, Style]) -> str | None:
             axis.errorbar(x, y, y_sd, x_sd, fmt=marker, color=color, ms=6, elinewidth=1, label=method)
         axis.set(xlabel=variety.meaning, title=accuracy.heading)
         figure.legend(loc="outside right upper")
-        return _svg(figure, label)
+        return page_svg(figure, label)
 
 
 def training_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 4) -> str | None:
@@ -163,7 +163,7 @@ def training_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 
                 axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
             for axis in axes[len(found) :]:
                 axis.remove()
-        return _svg(figure, label)
+        return page_svg(figure, label)
 
 
 def flow_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 3) -> str | None:
@@ -189,7 +189,7 @@ def flow_figure(curves: Curves, styles: Mapping[str, Style], columns: int = 3) -
             axis.remove()
         drawn = [name for name, seeds in curves.items() if not panels.keys().isdisjoint(_logged_names({name: seeds}))]
         _add_legend(figure, drawn, styles)
-        return _svg(figure, label)
+        return page_svg(figure, label)
 
 
 def calibration_figure(calibration: Calibration, styles: Mapping[str, Style]) -> str:
@@ -214,7 +214,7 @@ def calibration_figure(calibration: Calibration, styles: Mapping[str, Style]) ->
             axis.set(xlabel="log (R / Z), nats", ylabel="log P_F(item), nats")
         for axis in axes[len(calibration) :]:
             axis.remove()
-        return _svg(figure, label)
+        return page_svg(figure, label)
 
 
 def breakdown_figure(breakdowns: Mapping[str, Breakdown], styles: Mapping[str, Style]) -> str:
@@ -233,7 +233,7 @@ def breakdown_figure(breakdowns: Mapping[str, Breakdown], styles: Mapping[str, S
                 axis.set(title=metric_help(metric).heading, xlabel=what)
             row[0].set_ylim(bottom=0)
         _add_legend(figure, list(next(iter(breakdowns.values())).means[metrics[0]]), styles)
-        return _svg(figure, label)
+        return page_svg(figure, label)
 
 
 def _add_legend(figure: Figure, names: Sequence[str], styles: Mapping[str, Style]) -> None:
@@ -268,7 +268,7 @@ def _draw_line(axis: Axes, seeds: Sequence[pd.Series], style: Style) -> None:
     axis.plot(common.index, common.mean(axis=1), color=style.color, ls=style.dash, lw=1.8, marker=marker, ms=3.5)
 
 
-def _svg(figure: Figure, label: str) -> str:
+def page_svg(figure: Figure, label: str) -> str:
     """The `<svg>` element without schema addresses, which HTML does not need, and group ids, which would clash."""
     buffer = StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))

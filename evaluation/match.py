@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from catalog import Trie, exact_log_flow
+from catalog import DENSE_ITEMS, Trie, exact_log_flow
 
-MATCH_ITEMS = 50_000
+MATCH_ITEMS = DENSE_ITEMS
 """Catalogues up to this size are compared item by item."""
 
 

@@ -1,6 +1,7 @@
 """What the programs in recipes/ do: their settings, and sweeps, stages, comparisons and pages of results.
 
-From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fit_recommenders` and `export_rows`.
+From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fit_recommenders`, `suggest_recipes` and
+`export_rows`.
 
 - `arguments`, `server_arguments`, `recipe_file`, `command_line`: YAML and command lines into checked dataclasses, and
   how a program ends
@@ -9,8 +10,11 @@ From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fi
 - `evaluate`, `match`, `evaluations`: rank a run, compare it with a reward, keep what came out
 - `recommend`, `recommend_arguments`, `recommendations`, `launched`: a policy recommends into a file, on any processes
 - `sweep`, `sweep_settings`, `stages`: train and evaluate what a comparison lacks
+- `suggest`, `suggested_settings`, `suggested`: recipes for a prepared folder of one's own
 - `comparison`, `results`: the pages
-- `plan`, `memory`: what a run needs on GPUs
+- `tune`, `tune_arguments`, `search_space`, `tune_methods`, `fit_trial`: a search of settings
+- `tune_results`, `chosen`: what a search leaves, and how a recipe takes it up
+- `plan`, `memory`: what a run needs on GPUs; `doctor`: what this machine has and lacks
 - `trl_rows`: rows in TRL's form
 """
 
@@ -69,6 +73,7 @@ if TYPE_CHECKING:
     from experiments.comparison import compare_runs
     from experiments.evaluate import evaluate_run, fit_recommenders
     from experiments.recommend import recommend_users
+    from experiments.suggest import suggest_recipes
     from experiments.sweep import run_sweep
     from experiments.trl_rows import export_rows
 else:
@@ -78,9 +83,18 @@ else:
             "comparison": ("compare_runs",),
             "evaluate": ("evaluate_run", "fit_recommenders"),
             "recommend": ("recommend_users",),
+            "suggest": ("suggest_recipes",),
             "sweep": ("run_sweep",),
             "trl_rows": ("export_rows",),
         },
     )
 
-__all__ = ["compare_runs", "evaluate_run", "export_rows", "fit_recommenders", "recommend_users", "run_sweep"]
+__all__ = [
+    "compare_runs",
+    "evaluate_run",
+    "export_rows",
+    "fit_recommenders",
+    "recommend_users",
+    "run_sweep",
+    "suggest_recipes",
+]

@@ -1,11 +1,13 @@
 """What each program can be told; `experiments.command_line.parse` fills these from a recipe and the command line."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from catalog.errors import InputError
 from catalog.settings import Arguments, as_table, at_least, check_known, check_name
 from evaluation.ranking import EVAL_K, check_cutoffs
+from experiments.chosen import with_chosen
 
 REHEARSED_USERS = 60
 """Of so many users a rehearsal of `reproduce.py` is."""
@@ -71,6 +73,9 @@ class RecommenderArguments(Arguments):
     data_recipe: str | None = field(
         default=None, metadata={"help": "Recipe to prepare `data` with where the folder does not exist yet."}
     )
+    chosen: str | None = field(
+        default=None, metadata={"help": "chosen.yaml of tune.py, whose settings the models of the same names get."}
+    )
     only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
     eval_k: list[int] = field(
@@ -93,8 +98,9 @@ class RecommenderArguments(Arguments):
 
     @property
     def table(self) -> dict[str, Any]:
-        """`models`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("models", self.models)
+        """`models`, which a recipe gives as a table and the command line as JSON, with what was chosen."""
+        table = as_table("models", self.models)
+        return with_chosen("models", table, self.chosen) if self.chosen else table
 
     def needed(self, name: str) -> list[str]:
         """The models to fit for `name`: the parts of a mixture before it."""
@@ -182,6 +188,13 @@ class EvaluateArguments(Arguments):
     guide_floor: float = field(
         default=1e-5, metadata={"help": "Smallest probability of an item that the guide gives, > 0."}
     )
+    guide_confidence: float = field(
+        default=0.0,
+        metadata={
+            "help": "A user's weight of the guide is guide_weight * c ^ this; c is 1 - entropy / log(items) of its "
+            "probabilities for that user."
+        },
+    )
     output_dir: str | None = field(
         default=None,
         metadata={"help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided."},
@@ -190,6 +203,7 @@ class EvaluateArguments(Arguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
+        at_least(self, 0, "guide_confidence")
         at_least(self, 1, "batch_size")
         at_least(self, -1, "exact_users")
         self.eval_k = check_cutoffs(self.eval_k, self.beam_width)
@@ -237,6 +251,10 @@ class CompareArguments(Arguments):
             "evaluate.py."
         },
     )
+    chosen: str | None = field(
+        default=None,
+        metadata={"help": "Of a sweep: chosen.yaml of tune.py, whose settings the methods of the same names get."},
+    )
     runs_dir: str | None = field(
         default=None,
         metadata={"help": "Of a sweep: folder for the runs, which sweeps can share; by default output_dir."},
@@ -247,12 +265,13 @@ class CompareArguments(Arguments):
         default=None,
         metadata={"help": "Of a sweep: method whose reward, of the same seed, all policies are compared with."},
     )
+    split: Literal["validation", "test"] = field(
+        default="test",
+        metadata={"help": "The held-out items that are compared: settings are chosen on validation, and told on test."},
+    )
     evaluation: dict[str, Any] | str | None = field(
         default=None,
-        metadata={
-            "help": "Settings of evaluate.py for all methods of a sweep, for instance {eval_k: [5, 10, 20]}. Its "
-            "split, test by default, is the one that is compared, of runs too."
-        },
+        metadata={"help": "Settings of evaluate.py for all methods of a sweep, for instance {eval_k: [5, 10, 20]}."},
     )
     data_recipe: str | None = field(
         default=None, metadata={"help": "Of a sweep: recipe to prepare `data` with where it does not exist yet."}
@@ -280,18 +299,14 @@ class CompareArguments(Arguments):
 
     @property
     def table(self) -> dict[str, Any]:
-        """`sweep`, which a recipe gives as a table and the command line as JSON."""
-        return as_table("sweep", self.sweep)
+        """`sweep`, which a recipe gives as a table and the command line as JSON, with what was chosen."""
+        table = as_table("sweep", self.sweep)
+        return with_chosen("sweep", table, self.chosen) if self.chosen else table
 
     @property
     def how(self) -> dict[str, Any]:
         """`evaluation`, likewise."""
         return as_table("evaluation", self.evaluation)
-
-    @property
-    def split(self) -> str:
-        """The held-out items that are compared."""
-        return self.how.get("split", "test")
 
     @property
     def page(self) -> dict[str, Any]:
@@ -304,7 +319,13 @@ class CompareArguments(Arguments):
 class ReproduceArguments(CompareArguments):
     """What `reproduce.py` can be told: a sweep of `compare.py`, the files it begins with, and where its table goes."""
 
-    source: str = field(metadata={"help": "Folder of the data set's files, under the names that data_recipe has."})
+    source: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of the data set's files, under the names that data_recipe has; by default they are where "
+            "it says."
+        },
+    )
     name: str = field(metadata={"help": "What the data set is called in results.json and results.md."})
     published: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Rows of other people's papers: name -> metric -> value."}
@@ -318,5 +339,29 @@ class ReproduceArguments(CompareArguments):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_name("name", self.name)
-        if not (self.table and self.data_recipe):
-            raise InputError("reproduce.py needs a sweep and a data_recipe: it begins with the data set's files.")
+        if not self.table:
+            raise InputError(
+                "reproduce.py needs a sweep.", remedy="Give a recipe, or prepared data alone.", field="sweep"
+            )
+        if not self.data_recipe and (self.smoke or not Path(str(self.data)).exists()):
+            raise InputError(
+                "data_recipe is missing: nothing says how to prepare the data"
+                + (", and a rehearsal prepares a part of them." if self.smoke else "."),
+                remedy="Give one.",
+                field="data_recipe",
+            )
+
+
+@dataclass
+class SuggestArguments(Arguments):
+    """What `suggest.py` can be told."""
+
+    data: str = field(metadata={"help": "Folder that prepare.py wrote."})
+    output_dir: str | None = field(
+        default=None, metadata={"help": "Folder for the recipes; by default `recipes` beside the data."}
+    )
+
+    @property
+    def folder(self) -> Path:
+        """Where the recipes go."""
+        return Path(self.output_dir or Path(self.data).parent / "recipes")

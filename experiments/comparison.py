@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from datasets import Dataset
@@ -51,7 +51,9 @@ class Run(NamedTuple):
     cost: dict[str, Any]
 
 
-def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, split: str = "test", **settings: Any) -> str:
+def compare_runs(
+    runs: Sequence[str | Path], output_dir: str | Path, split: Literal["validation", "test"] = "test", **settings: Any
+) -> str:
     """Write metrics.json, table.md and report.html over evaluated runs into the folder `comparison` of output_dir.
 
     Args:
@@ -67,7 +69,7 @@ def compare_runs(runs: Sequence[str | Path], output_dir: str | Path, split: str 
         InputError: the runs were evaluated on other data or in another way, or two rows would have one name.
     """
     folders = [str(run) for run in runs]
-    args = CompareArguments(output_dir=str(output_dir), runs=folders, evaluation={"split": split}, **settings)
+    args = CompareArguments(output_dir=str(output_dir), runs=folders, split=split, **settings)
     methods = read_runs(folders, args.split)
     check_names(list(methods), args.references)
     references = {Path(f).name: read_evaluation(f, args.split) for f in args.references}

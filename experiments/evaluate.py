@@ -81,7 +81,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
         guide = None
         if args.guide:
             recommender = load_recommender(args.guide, catalog, splits.rows)
-            guide = Guide(recommender, args.guide_weight, args.guide_floor)
+            guide = Guide(recommender, args.guide_weight, args.guide_floor, args.guide_confidence)
         ranked = trained.rank(
             rows["history"][:],
             args.beam_width,
@@ -96,7 +96,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             record["beam_equals_exact_top10"] = _exactness(args, ranked, trained, rows)
         match = None
         if args.guide:
-            record["guide"] = {"model": args.guide, "weight": args.guide_weight, "floor": args.guide_floor}
+            record["guide"] = {"model": args.guide, **_guiding(args)}
         else:
             source = Path(args.reward_of or run)
             match = match_reward(source, args.reward_of is None, policy, rows, prompts, catalog, splits)
@@ -126,7 +126,7 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
         settings["titles"] = catalog.titles_digest  # titles do not belong to the catalogue's fingerprint
     if args.guide:
         fitted = check_recommender(args.guide, data).as_dict()
-        settings["guide"] = {"weight": args.guide_weight, "floor": args.guide_floor, "fitted": fitted}
+        settings["guide"] = {**_guiding(args), "fitted": fitted}
     else:
         source = Path(args.reward_of or run)
         settings["reward"] = reward_record(source, data) if comparable(catalog) else None
@@ -140,6 +140,12 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
         if args.reward_of:
             check_data(source, args.data, data, catalog)
     return Provenance(data.catalog, data.splits, settings)
+
+
+def _guiding(args: EvaluateArguments) -> dict[str, float]:
+    """How the guide is counted; its confidence only where it counts, so that older evaluations need no repetition."""
+    how = {"weight": args.guide_weight, "floor": args.guide_floor}
+    return how | ({"confidence": args.guide_confidence} if args.guide_confidence else {})
 
 
 def protocol(splits: Splits, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:

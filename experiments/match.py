@@ -104,7 +104,8 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
     recommender = None
     if config.recommender:
         recommender = BatchRecommender(load_recommender(config.recommender, catalog, splits.rows))
-    parts = RewardParts(catalog, recommender, policy, AutoTokenizer.from_pretrained(run, trust_remote_code=False))
+    tokenizer = AutoTokenizer.from_pretrained(run, trust_remote_code=False)
+    parts = RewardParts(catalog, recommender, policy, tokenizer, config.named_items(len(catalog)))
     try:
         reward = _make_reward(config, given, parts)
     except InputError as error:
@@ -112,7 +113,7 @@ def load_target(run: Path, policy: TriePolicy, catalog: Catalog, splits: Splits)
             value = ", ".join(given["rewards"]) if lost[0] == "rewards" else given["recommender"]
             raise _unrecorded(run, lost[0], value) from error
         raise
-    return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole=True, exact=False)
+    return Target(reward, policy.trie, lambda name: config.at(name, 1.0), whole="dense", exact=False)
 
 
 def _make_reward(config: GFlowNetConfig, given: Mapping[str, Any], parts: RewardParts) -> WeightedSum:

@@ -28,7 +28,7 @@ from interactions.prepared import load_prepared
 from interactions.provenance import Provenance
 from policy.folders import finished
 from recommenders import GenerativeRecommender, RankedList, load_recommender
-from recommenders.policy_folder import find_folder, policy_files, read_record
+from recommenders.policy_folder import find_folder, grown_catalog, policy_files, read_record
 
 BATCHES = 8
 """Batches of a part. A part is what a killed process loses at most."""
@@ -39,7 +39,7 @@ class Plan:
     """What all processes know before they begin.
 
     size: users of a part. missing: the numbers of the parts to make. counts: those of a file that is there already.
-    grown: the prepared folder whose catalog takes the place of the model's, from which it grew.
+    grown: the folder whose catalog takes the place of the model's, from which it grew.
     """
 
     source: HistorySource
@@ -105,7 +105,10 @@ def _plan(args: RecommendArguments, processes: int) -> Plan:
     folder = find_folder(args.model)
     _, catalog, _ = read_record(folder)
     data, grown = Provenance(catalog.fingerprint), None
-    if args.data:
+    if args.catalog:
+        catalog, grown = grown_catalog(args.catalog, catalog), args.catalog
+        data = Provenance(catalog.fingerprint)
+    elif args.data:
         found, splits = load_prepared(args.data)
         if found.fingerprint != catalog.fingerprint and found.continues(catalog.fingerprint):
             catalog, grown = found, args.data

@@ -35,6 +35,13 @@ class RecommendArguments(Arguments):
     split: Literal["validation", "test"] = field(
         default="test", metadata={"help": "Of data: the split whose histories are taken, up to its held-out items."}
     )
+    catalog: str | None = field(
+        default=None,
+        metadata={
+            "help": "With histories: folder of a catalog that grew from the model's, as extend.py writes it; its new "
+            "items may come too."
+        },
+    )
     k: int = field(default=10, metadata={"help": "Items a user."})
     beam_width: int | None = field(
         default=None, metadata={"help": "Width of the trie-constrained beam; by default what k asks for."}
@@ -80,6 +87,13 @@ class RecommendArguments(Arguments):
         if bool(self.histories) == bool(self.data):
             raise InputError(
                 "Give either histories, a file, or data, a prepared folder.", field="data" if self.data else "histories"
+            )
+        if self.data and self.catalog:
+            raise InputError(
+                f"data={self.data} has a catalog of its own.",
+                remedy="Leave catalog out; it is for histories of a file.",
+                field="catalog",
+                value=self.catalog,
             )
         if Path(self.output).suffix not in ENDINGS:
             raise InputError(

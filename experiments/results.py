@@ -21,6 +21,10 @@ from experiments.stages import TIMES
 from semantic_ids.preparation import FILES
 from semantic_ids.settings import HISTORIES, DataArguments
 
+FETCHED = "movielens-100k"
+"""What `log` can be beside a file."""
+ASKED = ("recommender", "guide")
+"""Settings of a method that name a folder beside the data."""
 SHOWN = ("coverage@10", "gini@10", "seconds")
 """What is shown beside recall and NDCG, of them all but recall@1."""
 
@@ -28,9 +32,8 @@ SHOWN = ("coverage@10", "gini@10", "seconds")
 def preparation(args: ReproduceArguments) -> DataArguments:
     """How to prepare the data set from the files in `source`. Raises InputError for one that is missing."""
     recipe = read_recipe(["--config", str(args.data_recipe)])
-    files = {
-        name: Path(args.source) / Path(recipe[name]).name for name in FILES if recipe.get(name, HISTORIES) != HISTORIES
-    }
+    named = {name: Path(recipe[name]) for name in FILES if recipe.get(name, HISTORIES) not in (HISTORIES, FETCHED)}
+    files = {name: Path(args.source) / path.name if args.source else path for name, path in named.items()}
     if missing := [str(path) for path in files.values() if not path.is_file()]:
         raise InputError(
             f"{missing[0]} does not exist.",
@@ -38,26 +41,27 @@ def preparation(args: ReproduceArguments) -> DataArguments:
         )
     flags = [text for name, path in files.items() for text in (f"--{name}", str(path))]
     (settings,) = parse(["--config", str(args.data_recipe), "--output_dir", str(args.data), *flags], DataArguments)
-    return replace(settings, users=REHEARSED_USERS) if args.smoke else settings
+    return replace(settings, users=REHEARSED_USERS) if args.smoke and settings.log else settings
 
 
 def rehearsal(args: ReproduceArguments) -> ReproduceArguments:
     """The same at the size of a test, all in the folder `smoke`; what would lie beside `data` lies there instead."""
-    usual, folder = str(Path(str(args.data)).parent), str(args.smoke)
+    usual, folder = Path(str(args.data)).parent, str(args.smoke)
 
-    def moved(value: Any) -> Any:
-        return value.replace(usual, folder, 1) if isinstance(value, str) and value.startswith(usual) else value
+    def moved(place: Any) -> Any:
+        inside = place and Path(place).is_relative_to(usual)
+        return str(Path(folder) / Path(place).relative_to(usual)) if inside else place
 
     sweep = {}
     for method, settings in args.table.items():
-        sweep[method] = {name: moved(value) for name, value in settings.items()}
+        sweep[method] = settings | {name: moved(settings[name]) for name in ASKED if name in settings}
         if "config" in settings:
             sweep[method] |= {"max_steps": 2, "save_strategy": "no", "warmup_steps": 0, "load_best_model_at_end": False}
             if asked := moved(setting(["--config", settings["config"]], "recommender")):
                 sweep[method].setdefault("recommender", asked)
     paths = {name: moved(getattr(args, name)) for name in ("data", "output_dir", "runs_dir")}
     references = [moved(reference) for reference in args.references]
-    return replace(args, **paths, references=references, sweep=sweep, seeds=args.seeds[:1], docs=folder)
+    return replace(args, **paths, references=references, sweep=sweep, chosen=None, seeds=args.seeds[:1], docs=folder)
 
 
 def write_results(args: ReproduceArguments) -> None:
@@ -65,6 +69,7 @@ def write_results(args: ReproduceArguments) -> None:
 
     Its part stands between `<!-- name -->` and `<!-- end of name -->`, at the end of the page where it is new.
     """
+    args = replace(args, name=args.name if args.split == "test" else f"{args.name}_{args.split}")
     record = read_json(comparison_folder(args.output_dir) / "metrics.json", "The comparison")
     docs = Path(args.docs)
     results = read_json(docs / "results.json", "The results") if (docs / "results.json").is_file() else {}
@@ -100,7 +105,8 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
     how = record["protocol"]["ranking"]
     seeds = f"seed{'s' if len(args.seeds) > 1 else ''} {', '.join(map(str, args.seeds))}"
     lines = [
-        f"{how['users']:,} rows, held out: {how['held_out']}; a hit is one {how['hit']}; beam of {how['beam_width']}; "
+        f"{how['users']:,} {how['split']} rows, held out: {how['held_out']}; a hit is one {how['hit']}; "
+        f"beam of {how['beam_width']}; "
         f"items of the history are {'not ' if how['exclude_history'] else ''}ranked; {seeds}. {_hours(args)}",
         markdown(
             metric_table(values, {heading: names for heading, names in sections.items() if names}, _shown(record))

@@ -1,6 +1,5 @@
 """A rollout server from a run's folder: the app around an engine."""
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,12 @@ def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
 
     Raises InputError or RunError where the checkpoint, the data and vLLM do not fit together.
     """
+    import torch
     from transformers import AutoConfig, AutoTokenizer
 
     from catalog import Catalog, node_tokens
     from policy.folders import check_finished
     from policy.loading import reading
-    from samplers.rollouts.client import BUCKET_BYTES
     from samplers.rollouts.server import make_app
     from samplers.rollouts.vllm_engine import VLLMEngine
 
@@ -46,24 +45,28 @@ def build(args: RolloutServerArguments, key: str) -> tuple[Any, str]:
             f"{args.model}.",
             remedy="Lower --max_history, or --longest where it is given.",
         )
-    engine = VLLMEngine(args.model, args.data, longest=longest, dtype=args.dtype, settings=args.settings)
+    dtype, settings = engine_settings(args, gpu=torch.cuda.is_available())
+    engine = VLLMEngine(
+        args.model,
+        args.data,
+        longest=longest,
+        dtype=dtype,
+        weight_transfer=None if args.weight_transfer == "http" else args.weight_transfer,
+        settings=settings,
+    )
     app = make_app(
         engine,
         key=key,
         catalog=catalog,
         vocabulary=config.vocab_size,
         longest=longest,
-        part_bytes=max(BUCKET_BYTES, largest_tensor(Path(args.model))) + 2**20,  # and the header of safetensors
+        transfer=engine.transfer,
     )
     return app, f"{len(catalog)} items, vocabulary {config.vocab_size}, prompts of up to {longest} tokens"
 
 
-def largest_tensor(folder: Path) -> int:
-    """Bytes of the largest weight in a checkpoint, in float32."""
-    from safetensors import safe_open
-
-    largest = 0
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            largest = max(largest, *(4 * math.prod(file.get_slice(name).get_shape()) for name in file.keys()))
-    return largest
+def engine_settings(args: RolloutServerArguments, *, gpu: bool) -> tuple[str, dict[str, Any]]:
+    """dtype and further arguments of the engine of a server, which has its GPU to itself."""
+    by_default: dict[str, Any] = {"gpu_memory_utilization": 0.9} if gpu else {}
+    dtype = ("bfloat16" if gpu else "float32") if args.dtype == "auto" else args.dtype
+    return dtype, by_default | args.settings

@@ -9,15 +9,20 @@ from experiments.server_arguments import ServeArguments
 def build(args: ServeArguments, key: str | None) -> tuple[Any, str]:
     """The app around the recommender, and what it serves in words.
 
-    Raises InputError or SetupError where the folder holds no whole recommender, the guide knows another catalogue, or
-    the engine does not start.
+    Raises InputError or SetupError where the folder holds no whole recommender, the catalog grew from another one, the
+    guide knows another catalogue, or the engine does not start.
     """
     from recommenders import GenerativeRecommender, load_recommender
     from serving.app import make_app
     from serving.served import Served
 
     recommender = GenerativeRecommender.from_pretrained(
-        args.model, device=args.device, dtype=args.dtype, engine=args.engine, engine_settings=args.settings or None
+        args.model,
+        device=args.device,
+        dtype=args.dtype,
+        engine=args.engine,
+        engine_settings=args.settings or None,
+        catalog=args.catalog,
     )
     guide = load_recommender(args.guide, recommender.catalog) if args.guide else None
     served = Served(recommender, guide, args.guide_weight, args.beam_width, args.max_batch)

@@ -29,6 +29,10 @@ class ServeArguments(ListenArguments):
     """What `serve.py` can be told."""
 
     model: str = field(metadata={"help": "Folder of a finished run."})
+    catalog: str | None = field(
+        default=None,
+        metadata={"help": "Folder of a catalog that grew from the model's (extend.py); its new items may come too."},
+    )
     engine: Literal["transformers", "vllm"] = field(
         default="transformers", metadata={"help": "What computes the model's probabilities."}
     )
@@ -73,11 +77,25 @@ class RolloutServerArguments(ListenArguments):
             "training says it."
         },
     )
-    dtype: Literal["float32", "bfloat16"] = field(
-        default="float32", metadata={"help": "Of the engine's weights: float32 draws from exactly the trained policy."}
+    dtype: Literal["auto", "float32", "bfloat16"] = field(
+        default="auto",
+        metadata={
+            "help": "Of the engine's weights: auto is bfloat16 on a GPU and float32 on a CPU; float32 draws from "
+            "exactly the trained policy."
+        },
+    )
+    weight_transfer: Literal["http", "nccl", "ipc"] = field(
+        default="http",
+        metadata={
+            "help": "How the weights may come beside HTTP, as training has it: by NCCL, or on one GPU by CUDA IPC."
+        },
     )
     engine: dict[str, Any] | str | None = field(
-        default=None, metadata={"help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.9}."}
+        default=None,
+        metadata={
+            "help": "Further arguments of vllm.LLM, for instance {gpu_memory_utilization: 0.5}; the server takes 0.9 "
+            "of a GPU where this does not say otherwise."
+        },
     )
 
     def __post_init__(self) -> None:

@@ -8,7 +8,7 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -55,8 +55,8 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
     environment = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))} | environment
     waiting: dict[Future[None], str] = {}
     with (
-        _alone(times.parent) as lock,
-        _Processes(environment, times, lock) as processes,
+        alone(times.parent) as lock,
+        Processes(environment, times, lock) as processes,
         ThreadPoolExecutor(jobs) as pool,
         progress(total=len(stages), desc="stages", unit="stage") as bar,
     ):
@@ -72,8 +72,8 @@ def run_stages(stages: dict[str, Stage], jobs: int, environment: dict[str, str],
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[int]:
-    """Keep a second sweep out of a folder; the open lock file, for the stages to inherit.
+def alone(folder: Path) -> Iterator[int]:
+    """Keep a second sweep or search out of a folder; the open lock file, for the stages to inherit.
 
     The lock ends with the last process that has the file open: that of a sweep which was killed, with its last stage.
     """
@@ -83,7 +83,7 @@ def _alone(folder: Path) -> Iterator[int]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"Another sweep is at work in {folder}, or a stage that it had started still is.",
+                f"Another sweep or search is at work in {folder}, or a process that it had started still is.",
                 remedy="Wait for it, or choose another folder.",
                 file=folder,
             ) from None
@@ -101,15 +101,18 @@ def _end_with(parent: int) -> None:
 _prctl = getattr(ctypes.CDLL(None), "prctl", None)
 
 
-class _Processes:
-    """What runs. Inside `with` one of `STOPS` is a SIGTERM to each of them, and to those that were about to start."""
+class Processes:
+    """What runs. Inside `with` one of `STOPS` is a SIGTERM to each of them, and to those that were about to start.
+
+    asked: whether one of `STOPS` has come.
+    """
 
     def __init__(self, environment: dict[str, str], times: Path, lock: int) -> None:
         self._environment, self._times, self._lock = environment, times, lock
         self._running: set[subprocess.Popen[bytes]] = set()
-        self._asked = False
+        self.asked = False
 
-    def __enter__(self) -> "_Processes":
+    def __enter__(self) -> "Processes":
         heard = [sign for sign in STOPS if signal.getsignal(sign) != signal.SIG_IGN]  # as nohup and & have it
         self._before = {sign: signal.signal(sign, self._stop) for sign in heard}
         return self
@@ -119,39 +122,54 @@ class _Processes:
             signal.signal(sign, handler)
 
     def _stop(self, *_: Any) -> None:
-        self._asked = True
+        self.asked = True
         for process in list(self._running):
             process.terminate()
 
-    def run(self, name: str, stage: Stage) -> None:
-        if self._asked:
-            raise RunError(STOPPED)
-        started = time.perf_counter()
-        stage.log.parent.mkdir(parents=True, exist_ok=True)
-        with stage.log.open("a") as log:
+    def start(self, command: Sequence[str], log: Path, **environment: str) -> subprocess.Popen[bytes]:
+        """A new process, whose output goes behind what the log holds; `end` must follow."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a") as file:
             process = subprocess.Popen(
-                stage.command,
-                stdout=log,
+                command,
+                stdout=file,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self._environment | environment,
                 pass_fds=(self._lock,),
                 preexec_fn=partial(
                     _end_with, os.getpid()
-                ),  # the thread that starts it, which counts, waits for it below
+                ),  # the thread that starts it, which counts, waits for it until its end
                 start_new_session=True,  # Ctrl-C goes to all of a terminal's session, and would end a training at once
             )
-            self._running.add(process)
-            if self._asked:  # meanwhile
-                process.terminate()
-            status = process.wait()
-            self._running.remove(process)
-        self._note({"stage": name, "seconds": round(time.perf_counter() - started, 1), "status": status})
-        if status and self._asked:
+        self._running.add(process)
+        if self.asked:  # meanwhile
+            process.terminate()
+        return process
+
+    def end(self, name: str, process: subprocess.Popen[bytes], seconds: float) -> int:
+        """Wait for a process and note what it took; its exit status."""
+        status = process.wait()
+        self._running.discard(process)
+        self._note({"stage": name, "seconds": round(seconds, 1), "status": status})
+        return status
+
+    def run(self, name: str, stage: Stage) -> None:
+        if self.asked:
+            raise RunError(STOPPED)
+        started = time.perf_counter()
+        process = self.start(stage.command, stage.log)
+        process.wait()
+        status = self.end(name, process, time.perf_counter() - started)
+        if status and self.asked:
             raise RunError(STOPPED)
         if status:
-            last = "\n".join(stage.log.read_text().splitlines()[-20:])
-            raise RunError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last}")
+            raise RunError(f"{shlex.join(stage.command)} failed; {stage.log} ends with\n{last_lines(stage.log)}")
 
     def _note(self, line: dict[str, Any]) -> None:
         with self._times.open("a") as file:
             file.write(json.dumps(line) + "\n")
+
+
+def last_lines(log: Path) -> str:
+    """What a log ends with."""
+    return "\n".join(log.read_text(errors="replace").splitlines()[-20:])

@@ -18,10 +18,11 @@ from trainer import METHODS
 Settings = dict[str, Any]
 
 OWN = {
+    "evaluation": {"split"},
     "config": {"data", "seed", "output_dir", "resume_from_checkpoint"},
     "evaluate": {"run", "data", "output_dir", "reward_of"},
 }
-"""Kind of method -> the settings that the sweep itself gives each of its runs or evaluations."""
+"""The settings that the sweep itself gives all evaluations, and by kind of method each of its runs or evaluations."""
 ALIKE = ("split", "beam_width", "exclude_history")
 """Settings of evaluate.py that the rows of one table share."""
 
@@ -73,7 +74,7 @@ def _check_method(args: CompareArguments, method: str, settings: Any) -> None:
             f"sweep: {method}: {nothing[0]} has no value.", remedy="Give it one, or leave it out.", field="sweep"
         )
     own = OWN["config" if "config" in settings else "evaluate"]
-    shared = OWN["evaluate"] if args.reward_of else OWN["evaluate"] - {"reward_of"}
+    shared = OWN["evaluation"] | (OWN["evaluate"] if args.reward_of else OWN["evaluate"] - {"reward_of"})
     for where, names in {f"sweep: {method}": own & settings.keys(), "evaluation": shared & args.how.keys()}.items():
         if names:
             raise InputError(
@@ -100,7 +101,7 @@ def evaluation(
     """The command line that evaluates a method with a seed, and what it says."""
     settings = dict(methods[method])
     source = settings.pop("evaluate", method)
-    own = {"run": str(run_folder(args, source, seed)), "data": args.data}
+    own = {"run": str(run_folder(args, source, seed)), "data": args.data, "split": args.split}
     own["output_dir"] = str(run_folder(args, method, seed))
     if args.reward_of:
         own["reward_of"] = str(run_folder(args, args.reward_of, seed))

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from accelerate.state import AcceleratorState
@@ -15,7 +15,7 @@ from transformers import Cache, PreTrainedModel
 from catalog import Trie
 from catalog.errors import DivergedError
 from interactions.prompts import PromptBatch
-from policy.beam import beam_search
+from policy.beam import StepGuide, beam_search
 from policy.exploration import ON_POLICY, Exploration
 from policy.head import Reading, reading
 from policy.plan import TriePlan
@@ -76,7 +76,10 @@ class TriePolicy(ABC):
 
     @abstractmethod
     def _read(self, prompts: PromptBatch) -> tuple[Tensor, "Branches"]:
-        """Read the prompts once: logits [B, 1, V] after them, and the cache to grow branches from."""
+        """Read the prompts once: logits [B, 1, V] after them, and the branches that grow from them.
+
+        They are `CachedBranches` unless the kind of policy overrides `_advance` and `distribution`, which read them.
+        """
 
     def _reading(self, by_level: Callable[[Tensor], Sequence[Tensor]]) -> AbstractContextManager[Reading]:
         """See `reading`: around a forward of the model whose head reads the nodes of paths."""
@@ -162,7 +165,7 @@ class TriePolicy(ABC):
         prompts: PromptBatch,
         width: int,
         excluded: Tensor | None = None,
-        guide: Tensor | None = None,
+        guide: StepGuide | None = None,
         *,
         k: int | None = None,
         allowed: Tensor | None = None,
@@ -175,8 +178,8 @@ class TriePolicy(ABC):
         [items]: the only items that are not passed over. A leaf is passed over once all its items are. Places that no
         item is left for hold -1 and -inf.
 
-        guide [B, nodes]: what each step into a node adds to its log P_F, for instance a multiple of the exact
-        log F(child) - log F(node); the scores then are sums of both.
+        guide: what each step adds to its log P_F, for instance a multiple of the exact log F(child) - log F(node);
+        the scores then are sums of both.
         """
         with inference(self.model):
             return beam_search(self, prompts, width, width if k is None else k, excluded, guide, allowed)
@@ -206,6 +209,7 @@ class TriePolicy(ABC):
         most = max(
             1, int(unsettled.sum(1).max())
         )  # at least one, so that all processes of a sharded model run the same forwards
+        assert isinstance(branches, CachedBranches)
         column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; rows with fewer take others as well
         left = nodes.gather(1, column)
         log_p = self.child_log_probs(branches.advance(self.tokens[left], column), left, width)
@@ -219,6 +223,7 @@ class TriePolicy(ABC):
         """
         with inference(self.model):
             logits, branches = self._read(prompts)
+            assert isinstance(branches, CachedBranches)
             trie, batch = self.trie, len(prompts)
             edge = torch.zeros(batch, trie.nodes, device=logits.device)  # log-probability of the edge into each node
             root = torch.zeros(batch, 1, dtype=torch.long, device=logits.device)
@@ -251,8 +256,15 @@ def check_numbers(log_p: Tensor) -> None:
         )
 
 
-class Branches(ABC):
-    """Partial paths that share one cached prompt.
+class Branches(Protocol):
+    """Partial paths that go on from one prompt, as a beam and a draw see them."""
+
+    def select(self, parent: Tensor) -> None:
+        """Let branch k go on from what was branch parent[b, k]; parent [B, K']. At first there is one, the prompt."""
+
+
+class CachedBranches(ABC):
+    """Branches of a backbone in this process: they share one cached prompt.
 
     Tokens are appended to the cache, and the mask says which branch they belong to. So the prompt's keys are neither
     copied K times nor reordered when a beam changes its parents.
@@ -280,7 +292,7 @@ class Branches(ABC):
         return logits
 
     def select(self, parent: Tensor) -> None:
-        """Let branch k go on from what was branch parent[b, k]; parent [B, K']. At first there is one, the prompt."""
+        """See `Branches.select`."""
         self.ancestors = self.ancestors.gather(1, parent.unsqueeze(-1).expand(-1, -1, self.ancestors.shape[-1]))
 
     def read(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """Beam search in the trie: where a beam may go, and which of its branches can still end among the best."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,26 @@ if TYPE_CHECKING:
     from policy.base import TriePolicy
 
 
+class StepGuide(Protocol):
+    """What steps of a beam get beside their log P_F. falls: whether no step ever gets more than 0."""
+
+    falls: bool
+
+    def __call__(self, nodes: Tensor, level: int) -> Tensor:
+        """For each child of nodes [B, W] of a level, in their order: [B, W, C], anything behind the last child.
+
+        C is the largest number of children of any node of the level.
+        """
+        ...
+
+
 def beam_search(
     policy: "TriePolicy",
     prompts: PromptBatch,
     width: int,
     k: int,
     excluded: Tensor | None,
-    guide: Tensor | None,
+    guide: StepGuide | None,
     allowed: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """The search of `TriePolicy.beam`, which says what is given and returned."""
@@ -31,7 +44,7 @@ def beam_search(
         child = trie.children(nodes, fan)  # [B, W, fan]
         total = score.unsqueeze(-1) + log_p
         if guide is not None:
-            total = total + guide.gather(1, child.clamp(min=0).flatten(1)).view_as(total)
+            total = total + guide(nodes, level - 1)
         total = total.masked_fill(~reachable(child), -torch.inf).flatten(1)
         score, best = total.topk(min(width if level < trie.levels else k, total.shape[1]))
         nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
@@ -83,20 +96,20 @@ class Reachable:
         return key[count == self.below[key % trie.nodes]]
 
 
-def prune(trie: Trie, nodes: Tensor, score: Tensor, level: int, k: int, guide: Tensor | None) -> Tensor:
+def prune(trie: Trie, nodes: Tensor, score: Tensor, level: int, k: int, guide: StepGuide | None) -> Tensor:
     """Whether each branch of a beam at `level` can still end among its best k: bool [B, W].
 
     score [B, W] is that of the branches so far, descending, and -inf where a place is empty; nodes [B, W] holds the
-    root there. Scores only fall as long as no step of the guide [B, nodes] is positive. So a branch is lost once k
+    root there. Scores only fall as long as no step of the guide is positive. So a branch is lost once k
     others end with more than it has now, for certain because no choice is left at or below their nodes: each of them
     keeps its place for as long as a descendant of the lost branch does. A guide that can raise a score keeps all.
     """
     held = score > -torch.inf
-    if k > nodes.shape[1] or (guide is not None and bool((guide > 0).any())):
+    if k > nodes.shape[1] or (guide is not None and not guide.falls):
         return held
     final = score.masked_fill(trie.open[nodes], -torch.inf)
     if guide is not None:
-        for _ in range(level, trie.levels):
+        for depth in range(level, trie.levels):
+            final = final + guide(nodes, depth)[..., 0]  # one child each where the score is final
             nodes = trie.first_child[nodes].long()
-            final = final + guide.gather(1, nodes)
     return held & (score >= final.topk(k).values[:, -1:])

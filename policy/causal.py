@@ -9,7 +9,7 @@ from transformers import Cache, PreTrainedConfig
 
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, compute_dtype, unwrap_model
+from policy.base import CachedBranches, PathLogProbs, TriePolicy, compute_dtype, unwrap_model
 from policy.tree import additive_mask, branch_visibility, prompt_positions
 
 
@@ -86,7 +86,7 @@ class CausalPolicy(TriePolicy):
         ).logits
         return self.path_log_probs(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
 
-    def _read(self, prompts: PromptBatch) -> tuple[Tensor, Branches]:
+    def _read(self, prompts: PromptBatch) -> tuple[Tensor, CachedBranches]:
         output = self.model(
             input_ids=prompts.input_ids,
             attention_mask=prompts.attention_mask,
@@ -107,7 +107,7 @@ def attention_window(config: PreTrainedConfig) -> int | None:
     return window if sliding else None
 
 
-class RowBranches(Branches):
+class RowBranches(CachedBranches):
     """Branches that go on in the row of their prompt.
 
     Raises InputError where the row no longer fits the backbone's attention window, whose cache then drops tokens.

@@ -6,16 +6,18 @@ from torch import Tensor
 from catalog import Trie
 from catalog.errors import GFlowGRError, RunError
 from interactions.prompts import PromptBatch
-from policy.base import TriePolicy, check_numbers, inference
+from policy.agreement import Agreement
+from policy.base import CachedBranches, TriePolicy, check_numbers, inference
 
 REMEDY = "Try attn_implementation='eager' or another backbone, for instance qwen3, llama or gpt2."
 
 
-def check_shared_prefix(policy: TriePolicy, prompts: PromptBatch, items: Tensor, tolerance: float) -> float:
+def check_shared_prefix(policy: TriePolicy, prompts: PromptBatch, items: Tensor, *, exact: bool = True) -> float:
     """The largest difference of both ways from the naive log-probabilities, for items [B, K] and at least two.
 
-    Draws and beams grow in the cache, so the cache is checked even where a method trains one item per prompt. Raises
-    RunError above `tolerance`: the backbone then misreads the mask, and every loss or every draw would be wrong.
+    Draws and beams grow in the cache, so the cache is checked even where a method trains one item per prompt. exact:
+    whether the model computes in float32. Raises RunError where it is more than rounding, see `Agreement`: the backbone
+    then misreads the mask, and every loss or every draw would be wrong.
     """
     deep = _deepest(policy.trie).expand(len(items), -1)
     items = torch.cat([deep, items], 1)[:, : max(deep.shape[1], items.shape[1])]
@@ -28,14 +30,15 @@ def check_shared_prefix(policy: TriePolicy, prompts: PromptBatch, items: Tensor,
     except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise RunError(f"The backbone does not take a mask of shared prompts: {error}.", remedy=REMEDY) from error
     check_numbers(naive)
-    gap = max((log_pf - naive).abs().max().item() for log_pf in found)
-    if not gap <= tolerance:
-        raise RunError(
-            f"The shared-prefix forward differs from the naive one by {gap:.2e} in log-probability (at most "
-            f"{tolerance:.0e} is rounding): this backbone does not honor 4-D attention masks or positions.",
-            remedy=REMEDY,
-        )
-    return gap
+    each = [Agreement.of(log_pf, naive) for log_pf in found]
+    for agreement in each:
+        if problem := agreement.problem(exact):
+            raise RunError(
+                f"The shared-prefix forward's log-probabilities differ from the naive one's {problem}: this backbone "
+                "does not honor 4-D attention masks or positions.",
+                remedy=REMEDY,
+            )
+    return max(agreement.largest for agreement in each)
 
 
 def _cached_log_probs(policy: TriePolicy, prompts: PromptBatch, items: Tensor) -> Tensor:
@@ -43,6 +46,7 @@ def _cached_log_probs(policy: TriePolicy, prompts: PromptBatch, items: Tensor) -
     path = policy.trie.path(items)
     column = torch.arange(items.shape[1], device=items.device).expand_as(items)
     logits, branches = policy._read(prompts)
+    assert isinstance(branches, CachedBranches)
     branches.select(torch.zeros_like(items))
     read = [logits.expand(-1, items.shape[1], -1)]
     read += [branches.advance(policy.tokens[nodes], column) for nodes in path[..., 1:-1].unbind(-1)]

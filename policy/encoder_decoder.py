@@ -12,7 +12,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from catalog import Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
-from policy.base import Branches, PathLogProbs, TriePolicy, compute_dtype, unwrap_model
+from policy.base import CachedBranches, PathLogProbs, TriePolicy, compute_dtype, unwrap_model
 from policy.tree import additive_mask, branch_visibility
 
 ATTENTION = "sdpa_along_branches"
@@ -104,7 +104,7 @@ class EncoderDecoderPolicy(TriePolicy):
         ).logits
         return self.path_log_probs(logits.unflatten(0, (batch, count)).unbind(-2), path)[0]
 
-    def _read(self, prompts: PromptBatch) -> tuple[Tensor, Branches]:
+    def _read(self, prompts: PromptBatch) -> tuple[Tensor, CachedBranches]:
         output = self.model(
             input_ids=prompts.input_ids,
             attention_mask=prompts.attention_mask,
@@ -120,7 +120,7 @@ class EncoderDecoderPolicy(TriePolicy):
         return additive_mask(visible, compute_dtype(self.model))
 
 
-class DecoderBranches(Branches):
+class DecoderBranches(CachedBranches):
     """Branches in a decoder whose cross-attention has read the prompt; behind the prompt they share a start token."""
 
     def __init__(self, policy: EncoderDecoderPolicy, prompts: PromptBatch, encoded: Tensor, cache: Cache) -> None:

@@ -47,9 +47,8 @@ class Reading:
     def forward(self, head: nn.Linear, hidden: Tensor) -> Tensor:
         """Instead of the head's forward: the logits of the codes, in float32 whatever the weights are."""
         self.states = self.by_level(hidden)
-        total: Sequence[Any] = [0.0] * len(self.codes)
-        if self.normalized:
-            total = self.by_level(log_partition(hidden, head))
+        zero = hidden.new_zeros((), dtype=torch.float32)
+        total = self.by_level(log_partition(hidden, head)) if self.normalized else [zero] * len(self.codes)
         sizes, every = [len(codes) for codes in self.codes], torch.cat(list(self.codes))
         rows = nn.functional.embedding(every, head.weight).float().split(sizes)
         bias = [None] * len(rows) if head.bias is None else head.bias[every].float().split(sizes)
@@ -71,7 +70,7 @@ def reading(
     module: ZeRO-3 and FSDP2 gather its weight, DDP sees its gradient, an adapter chooses its copy, and the model does
     to these logits what it does to all. Every other head gives the whole vocabulary.
     """
-    output: Any = model.get_output_embeddings()
+    output = model.get_output_embeddings()
     heads = plain_heads(output, model.config, normalized=normalized)
     found = Reading(by_level, codes, normalized, of_codes=bool(heads))
     hook = None if heads else output.register_forward_pre_hook(found.note)
@@ -86,7 +85,7 @@ def reading(
             hook.remove()
 
 
-def plain_heads(output: Any, config: PreTrainedConfig, *, normalized: bool) -> list[nn.Linear]:
+def plain_heads(output: nn.Module, config: PreTrainedConfig, *, normalized: bool) -> list[nn.Linear]:
     """The linear layers one of which is the whole head: several where an adapter keeps a copy; [] for other heads.
 
     What a model does to each logit afterwards, scaling or capping, it does to those of the codes too. Only with
@@ -95,7 +94,8 @@ def plain_heads(output: Any, config: PreTrainedConfig, *, normalized: bool) -> l
     if normalized and any(getattr(config, name, None) not in (None, 1) for name in AFTERWARDS):
         return []
     kept = type(output).__name__ == "ModulesToSaveWrapper"  # peft's, which passes on to the copy that is active
-    heads = [output.original_module, *output.modules_to_save.values()] if kept else [output]
+    adapted: Any = output
+    heads = [adapted.original_module, *adapted.modules_to_save.values()] if kept else [adapted]
     return heads if all(_is_plain(head) for head in heads) else []
 
 

@@ -1,5 +1,5 @@
-"""Recipes (YAML) and the programs: prepare, extend, recommenders, train, evaluate, recommend, serve, compare,
-reproduce, export, plan and rollout_server.
+"""Recipes (YAML) and the programs: prepare, extend, suggest, recommenders, train, evaluate, recommend, serve, compare,
+tune, reproduce, export, plan, rollout_server and doctor.
 
 Every recipe begins with the command that runs it. What the programs do is in `experiments`; `__main__` is `gflowgr`.
 """

@@ -1,6 +1,7 @@
 """GFlowGR, one command a task.
 
-prepare, extend, recommenders, train, evaluate, recommend, serve, compare, reproduce, export, plan, rollout_server
+prepare, extend, suggest, recommenders, train, evaluate, recommend, serve, compare, tune, reproduce,
+export, plan, rollout_server, doctor
 
 gflowgr prepare --config recipes/ml-100k/data.yaml
 gflowgr train --config recipes/ml-100k/sft.yaml
@@ -18,8 +19,8 @@ from catalog.settings import check_known
 from experiments.command_line import program
 
 COMMANDS = (
-    *("prepare", "extend", "recommenders", "train", "evaluate", "recommend", "serve"),
-    *("compare", "reproduce", "export", "plan", "rollout_server"),
+    *("prepare", "extend", "suggest", "recommenders", "train", "evaluate", "recommend", "serve"),
+    *("compare", "tune", "reproduce", "export", "plan", "rollout_server", "doctor"),
 )
 
 

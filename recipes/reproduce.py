@@ -2,19 +2,24 @@
 
 python -m recipes.reproduce --config recipes/beauty/cpu.yaml --source data/amazon-beauty
 python -m recipes.reproduce --config recipes/beauty/cpu.yaml --source data/amazon-beauty --smoke runs/smoke
+python -m recipes.reproduce --data runs/mine/data
+
+Data alone are prepared data of your own: their recipes are written beside them, where they are not there yet.
 """
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import recipes  # noqa: F401  # refuses what would hide one of our packages
 from experiments.arguments import ReproduceArguments
 from experiments.command_line import browse, ending, parse, program
+from experiments.suggested import with_recipes
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
-    (args,) = parse(argv, ReproduceArguments)
+    (args,) = parse(with_recipes(sys.argv[1:] if argv is None else argv), ReproduceArguments)
     from experiments import compare_runs, run_sweep
     from experiments.comparison import comparison_folder
     from experiments.results import preparation, rehearsal, write_results

@@ -2,7 +2,7 @@
 
 export GFLOWGR_API_KEY=$(python -c 'import secrets; print(secrets.token_hex(16))')
 python -m recipes.rollout_server --model runs/ml-100k/sft --data runs/ml-100k/data
-python -m recipes.rollout_server --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.9}'
+python -m recipes.rollout_server --model runs/mine/sft --data runs/mine/data --engine '{"gpu_memory_utilization": 0.5}'
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     app, what = build(args, key)
     url = listen(listener, args.host, args.port)
     print(f"serving {args.model}: {what}, {url}")
-    drawn = ("--use_vllm", "--vllm_mode", "server", "--vllm_server_base_url", url)
+    drawn: tuple[str, ...] = ("--use_vllm", "--vllm_mode", "server", "--vllm_server_base_url", url)
+    if args.weight_transfer != "http":
+        drawn += ("--weight_transfer", args.weight_transfer)
     recipe = ("--config", "recipes/ml-100k/gflownet-server.yaml", "--model", args.model, "--data", args.data)
     print(f"Next: {command('train', *recipe, *drawn)}", flush=True)
     run(app, listener)

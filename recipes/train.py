@@ -1,6 +1,7 @@
 """Train with any method: the recipe names it, and --method METHOD --help lists its settings.
 
 python -m recipes.train --config recipes/ml-100k/gflownet.yaml --max_steps 5
+python -m recipes.train --accelerate zero3 --num_processes 4 --config recipes/ml-100k/gflownet.yaml --max_steps 5
 accelerate launch -m recipes.train --config recipes/ml-100k/gflownet.yaml --max_steps 5
 """
 
@@ -8,12 +9,14 @@ import sys
 from collections.abc import Sequence
 
 import recipes  # noqa: F401  # refuses what would hide one of our packages
+from experiments.accelerated import launch_if_asked
 from experiments.command_line import command, ending, program
 
 
 @program
 def main(argv: Sequence[str] | None = None) -> None:
     argv = list(sys.argv[1:] if argv is None else argv)
+    launch_if_asked(argv, "train")
     from experiments.train import build_trainer, read_run, run_figures, run_lock, summary, train
 
     recipe, config = read_run(argv)

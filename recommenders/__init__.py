@@ -4,9 +4,9 @@
 - `popularity`: training counts, the same for everybody
 - `item_knn`: item-to-item cosine, with older events counting less
 - `factors`: `ALS` and `BPR`, matrix factorizations that a history is folded into
-- `sasrec`: self-attention over the history
+- `sasrec`: self-attention over the history; `sasrec_layers` and `sasrec_losses`, what it is made of
 - `text_knn`: items whose vectors are near those of the history, new items too
-- `mixture`: several of them as one
+- `mixture`: several of them as one; `confidence`, how sure one is of a user, and weights by that
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder
 - `batch`: a recommender as rewards and samplers call it, by batch of prompts
 - `generative`: `GenerativeRecommender`, a trained policy that ranks and draws by item ids; `lists`, what it answers

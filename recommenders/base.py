@@ -25,6 +25,9 @@ class Recommender(Protocol):
     `without` names what a model that counts must not have counted: B lists, the whole training sequence of the user
     behind each history, once. Counts over users contain the answer to every training history, and without the share of
     its user they do not. Models that count nothing ignore it.
+
+    One that finds its best items without a row of all of them also has `top(histories, k, without) -> Top`; for others
+    `recommenders.top.find_top` takes the best of the probabilities.
     """
 
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:

@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pad_sequence
 from catalog.extras import extra
 from interactions import Splits, training_matrix
 from recommenders.base import Histories, fit_temperature
+from recommenders.top import Top, top_of_products
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,15 @@ class Factors(ABC):
 
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """Inner products, `[B, items]` float32; 0 for every item after an empty history."""
-        rows = [self._fold_in(histories[start : start + 256]) for start in range(0, len(histories), 256)]
-        return torch.cat(rows) @ self.factors.T
+        return self._users(histories) @ self.factors.T
+
+    def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
+        """The k items with the largest `probabilities`."""
+        return top_of_products(self._users(histories), self.factors, k, self.temperature)
+
+    def _users(self, histories: Histories) -> Tensor:
+        """u of any number of histories, `[B, d]`."""
+        return torch.cat([self._fold_in(histories[start : start + 256]) for start in range(0, len(histories), 256)])
 
     def probabilities(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """Softmax of the scores at the fitted temperature."""

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from policy.folders import check_finished
 from recommenders.base import Histories, Recommender, rank
 from recommenders.engines import load_policy
 from recommenders.guide import Guide
-from recommenders.lists import ItemIds, RankedList, ReadHistory, spread
+from recommenders.lists import ItemIds, RankedList, ReadHistory, Scored, spread
 from recommenders.policy_folder import (
     CATALOG,
     PolicyRecord,
     copy_policy,
     find_folder,
+    grown_catalog,
     marked_provenance,
     read_record,
 )
@@ -83,15 +85,15 @@ class GenerativeRecommender:
             catalog: instead of the checkpoint's one that grew from it (`semantic_ids.extend`), or its folder.
 
         Raises:
-            InputError: the folder is no whole, self-contained checkpoint, or a setting is wrong.
+            InputError: the folder is no whole, self-contained checkpoint, the catalog grew from another one, or a
+                setting is wrong.
             SetupError: the engine is not installed.
         """
         found = find_folder(folder)
         check_finished(found)
         record, own, counts = read_record(found)
         source = found / CATALOG if catalog is None else catalog
-        if not isinstance(catalog, Catalog):
-            catalog = own if catalog is None else Catalog.load(catalog)
+        catalog = own if catalog is None else grown_catalog(catalog, own)
         policy, prompts = load_policy(
             found, catalog, record, source, device=device, dtype=dtype, engine=engine, settings=engine_settings or {}
         )
@@ -156,9 +158,9 @@ class GenerativeRecommender:
             for n, one, items, scores in zip(part, some, *(table.tolist() for table in best), strict=True):
                 ranked = self.ids.expand(items, scores, one, allowed)
                 found[n] = self.ids.as_list(spread(ranked, self.catalog.trie, diversity, k), one)
-        for n, one in enumerate(read):
-            if one.error is None and not one.items:
-                found[n] = self.ids.as_list(self._popular(one, allowed, k), one, "popularity")
+        popular = [n for n, one in enumerate(read) if one.error is None and not one.items]
+        for n, ranked in zip(popular, self._popular([read[n] for n in popular], allowed, k), strict=True):
+            found[n] = self.ids.as_list(ranked, read[n], "popularity")
         return found
 
     def sample(
@@ -349,12 +351,21 @@ class GenerativeRecommender:
         """The exact log-probability of every item's leaf, [B, items] float32 on the CPU."""
         return self.policy.distribution(self._prompts([ReadHistory(list(items)) for items in histories])).cpu()
 
-    def _popular(self, one: ReadHistory, allowed: Tensor | None, k: int) -> list[tuple[int, float]]:
-        """The k items with the largest shares in training, those without history, and their logs."""
-        log_share = self._shares.log()
-        scores = log_share if allowed is None else log_share.where(allowed, -torch.inf)
-        items = [item for item in rank(scores[None], [one.excluded], k)[0].tolist() if item >= 0]
-        return [(item, float(log_share[item])) for item in items]
+    @cached_property
+    def _by_share(self) -> np.ndarray:
+        """The items from the largest share in training to the smallest: [items]; equal ones as `rank` orders them."""
+        return rank(self._shares.log()[None], [[]], len(self._shares))[0]
+
+    def _popular(self, read: Sequence[ReadHistory], allowed: Tensor | None, k: int) -> list[Scored]:
+        """For each history the k items with the largest shares in training that may come, and the logs of these."""
+        if not read:
+            return []
+        order = self._by_share if allowed is None else self._by_share[allowed.numpy()[self._by_share]]
+        most = k + max(len(one.excluded) for one in read)
+        first = order[:most].tolist()
+        scored = list(zip(first, self._shares.log()[first].tolist(), strict=True))
+        without = [set(one.excluded) for one in read]
+        return [list(islice((pair for pair in scored if pair[0] not in gone), k)) for gone in without]
 
 
 def batches(chosen: Sequence[int], read: Sequence[ReadHistory], batch_size: int) -> list[list[int]]:

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from catalog.extras import extra
 from interactions import Splits, training_matrix
-from recommenders.base import Histories, occurrences, proportional
+from recommenders.base import Histories, flatten, occurrences, proportional
+from recommenders.top import Top
 
 
 @dataclass(frozen=True)
@@ -80,17 +82,63 @@ class ItemKNN:
         Each row counts as if its list of `without` had never been a user: exactly so on the kept pairs, while which
         pairs are kept stays as it is.
         """
+        rows = self._scores(histories, without)
+        return torch.from_numpy(rows.toarray())
+
+    def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
+        """The k items with the largest `probabilities`, from the neighbors of the histories' items alone."""
+        scores = self._scores(histories, without)
+        items = np.full((len(histories), k), -1)
+        chances = np.zeros((len(histories), k), np.float32)
+        rest = np.zeros(len(histories), np.float32)
+        for row, (start, stop) in enumerate(zip(scores.indptr[:-1], scores.indptr[1:], strict=True)):
+            values, places = scores.data[start:stop], scores.indices[start:stop]
+            best = np.argsort(-values, kind="stable")[:k]
+            best = best[values[best] > 0]
+            if not len(best):  # all items alike, as in `proportional`
+                rest[row] = 1 / len(self.users)
+                continue
+            items[row, : len(best)] = places[best]
+            chances[row, : len(best)] = values[best] / values.sum()
+        return Top(*map(torch.from_numpy, (items, chances, rest)))
+
+    def _scores(self, histories: Histories, without: Histories | None) -> sparse.csr_matrix:
+        """`score` of the neighbors of the histories' items, `[B, items]` float32; others have 0.
+
+        Rows and columns of other items are left out before anything is multiplied, so the catalogue costs nothing.
+        """
+        rows = len(histories)
         weights = occurrences(histories, len(self.users), self.decay)  # [B, items]
-        own = np.zeros(weights.shape)
-        scale = np.tile(_inverse_root(self.users), (len(histories), 1))  # [B, items]
+        weights.sum_duplicates()
+        seen, event = np.unique(weights.indices, return_inverse=True)  # [s]
+        near = self.cooccurrence[seen]  # [s, items]
+        columns, column = np.unique(near.indices, return_inverse=True)  # [c]
+        near = sparse.csr_matrix((near.data, column, near.indptr), (len(seen), len(columns)))  # [s, c]
+        taken_seen, taken = (_holds(items, without, rows) for items in (seen, columns))  # [B, s], [B, c]
+        place = (np.repeat(np.arange(rows), np.diff(weights.indptr)), event)
+        scaled = weights.data * self._scales(seen, taken_seen)[place]
+        shared = sparse.csr_matrix((scaled, event, weights.indptr), (rows, len(seen))) @ near
         if without is not None:
-            taken = occurrences(without, len(self.users)).nonzero()
-            own[taken] = 1
-            scale[taken] = _inverse_root(self.users[taken[1]] - 1)
-        weights = weights.multiply(scale).tocsr()
-        pairs = (self.cooccurrence != 0).astype(np.float64)
-        shared = weights @ self.cooccurrence - (weights.multiply(own).tocsr() @ pairs).multiply(own)
-        return torch.from_numpy((shared.toarray() * scale).astype(np.float32))
+            own = sparse.csr_matrix((scaled * taken_seen[place], event, weights.indptr), (rows, len(seen)))
+            both = own @ sparse.csr_matrix((np.ones(len(near.data)), near.indices, near.indptr), near.shape)
+            both.data *= taken[_entries(both)]
+            shared = shared - both
+        shared.data *= self._scales(columns, taken)[_entries(shared)]
+        found = (shared.data.astype(np.float32), columns[shared.indices], shared.indptr)
+        return sparse.csr_matrix(found, (rows, len(self.users)))
+
+    def _scales(self, items: np.ndarray, taken: np.ndarray) -> np.ndarray:
+        """1 / sqrt(users) of some items, one user less where a row has taken them, `[B, n]` bool: `[B, n]`."""
+        return np.where(taken, self._scale_less[items], self._scale[items])
+
+    @cached_property
+    def _scale(self) -> np.ndarray:
+        return _inverse_root(self.users)
+
+    @cached_property
+    def _scale_less(self) -> np.ndarray:
+        """With one user less of every item."""
+        return _inverse_root(self.users - 1)
 
     def probabilities(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """Shares of the scores."""
@@ -108,6 +156,22 @@ class ItemKNN:
         users = arrays["users"]
         pairs = (arrays["data"], arrays["indices"], arrays["indptr"])
         return cls(sparse.csr_matrix(pairs, (len(users), len(users))), users, **numbers)
+
+
+def _holds(items: np.ndarray, lists: Histories | None, rows: int) -> np.ndarray:
+    """Whether each list holds each of some items in ascending order: `[B, n]` bool; none without lists."""
+    found = np.zeros((rows, len(items)), bool)
+    if lists is not None and len(items):
+        flat, lengths = flatten(lists)
+        place = np.searchsorted(items, flat).clip(max=len(items) - 1)
+        held = items[place] == flat
+        found[np.repeat(np.arange(rows), lengths)[held], place[held]] = True
+    return found
+
+
+def _entries(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of each stored number."""
+    return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)), matrix.indices
 
 
 def _inverse_root(counts: np.ndarray) -> np.ndarray:

@@ -83,6 +83,23 @@ def read_record(folder: Path) -> tuple[PolicyRecord, Catalog, Tensor]:
     return PolicyRecord(**table), catalog, counts
 
 
+def grown_catalog(catalog: Catalog | str | Path, own: Catalog) -> Catalog:
+    """The catalog, or the one in that folder, that takes the place of a checkpoint's own.
+
+    Raises InputError where it is neither the own one nor grew from it: its codes would mean other items.
+    """
+    grown = catalog if isinstance(catalog, Catalog) else Catalog.load(catalog)
+    if not grown.continues(own.fingerprint):
+        raise InputError(
+            f"The catalog {grown.fingerprint} did not grow from the model's, {own.fingerprint}: its codes mean other "
+            "items.",
+            remedy="Give the folder that extend.py wrote from the data of the model.",
+            field="catalog",
+            value=grown.fingerprint,
+        )
+    return grown
+
+
 def holds_policy(folder: str | Path) -> bool:
     """Whether a folder is a self-contained checkpoint."""
     return (Path(folder) / RECORD).is_file()

@@ -1,6 +1,7 @@
 """The same items for everybody: what a recommender must at least beat."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -8,7 +9,8 @@ from scipy import sparse
 from torch import Tensor
 
 from interactions import Splits, training_matrix
-from recommenders.base import Histories, occurrences, proportional
+from recommenders.base import Histories, flatten, occurrences, proportional
+from recommenders.top import Top
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,24 @@ class Popularity:
     def probabilities(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """Shares of the counts."""
         return proportional(self.score(histories, without))
+
+    def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
+        """The k items with the largest `probabilities`: k and as many more as a list of `without` may lower."""
+        lists = [[]] * len(histories) if without is None else without
+        spare = max(map(len, lists), default=0)
+        items = self._order[: k + spare].expand(len(histories), -1)  # [B, k + spare]
+        flat, lengths = flatten(lists)
+        removed = torch.full((len(histories), spare), -1)
+        removed[torch.arange(spare) < torch.from_numpy(lengths).unsqueeze(1)] = torch.from_numpy(flat)
+        counts = self.counts[items] - (items.unsqueeze(2) == removed.unsqueeze(1)).sum(2)
+        total = self.counts.sum() - torch.from_numpy(lengths).unsqueeze(1)
+        best, place = (counts / total).topk(min(k, items.shape[1]))
+        return Top(items.gather(1, place), best, torch.zeros(len(histories)))
+
+    @cached_property
+    def _order(self) -> Tensor:
+        """The items by their counts, the most frequent first."""
+        return self.counts.argsort(descending=True, stable=True)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return {"counts": self.counts}, {}

@@ -1,33 +1,46 @@
 """What comes next, by self-attention over the history: SASRec, arXiv 1808.09781."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from datasets import Dataset
-from scipy.sparse import csr_matrix
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
+from catalog import Catalog
 from catalog.errors import InputError
 from catalog.progress import progress
-from interactions import Splits, training_matrix, training_sequences
+from catalog.settings import at_least, check_values
+from interactions import Splits, training_sequences
 from recommenders.base import Histories, fit_temperature, flatten
+from recommenders.sasrec_layers import layers
+from recommenders.sasrec_losses import Loss, Positions, make_loss
+from recommenders.text_knn import centered_vectors, unit_length
+from recommenders.top import Top, top_of_products
+
+OnEpoch = Callable[[int, Mapping[str, float]], None]
+"""Told the number of an epoch, from 1, and its loss, Recall@10 and NDCG@10 on the validation items."""
 
 
 @dataclass(frozen=True)
 class SASRecSettings:
     """How the network looks and how it is trained.
 
-    loss: "softmax" = cross-entropy over the catalogue; "bce" = as published, against one item the user never took.
+    layer: "sasrec" = a transformer's, "hstu" and "ligr" = those of `sasrec_layers`.
+    loss: "softmax" = cross-entropy over the catalogue; "bce" = as published, against one item the user never took;
+    "sampled_softmax" and "gbce" = against `negatives` drawn items a batch, for large catalogues, see `sasrec_losses`;
+    calibration: of gbce.
+    vectors: a file of item vectors as `text_knn` takes it, for instance of titles: an item's embedding is then one of
+    its own plus a learned projection of its vector.
     patience: it stops after so many epochs without a better NDCG@10 on the validation items; the best weights are kept.
     """
 
-    loss: Literal["softmax", "bce"] = "softmax"
+    loss: Literal["softmax", "bce", "sampled_softmax", "gbce"] = "softmax"
     max_length: int = 50
     dimensions: int = 64
     layers: int = 2
@@ -39,46 +52,68 @@ class SASRecSettings:
     epochs: int = 60
     patience: int = 5
     seed: int = 0
+    layer: Literal["sasrec", "hstu", "ligr"] = "sasrec"
+    negatives: int = 256
+    calibration: float = 0.75
+    vectors: str = ""
 
     def __post_init__(self) -> None:
-        if self.loss not in ("softmax", "bce"):
+        check_values(self)
+        counts = ("max_length", "dimensions", "layers", "heads", "batch_size", "epochs", "patience", "negatives")
+        at_least(self, 1, *counts)
+        at_least(self, 0, "learning_rate", strictly=True)
+        if self.dimensions % self.heads:
             raise InputError(
-                f"loss={self.loss!r} is not a loss of SASRec.",
-                remedy="Set softmax or bce.",
-                field="loss",
-                value=self.loss,
+                f"dimensions={self.dimensions} cannot be shared by heads={self.heads}.",
+                remedy="Set a multiple of heads.",
+                field="dimensions",
+                value=self.dimensions,
             )
+        for name, most in (("dropout", 0.99), ("calibration", 1)):
+            if not 0 <= getattr(self, name) <= most:
+                value = getattr(self, name)
+                raise InputError(f"{name}={value}: it must be from 0 to {most}.", field=name, value=value)
 
 
 class Network(nn.Module):
-    """Causal pre-norm transformer over embeddings of the items `0 .. items - 1` and of their positions.
+    """Causal layers over embeddings of the items `0 .. items - 1` and of their positions.
 
     Histories are padded at the end, so that no item has padding before it and none needs a mask.
+
+    text: `[items, d]`, what is known of the items beside who took them; it is projected and added to their embeddings.
     """
 
-    def __init__(self, items: int, settings: SASRecSettings) -> None:
+    text: Tensor | None
+
+    def __init__(self, items: int, settings: SASRecSettings, text: Tensor | None = None) -> None:
         super().__init__()
         width, self.padding = settings.dimensions, items
         self.item = nn.Embedding(items + 1, width, padding_idx=self.padding)
         self.position = nn.Embedding(settings.max_length, width)
         self.dropout = nn.Dropout(settings.dropout)
-        block = nn.TransformerEncoderLayer(
-            width, settings.heads, width, settings.dropout, "gelu", batch_first=True, norm_first=True
-        )
-        self.blocks = nn.TransformerEncoder(block, settings.layers, nn.LayerNorm(width), enable_nested_tensor=False)
+        self.blocks = layers(settings)
         nn.init.normal_(self.item.weight.detach()[: self.padding], std=width**-0.5)
         nn.init.normal_(self.position.weight, std=width**-0.5)
+        self.register_buffer("text", None if text is None else F.pad(text, (0, 0, 0, 1)))  # padding has none
+        if text is not None:
+            self.project = nn.Linear(text.shape[1], width, bias=False)
+            nn.init.normal_(self.project.weight, std=width**-0.5)
 
     def forward(self, history: Tensor) -> Tensor:
         """State after each item, `[B, N] -> [B, N, dimensions]`, which later items do not change."""
-        length = history.shape[1]
-        embedded = self.dropout(self.item(history) + self.position.weight[:length])
-        causal = nn.Transformer.generate_square_subsequent_mask(length, device=history.device)
-        return self.blocks(embedded, mask=causal, is_causal=True)
+        return self.blocks(self.dropout(self.embed(history) + self.position.weight[: history.shape[1]]))
+
+    def embed(self, items: Tensor) -> Tensor:
+        """Embeddings of items, `[...] -> [..., dimensions]`; 0 for padding."""
+        own = self.item(items)
+        return own if self.text is None else own + self.project(self.text[items])
 
     def logits(self, states: Tensor) -> Tensor:
         """Inner products with every item, `[..., dimensions] -> [..., items]`."""
-        return states @ self.item.weight[: self.padding].T
+        table = self.item.weight[: self.padding]
+        if self.text is not None:
+            table = table + self.project(self.text[: self.padding])
+        return states @ table.T
 
     def pad(self, histories: Histories) -> Tensor:
         """The newest items of each history, `[B, N]`, padded at the end; nothing but padding for an empty history."""
@@ -102,17 +137,48 @@ class SASRec:
     Settings: ClassVar = SASRecSettings
 
     @classmethod
-    def from_splits(cls, splits: Splits, items: int, settings: SASRecSettings) -> "SASRec":
-        """Trained on the training sequences; the validation items decide when to stop, and the temperature."""
-        model = cls(_train(splits, items, settings), settings)
+    def from_catalog(
+        cls, splits: Splits, catalog: Catalog, settings: SASRecSettings, on_epoch: OnEpoch | None = None
+    ) -> "SASRec":
+        """`from_splits`, with the items' vectors where the settings name a file of them.
+
+        Raises InputError for a file that lacks an item or cannot be read.
+        """
+        vectors = torch.from_numpy(centered_vectors(settings.vectors, catalog.item_ids)) if settings.vectors else None
+        text = None if vectors is None else unit_length(vectors)
+        return cls.from_splits(splits, len(catalog), settings, text, on_epoch)
+
+    @classmethod
+    def from_splits(
+        cls,
+        splits: Splits,
+        items: int,
+        settings: SASRecSettings,
+        text: Tensor | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> "SASRec":
+        """Trained on the training sequences; the validation items decide when to stop, and the temperature.
+
+        text: `[items, d]`, see `Network`. on_epoch: is told the metrics on the validation items after each epoch.
+        """
+        model = cls(_train(splits, items, settings, text, on_epoch), settings)
         return replace(model, temperature=fit_temperature(model, splits.validation))
 
     @torch.no_grad()
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """Inner products, `[B, items]` float32, on the network's device."""
+        return self.network.logits(self._states(histories))
+
+    @torch.no_grad()
+    def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
+        """The k items with the largest `probabilities`, on the network's device."""
+        items = self.network.item.weight[: self.network.padding]
+        return top_of_products(self._states(histories), items, k, self.temperature)
+
+    def _states(self, histories: Histories) -> Tensor:
+        """State after the newest item of any number of histories, `[B, dimensions]`."""
         self.network.eval()
-        rows = [self._newest(histories[start : start + 512]) for start in range(0, len(histories), 512)]
-        return self.network.logits(torch.cat(rows))
+        return torch.cat([self._newest(histories[start : start + 512]) for start in range(0, len(histories), 512)])
 
     def _newest(self, histories: Histories) -> Tensor:
         """State after the newest item, `[B, dimensions]`; 0 for an empty history."""
@@ -132,7 +198,8 @@ class SASRec:
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "SASRec":
         settings = SASRecSettings(**numbers["settings"])
-        network = Network(len(tensors["item.weight"]) - 1, settings)
+        text = tensors["text"][:-1] if "text" in tensors else None
+        network = Network(len(tensors["item.weight"]) - 1, settings, text)
         network.load_state_dict(tensors)
         return cls(network.to(_device()), settings, numbers["temperature"])
 
@@ -141,28 +208,27 @@ def _device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _train(splits: Splits, items: int, settings: SASRecSettings) -> Network:
+def _train(
+    splits: Splits, items: int, settings: SASRecSettings, text: Tensor | None, on_epoch: OnEpoch | None
+) -> Network:
     """The network of the epoch with the best validation NDCG@10; leaves the random state of the caller as it was."""
     windows = list(_windows(training_sequences(splits)["history"][:], settings.max_length))
-    taken = training_matrix(splits, items)  # [users, items]
-    if settings.loss == "bce" and taken.getnnz(1).max() == items:
-        raise InputError(
-            "loss=bce draws an item that a user never took, and one user took all.", remedy="Use loss=softmax."
-        )
-    device = _device()
+    measure, device = make_loss(splits, items, settings), _device()
     used = [torch.cuda.current_device()] if device.type == "cuda" else []  # by default fork_rng starts every GPU
     with (
         torch.random.fork_rng(used),
         progress(range(settings.epochs), desc=f"sasrec {settings.loss}", unit="epoch") as epochs,
     ):
         torch.manual_seed(settings.seed)
-        network = Network(items, settings).to(device)
+        network = Network(items, settings, text).to(device)
         optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
         best, best_ndcg, waited = network.state_dict(), -1.0, 0
-        for _ in epochs:
-            loss = _epoch(network, optimizer, windows, taken, settings)
+        for epoch in epochs:
+            loss = _epoch(network, optimizer, windows, measure, settings.batch_size)
             recall, ndcg = _validate(SASRec(network, settings), splits.validation)
             epochs.set_postfix({"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
+            if on_epoch:
+                on_epoch(epoch + 1, {"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
             waited += 1
             if ndcg > best_ndcg:
                 best, best_ndcg, waited = copy.deepcopy(network.state_dict()), ndcg, 0
@@ -176,16 +242,15 @@ def _epoch(
     network: Network,
     optimizer: torch.optim.Optimizer,
     windows: Sequence[tuple[int, list[int]]],
-    taken: csr_matrix,
-    settings: SASRecSettings,
+    measure: Loss,
+    batch_size: int,
 ) -> float:
     """One pass over the windows in random order; returns the mean loss of its steps."""
     network.train()
     losses = []
-    for rows in torch.randperm(len(windows)).split(settings.batch_size):
+    for rows in torch.randperm(len(windows)).split(batch_size):
         users, sequences = zip(*(windows[row] for row in rows), strict=True)
-        seen = torch.from_numpy(taken[list(users)].toarray() > 0) if settings.loss == "bce" else None
-        loss = _loss(network, sequences, seen)
+        loss = measure(network, _positions(network, sequences, users))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -200,30 +265,12 @@ def _windows(sequences: Histories, max_length: int) -> Iterator[tuple[int, list[
             yield user, list(sequence[max(0, end - max_length - 1) : end])
 
 
-def _loss(network: Network, windows: Histories, seen: Tensor | None) -> Tensor:
-    """Mean over the positions of B windows of the loss of the item that follows.
-
-    seen: `[B, items]`, the items that may not be drawn as a negative; None for cross-entropy over the catalogue.
-    """
+def _positions(network: Network, windows: Histories, users: Sequence[int]) -> Positions:
+    """The places of B windows at which an item follows, with the states there."""
     history = network.pad([window[:-1] for window in windows])  # [B, N]
     target = network.pad([window[1:] for window in windows])  # [B, N]
     mask = target != network.padding
-    states = network(history)[mask]  # [positions, dimensions]
-    if seen is None:
-        return F.cross_entropy(network.logits(states), target[mask])
-    negative = _unseen(seen, target.shape[1]).to(target.device)[mask]  # [positions]
-    taken_logit = (states * network.item(target[mask])).sum(-1)
-    negative_logit = (states * network.item(negative)).sum(-1)
-    return F.softplus(-taken_logit).mean() + F.softplus(negative_logit).mean()
-
-
-def _unseen(seen: Tensor, count: int) -> Tensor:
-    """`count` items for each row of `seen [B, items]` that it does not mark, uniformly: `[B, count]`."""
-    rows, items = seen.shape
-    drawn = torch.randint(items, (rows, count))
-    while (again := seen.gather(1, drawn)).any():  # rare: a user took few of the items
-        drawn = torch.where(again, torch.randint(items, (rows, count)), drawn)
-    return drawn
+    return Positions(network(history)[mask], target[mask], mask, users)
 
 
 def _validate(model: SASRec, rows: Dataset) -> tuple[float, float]:

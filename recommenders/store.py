@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import broken, digests, read_json, sealed, sealing, write_json
-from catalog.settings import check_known, check_table
+from catalog.settings import annotations, check_known, check_table
 from interactions import Splits
 from interactions.provenance import Provenance
 from recommenders.base import Recommender
@@ -24,7 +24,7 @@ from recommenders.item_knn import ItemKNN
 from recommenders.mixture import Mixture
 from recommenders.policy_folder import copy_policy, holds_policy
 from recommenders.popularity import Popularity
-from recommenders.sasrec import SASRec
+from recommenders.sasrec import OnEpoch, SASRec
 from recommenders.text_knn import TextKNN
 
 RECOMMENDERS: dict[str, Any] = {
@@ -56,21 +56,18 @@ def fit_recommender(
             `folder` holds something else.
     """
     folder, rows = Path(folder), splits.rows
-    chosen = _settings(kind, settings)
+    chosen = settings_of(kind, settings)
     made = {"weights": _weights(chosen.run)} if kind == "policy" else asdict(chosen)
     provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **made})
     whole = (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(provenance)
     if whole and (kind != "mixture" or _mixed_of_these(folder, provenance.settings["weights"])):
         return load_recommender(folder, catalog)
     if kind == "mixture":
-        return _mix(provenance, catalog, rows, folder)
+        return _mix(chosen, provenance, catalog, splits, folder)
     if kind == "policy":
         return _copy(chosen.run, provenance, catalog, rows, folder)
     started = time.perf_counter()
-    if hasattr(RECOMMENDERS[kind], "from_catalog"):
-        model = RECOMMENDERS[kind].from_catalog(splits, catalog, chosen)
-    else:
-        model = RECOMMENDERS[kind].from_splits(splits, len(catalog), chosen)
+    model = build_recommender(kind, chosen, splits, catalog)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
     with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:
@@ -79,6 +76,20 @@ def fit_recommender(
             temporary / RECORD, {"kind": kind, "settings": asdict(chosen), "numbers": numbers, "seconds": seconds}
         )
     return model
+
+
+def build_recommender(
+    kind: str, settings: Any, splits: Splits, catalog: Catalog, on_epoch: OnEpoch | None = None
+) -> Any:
+    """A recommender of `RECOMMENDERS`, fitted and kept nowhere.
+
+    settings: the `Settings` of the kind. on_epoch: is told how each epoch went by a kind that is trained in epochs.
+    """
+    build = RECOMMENDERS[kind]
+    if not hasattr(build, "from_catalog"):
+        return build.from_splits(splits, len(catalog), settings)
+    told = {"on_epoch": on_epoch} if on_epoch and "on_epoch" in annotations(build.from_catalog) else {}
+    return build.from_catalog(splits, catalog, settings, **told)
 
 
 def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Dataset] | None = None) -> Recommender:
@@ -107,7 +118,8 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
         return GenerativeRecommender.from_pretrained(folder / COPY, catalog=catalog)
     if record["kind"] == "mixture":
         weights = Mixture.Settings(**record["settings"]).weights  # checked, since they name folders
-        return Mixture({name: load_recommender(folder / name, catalog, rows) for name in weights}, weights)
+        parts = {name: load_recommender(folder / name, catalog, rows) for name in weights}
+        return Mixture(parts, **record.get("numbers", {"weights": weights}))  # older records have no numbers
     try:
         tensors = load_file(folder / TENSORS)
     except SafetensorError as error:
@@ -137,15 +149,17 @@ def made_of(folder: str | Path) -> Provenance:
     return Provenance.from_dict(sealed(folder, "The recommender"))
 
 
-def _mix(provenance: Provenance, catalog: Catalog, rows: Mapping[str, Dataset], folder: Path) -> Mixture:
+def _mix(settings: Mixture.Settings, provenance: Provenance, catalog: Catalog, splits: Splits, folder: Path) -> Mixture:
     """The mixture of the folders beside `folder`, copied into it."""
-    weights = provenance.settings["weights"]
-    mixture = Mixture({name: load_recommender(folder.parent / name, catalog, rows) for name in weights}, weights)
+    weights = settings.weights
+    parts = {name: load_recommender(folder.parent / name, catalog, splits.rows) for name in weights}
+    mixture = Mixture.of_parts(parts, settings, splits.validation)
     with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:
         for name in weights:
             shutil.copytree(folder.parent / name, temporary / name)
         seconds = sum(read_json(temporary / name / RECORD, "The recommender's record")["seconds"] for name in weights)
-        write_json(temporary / RECORD, {"kind": "mixture", "settings": {"weights": weights}, "seconds": seconds})
+        record = {"kind": "mixture", "settings": asdict(settings), "numbers": mixture.numbers, "seconds": seconds}
+        write_json(temporary / RECORD, record)
     return mixture
 
 
@@ -181,8 +195,11 @@ def _mixed_of_these(folder: Path, weights: Mapping[str, float]) -> bool:
     return True
 
 
-def _settings(kind: str, settings: Mapping[str, Any]) -> Any:
-    """The `Settings` of a kind, with the defaults of those that are not given."""
+def settings_of(kind: str, settings: Mapping[str, Any]) -> Any:
+    """The `Settings` of a kind, with the defaults of those that are not given.
+
+    Raises InputError for an unknown kind or setting, and for a value that cannot be.
+    """
     kinds = RECOMMENDERS | {"mixture": Mixture, "policy": GenerativeRecommender}
     problem = f"{kind!r} is not a kind of recommender."
     check_known(kind, kinds, problem, field="kind", remedy=f"Choose one of {sorted(kinds)}.")

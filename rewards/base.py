@@ -1,14 +1,15 @@
 """What a trajectory is worth."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import reduce
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from catalog import Catalog, Trajectories
+from catalog import Catalog, SparseReward, SparseValues, Trajectories, Trie
 from catalog.errors import DivergedError, InputError, RunError
 from interactions.prompts import PromptBatch
 
@@ -19,6 +20,8 @@ class Reward(Protocol):
     It gets copies, so what it changes in them changes nothing else.
 
     A reward that also has `catalog(batch) -> [B, items]` scores every item at once, which makes exact flows possible.
+    One with `sparse(batch) -> SparseReward` names few items and says what all others have, which makes them possible in
+    a catalogue of any size; small catalogues need no `catalog` then.
     One with the attribute `signed = True` returns values below 0, and only a `WeightedSum` that is signed takes it.
     """
 
@@ -73,28 +76,45 @@ class WeightedSum:
     @property
     def scores_catalog(self) -> bool:
         """Whether every term can score the whole catalogue."""
-        return all(hasattr(reward, "catalog") for reward in self.rewards.values())
+        return all(hasattr(reward, "catalog") or hasattr(reward, "sparse") for reward in self.rewards.values())
+
+    @property
+    def dense_only(self) -> list[str]:
+        """The terms that do not say which items they name, so that the sum is not known sparsely."""
+        return [name for name, reward in self.rewards.items() if not hasattr(reward, "sparse")]
 
     def catalog(self, batch: PromptBatch) -> Tensor:
         """The sum for every item: [B, items], where `scores_catalog`."""
         return reduce(torch.add, (self.weights[name] * self._value(name, batch, None) for name in self.rewards))
 
+    def sparse(self, batch: PromptBatch, trie: Trie) -> tuple[SparseValues, Tensor]:
+        """The sum where no term is `dense_only`, and the largest share of its mass that a term cuts [B].
+
+        trie: on the batch's device. Raises InputError also for a term that names an item twice.
+        """
+        parts = [self._sparse_value(name, batch, trie) for name in self.rewards]
+        values = SparseValues.from_rewards(parts, [self.weights[name] for name in self.rewards], trie)
+        cuts = [part.cut for part in parts if part.cut is not None]
+        return values, torch.stack(cuts).amax(0) if cuts else torch.zeros_like(parts[0].rest)
+
+    def _sparse_value(self, name: str, batch: PromptBatch, trie: Trie) -> SparseReward:
+        with self._named_errors(name, batch, "the whole catalogue"):
+            reward = self.rewards[name].sparse(batch.copy())  # type: ignore[attr-defined]
+        check_sparse(name, reward, len(batch), trie, signed=self.signed)
+        return reward
+
     def _value(self, name: str, batch: PromptBatch, trajectories: Trajectories | None) -> Tensor:
         """One reward of trajectories [B, K], or of every item [B, items] where none are given; checked."""
-        reward = self.rewards[name]
-        try:
-            if trajectories is None:
-                value = reward.catalog(batch.copy())  # type: ignore[attr-defined]
-            else:
+        reward: Any = self.rewards[name]
+        items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
+        with self._named_errors(name, batch, items):
+            if trajectories is not None:
                 value = reward(batch.copy(), trajectories.copy())
-        except DivergedError:
-            raise
-        except Exception as error:
-            items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
-            raise RunError(
-                f"Reward {name} failed for users {batch.users[:3]}, {items}: {error!r}.",
-                remedy="Correct the reward or what it reads, or leave it out of rewards.",
-            ) from error
+            elif not hasattr(reward, "sparse") or hasattr(reward, "catalog"):
+                value = reward.catalog(batch.copy())
+            else:
+                assert self._catalog is not None
+                value = reward.sparse(batch.copy()).dense(self._catalog.trie.to(batch.history.device))
         if trajectories is not None:
             _check_shape(name, value, trajectories.items.shape, "trajectories")
         elif self._catalog is not None:
@@ -119,6 +139,19 @@ class WeightedSum:
             remedy=f"Rewards are finite{'' if self.signed else ' and >= 0'}; shift or clip it.",
         )
 
+    @contextmanager
+    def _named_errors(self, name: str, batch: PromptBatch, items: str) -> Iterator[None]:
+        """Say of what raises an error inside which reward it is."""
+        try:
+            yield
+        except DivergedError:
+            raise
+        except Exception as error:
+            raise RunError(
+                f"Reward {name} failed for users {batch.users[:3]}, {items}: {error!r}.",
+                remedy="Correct the reward or what it reads, or leave it out of rewards.",
+            ) from error
+
     def _ids(self, trajectories: Trajectories) -> list[str] | list[int]:
         """The first three items."""
         numbers = trajectories.items.flatten()[:3].tolist()
@@ -138,6 +171,45 @@ def _check_shape(name: str, value: Tensor, shape: torch.Size, axis: str) -> None
             f"Reward {name} returned {what} for a tensor {list(shape)} [prompts, {axis}].",
             remedy=f"Return one value for each of a prompt's {axis}.",
         )
+
+
+def check_sparse(name: str, reward: SparseReward, rows: int, trie: Trie, *, signed: bool) -> None:
+    """Raise InputError for shapes, items or values that a `SparseReward` of `rows` prompts cannot have."""
+    if not isinstance(reward, SparseReward):
+        raise InputError(
+            f"Reward {name} returned a {type(reward).__name__} from sparse(batch).", remedy="Return a SparseReward."
+        )
+    _check_shape(name, reward.rest, torch.Size([rows]), "rest")
+    pairs = [
+        (reward.items, reward.values, "items", trie.items),
+        (reward.nodes, reward.node_values, "nodes", trie.nodes),
+    ]
+    for numbers, values, what, count in pairs:
+        if numbers is None and values is None:
+            continue
+        if numbers is None or values is None or numbers.shape != values.shape or len(numbers) != rows:
+            raise InputError(
+                f"Reward {name}: {what} and their values differ in shape, or have no {rows} rows.",
+                remedy=f"Return one row of {what}, and of values, for each prompt.",
+            )
+        if numbers.numel() and not (numbers.min() >= -1 and numbers.max() < count):
+            raise InputError(
+                f"Reward {name} has the {what} {numbers.min()} to {numbers.max()}, but there are 0 to {count - 1}.",
+                remedy="Fit what it reads on the data of this run; -1 is an empty place.",
+            )
+    listed, values = reward.listed(trie)
+    ordered = listed.sort(1).values
+    if (twice := (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
+        raise InputError(
+            f"Reward {name} names an item twice for the prompt in row {int(twice.any(1).nonzero()[0])} of a batch.",
+            remedy="Name each item and each node once in a row of sparse(batch).",
+        )
+    for value in (values.where(listed >= 0, 0.0), reward.rest):
+        if not (value.isfinite().all() and (signed or bool((value >= 0).all()))):
+            raise InputError(
+                f"Reward {name} has a value in sparse(batch) that is not finite{'' if signed else ', or below 0'}.",
+                remedy="Shift or clip it.",
+            )
 
 
 def log_reward(reward: Tensor, floor: float, temperature: float) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from catalog import Catalog, Trajectories
+from catalog import Catalog, SparseReward, Trajectories
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
 
@@ -38,7 +38,7 @@ class Behavior:
             raise InputError(f"What users do is worth {numbers}.", remedy="Give numbers >= 0, the largest of them > 0.")
         self.values = None if values is None else {str(name): float(value) for name, value in values.items()}
         self.column, self.largest = "rating" if values is None else "behavior", max(numbers)
-        self.leaf, self.leaves = catalog.trie.leaf_number, catalog.trie.leaves
+        self.trie, self.leaf, self.leaves = catalog.trie, catalog.trie.leaf_number, catalog.trie.leaves
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return self._leaf_values(batch).gather(1, self.leaf.to(batch.history.device)[trajectories.items])
@@ -46,6 +46,15 @@ class Behavior:
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
         return self._leaf_values(batch)[:, self.leaf.to(batch.history.device)]
+
+    def sparse(self, batch: PromptBatch) -> SparseReward:
+        """The leaves of the target and of the history."""
+        self.trie = self.trie.to(batch.history.device)
+        items = torch.cat([batch.history, batch.target.unsqueeze(1)], 1)  # [B, N + 1], oldest first
+        leaf = self.trie.leaf_of_item[items].long().where(items >= 0, -1)
+        again = (leaf.unsqueeze(2) == leaf.unsqueeze(1)).triu(1).any(2)  # the latest event with a leaf counts
+        worth = self._event_values(batch).to(items.device)
+        return SparseReward.from_nodes(leaf.masked_fill(again, -1), worth, torch.zeros(len(batch), device=worth.device))
 
     def _leaf_values(self, batch: PromptBatch) -> Tensor:
         """The value of each leaf: [B, leaves + 1], the last column is the padding's."""

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from catalog import Catalog, Trajectories
+from catalog import Catalog, SparseReward, Trajectories
 from interactions.prompts import PromptBatch
 
 
@@ -14,7 +14,7 @@ class Hit:
     """
 
     def __init__(self, catalog: Catalog) -> None:
-        self.leaf = catalog.trie.leaf_number
+        self.trie, self.leaf = catalog.trie, catalog.trie.leaf_number
 
     def __call__(self, batch: PromptBatch, trajectories: Trajectories) -> Tensor:
         return self._same(batch, trajectories.items)
@@ -22,6 +22,12 @@ class Hit:
     def catalog(self, batch: PromptBatch) -> Tensor:
         """[B, items]"""
         return self._same(batch, torch.arange(len(self.leaf), device=batch.history.device).unsqueeze(0))
+
+    def sparse(self, batch: PromptBatch) -> SparseReward:
+        """The target's leaf."""
+        self.trie = self.trie.to(batch.history.device)
+        leaf = self.trie.leaf_of_item[batch.target].long().unsqueeze(1)  # [B, 1]
+        return SparseReward.from_nodes(leaf, torch.ones_like(leaf).float(), torch.zeros_like(leaf[:, 0]).float())
 
     def _same(self, batch: PromptBatch, items: Tensor) -> Tensor:
         leaf = self.leaf.to(items.device)

@@ -52,13 +52,15 @@ class RewardParts:
     """The parts of a run that rewards are made of.
 
     recommender: prompts -> probabilities [B, items], None where the run has none; policy: the one that is trained;
-    tokenizer: that of the prompts, which writes the texts for reward functions of TRL.
+    tokenizer: that of the prompts, which writes the texts for reward functions of TRL; reward_items: how many items of
+    a prompt have rewards of their own, 0 for all.
     """
 
     catalog: Catalog
     recommender: Callable[[PromptBatch], Tensor] | None = None
     policy: TriePolicy | None = None
     tokenizer: PreTrainedTokenizerBase | None = None
+    reward_items: int = 0
 
 
 def load_reward(name: str, parts: RewardParts, /, **settings: Any) -> Reward:

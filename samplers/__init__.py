@@ -10,6 +10,7 @@ A `Sampler` draws trajectories for a batch of prompts; `Mixture` puts a fixed nu
 - `policy`: draws or beams of the policy itself: by transformers, the reference rollout worker, or by a `RolloutEngine`
   that is given its weights, vLLM in this process or on servers, see `samplers.rollouts`
 - `replay`: trajectories of earlier steps, by reward or by error
+- `reward`: draws from the target distribution itself
 
 `build_mixture` makes a mixture of what a recipe says. A new sampler is one file here, one line in `SAMPLERS` of `load`
 and its source in `catalog.SOURCES`.
@@ -23,6 +24,7 @@ from samplers.load import SAMPLERS, SamplerParts, build_mixture
 from samplers.policy import PolicySampler
 from samplers.random import RandomSampler
 from samplers.replay import ReplaySampler
+from samplers.reward import RewardSampler
 from samplers.rollouts.engine import RolloutEngine
 from samplers.rollouts.sampler import RolloutSampler
 from samplers.target import TargetSampler
@@ -36,6 +38,7 @@ __all__ = [
     "PolicySampler",
     "RandomSampler",
     "ReplaySampler",
+    "RewardSampler",
     "RolloutEngine",
     "RolloutSampler",
     "Sampler",

@@ -32,7 +32,7 @@ class ConfidenceSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """The least likely first. Raises InputError where a prompt has fewer than `count` candidates."""
-        items = best_unknown(self.trie, batch, self.recommender(batch), self.pool)  # [B, pool]
+        items = best_unknown(self.trie, batch, self.recommender, self.pool)  # [B, pool]
         if (candidates := int((items >= 0).sum(1).min())) < count:
             raise InputError(
                 f"confidence: {count} trajectories are asked for of {candidates} candidates.",

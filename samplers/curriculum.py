@@ -48,7 +48,7 @@ class CurriculumSampler:
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
         """Raises InputError where the window of some prompt holds fewer than `count` items."""
-        items = best_unknown(self.trie, batch, self.recommender(batch), self.pool)  # [B, pool], the hardest first
+        items = best_unknown(self.trie, batch, self.recommender, self.pool)  # [B, pool], the hardest first
         candidates = (items >= 0).sum(1, keepdim=True)  # [B, 1]
         size = (self.window * candidates).round()  # [B, 1]
         if (smallest := int(size.min())) < count:

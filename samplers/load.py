@@ -18,6 +18,7 @@ from samplers.interactions import InteractionsSampler
 from samplers.policy import PolicySampler
 from samplers.random import RandomSampler
 from samplers.replay import ReplaySampler
+from samplers.reward import DrawReward, RewardSampler
 from samplers.rollouts.engine import RolloutEngine
 from samplers.rollouts.sampler import RolloutSampler
 from samplers.target import TargetSampler
@@ -45,6 +46,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "curriculum": CurriculumSampler,
     "confidence": ConfidenceSampler,
     "replay": ReplaySampler,
+    "reward": RewardSampler,
 }
 """The stock samplers. Arguments with names of `SamplerParts` are filled with these parts; the others are settings."""
 
@@ -54,7 +56,8 @@ class SamplerParts:
     """The parts of a run that samplers are made of.
 
     recommender: prompts -> probabilities [B, items], None where the run has none; progress: the share of training that
-    is done, 0..1; engine: draws from the policy, None for transformers.
+    is done, 0..1; engine: draws from the policy, None for transformers; draw_reward: draws from the target
+    distribution, None where the method has none.
     """
 
     trie: Trie
@@ -63,6 +66,7 @@ class SamplerParts:
     progress: Callable[[], float]
     catalog_fingerprint: str
     engine: RolloutEngine | None = None
+    draw_reward: DrawReward | None = None
 
 
 def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -> Sampler:
@@ -75,6 +79,12 @@ def build_sampler(name: str, settings: Mapping[str, Any], parts: SamplerParts) -
         raise InputError(
             f"samplers: {name} needs a recommender.",
             remedy="Set recommender to the folder of a fitted one.",
+            field="samplers",
+        )
+    if "draw_reward" in needed and parts.draw_reward is None:
+        raise InputError(
+            "samplers: reward draws from the target distribution, and only gflownet has one.",
+            remedy="Leave it out.",
             field="samplers",
         )
     return SAMPLERS[name](**needed, **settings)

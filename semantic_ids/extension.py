@@ -1,19 +1,19 @@
 """Items that come later: codes by what is kept of the quantizer, in a catalogue that grows and moves nothing."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from catalog import Catalog
 from catalog.errors import InputError
 from catalog.files import sealed
 from catalog.ids import normal_ids, refuse_repeated
 from interactions import check_free, load_prepared, read_items, read_vectors, save_prepared, vector_ids
-from semantic_ids.codebooks import Codebooks, distances
+from semantic_ids.codebooks import Codebooks
+from semantic_ids.free_ids import FreeIds
 from semantic_ids.interaction_vectors import INTERACTION_VECTORS
 from semantic_ids.settings import ExtendArguments
 from semantic_ids.vectors import fuse, vector_sources, vectors_from_titles
@@ -53,53 +53,9 @@ def extend(
             field="vectors",
             value=len(vectors),
         )
-    free = _FreeIds(catalog, codebooks)
+    free = FreeIds(catalog.trie.codes(torch.arange(len(catalog))).numpy(), codebooks)
     codes = [free.take(residual, item) for residual, item in zip(codebooks.encode(vectors), ids, strict=True)]
     return catalog.grow(ids.tolist(), np.array(codes, np.int64), titles)
-
-
-class _FreeIds:
-    """The semantic IDs that no item has, nearest first."""
-
-    def __init__(self, catalog: Catalog, codebooks: Codebooks) -> None:
-        codes = catalog.trie.codes(torch.arange(len(catalog)))  # [items, L]
-        used = [level.unique() for level in codes.unbind(1)]
-        if not 0 <= codes.shape[1] - codebooks.levels <= 1 or any(
-            int(level.max()) >= len(center) for level, center in zip(used, codebooks.centroids, strict=False)
-        ):
-            raise InputError(
-                f"Codebooks of {codebooks.levels} levels for semantic IDs of sizes {catalog.trie.sizes}: they are of "
-                "another catalogue.",
-                remedy="Load both from one prepared folder.",
-                field="codebooks",
-            )
-        self.used = used
-        self.centroids = [center[level] for level, center in zip(used, codebooks.centroids, strict=False)]
-        self.taken = set(map(tuple, codes.tolist()))
-
-    def take(self, residual: Tensor, item: str) -> tuple[int, ...]:
-        """The nearest free semantic ID of an encoded vector [d'], which is then taken."""
-        for codes in self._nearest(residual, ()):
-            if codes not in self.taken:
-                self.taken.add(codes)
-                return codes
-        raise InputError(
-            f"No semantic ID is left for item {item!r}: every combination of the codes in use is taken.",
-            remedy="Prepare the log anew with larger codebook_sizes, and train again.",
-            row=item,
-        )
-
-    def _nearest(self, residual: Tensor, prefix: tuple[int, ...]) -> Iterator[tuple[int, ...]]:
-        level = len(prefix)
-        if level == len(self.used):
-            yield prefix
-        elif level == len(self.centroids):  # the code that tells items with equal codes apart
-            for code in self.used[level].tolist():
-                yield from self._nearest(residual, (*prefix, code))
-        else:
-            order = distances(residual.unsqueeze(0), self.centroids[level])[0].argsort()  # [codes]
-            for place, code in zip(order.tolist(), self.used[level][order].tolist(), strict=True):
-                yield from self._nearest(residual - self.centroids[level][place], (*prefix, code))
 
 
 def extend_prepared(data: str | Path, output_dir: str | Path, **settings: Any) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from catalog import Catalog
+from catalog.catalog import Collisions
 from catalog.errors import InputError
 from catalog.files import sealed
 from catalog.settings import as_table
@@ -33,8 +34,9 @@ from interactions import (
 from interactions.by_time import QUANTILES
 from interactions.split import NAMES
 from semantic_ids.codebooks import Codebooks, agreement
+from semantic_ids.free_ids import spread
 from semantic_ids.index import colliding, read_index
-from semantic_ids.quantizer import QUANTIZERS
+from semantic_ids.quantizer import QUANTIZERS, default_sizes
 from semantic_ids.settings import DataArguments
 from semantic_ids.vectors import index_affinity, item_vectors, vector_sources
 
@@ -81,11 +83,16 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
         item_ids = np.random.default_rng(args.seed).permutation(sorted(given.items)).tolist()
         splits = given.split(item_ids)
         vectors, made["affinity"] = item_vectors(vector_sources(args.vectors), item_ids, titles, splits, args.seed)
+        made["codebook_sizes"] = list(args.codebook_sizes or default_sizes(len(item_ids)))
         quantize = QUANTIZERS[args.quantizer]
-        codes, made["residual"], codebooks = quantize(vectors, tuple(args.codebook_sizes), seed=args.seed)
+        codes, made["residual"], codebooks = quantize(vectors, tuple(made["codebook_sizes"]), seed=args.seed)
     made |= {"distinct_codes": len(np.unique(codes, axis=0)), "items_that_collided": colliding(codes)}
+    if args.on_collision == "nearest" and made["items_that_collided"]:
+        assert codebooks is not None  # since there is no index
+        codes = spread(codes, codebooks, vectors, item_ids)
     known = _known_titles(item_ids, titles)
-    catalog = Catalog.from_codes(item_ids, codes, on_collision=args.on_collision, titles=known)
+    keep_or_extend: Collisions = "keep" if args.on_collision == "keep" else "extend"
+    catalog = Catalog.from_codes(item_ids, codes, on_collision=keep_or_extend, titles=known)
     counts = {"users": given.users, "items": len(catalog)} | given.counts | _counts(catalog, splits)
     counts |= {"titles_matched": sum(map(bool, known))} | made
     save_prepared(args.output_dir, catalog, splits, counts, deciding(args), codebooks.save if codebooks else None)
@@ -94,7 +101,8 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
 
 def deciding(args: DataArguments) -> dict[str, Any]:
     """The settings that decide what is prepared, as the marker of a prepared folder holds them."""
-    return {name: value for name, value in asdict(args).items() if name not in ("output_dir", "cache")}
+    undecided = {"output_dir", "cache"} | ({"codebook_sizes", "quantizer"} if args.index else set())
+    return {name: value for name, value in asdict(args).items() if name not in undecided}
 
 
 def check_prepared(folder: str | Path, args: DataArguments, recipe: str) -> None:

@@ -1,5 +1,6 @@
 """Semantic IDs from item vectors: residual k-means, one level after the other, or an RQ-VAE that learns its space."""
 
+import math
 from collections.abc import Callable
 from itertools import pairwise
 from typing import NamedTuple
@@ -24,6 +25,12 @@ class Quantized(NamedTuple):
     codes: np.ndarray
     residual: float
     codebooks: Codebooks
+
+
+def default_sizes(items: int) -> tuple[int, int, int]:
+    """Three levels for so many items: of each the power of two next to 2 sqrt(items), so that two codes have four
+    prefixes for each item. No more codes than items."""
+    return (min(2 ** round(math.log2(2 * items**0.5)), items),) * 3
 
 
 def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: int = 25, seed: int = 0) -> Quantized:

@@ -73,13 +73,22 @@ class DataArguments(Arguments):
         },
     )
     quantizer: Literal["kmeans", "rq_vae"] = field(
-        default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs gflowgr[rq-vae]."}
+        default="kmeans", metadata={"help": "Residual k-means, or an RQ-VAE, which needs the extra rq-vae."}
     )
-    codebook_sizes: list[int] = field(
-        default_factory=lambda: [64, 64, 64], metadata={"help": "Codes of each level that the quantizer gives."}
+    codebook_sizes: list[int] | None = field(
+        default=None,
+        metadata={
+            "help": "Codes of each level that the quantizer gives; by default three levels that follow the number of "
+            "items."
+        },
     )
-    on_collision: Literal["extend", "keep"] = field(
-        default="extend", metadata={"help": "Items with equal codes: append a telling code, or keep them on one leaf."}
+    on_collision: Literal["extend", "keep", "nearest"] | None = field(
+        default=None,
+        metadata={
+            "help": "Items with equal codes: append a telling code (the default where codebook_sizes or an index are "
+            "given), keep them on one leaf, or give all but one the nearest semantic ID that is free (the default "
+            "where neither is)."
+        },
     )
     license: str | None = field(
         default=None, metadata={"help": "License of the data, which model cards of what is trained on them state."}
@@ -106,12 +115,21 @@ class DataArguments(Arguments):
         self._check_source()
         at_least(self, 1, "min_interactions", "max_history", "users")
         at_least(self, 0, "seed")
-        if not self.codebook_sizes or min(self.codebook_sizes) < 1:
+        if self.codebook_sizes is not None and min(self.codebook_sizes, default=0) < 1:
             raise InputError(
                 f"codebook_sizes={self.codebook_sizes}: each level has at least 1 code.",
                 remedy="Give one size a level, for instance 64 64 64.",
                 field="codebook_sizes",
                 value=self.codebook_sizes,
+            )
+        if self.on_collision is None:
+            self.on_collision = "extend" if self.codebook_sizes or self.index else "nearest"
+        if self.on_collision == "nearest" and self.index:
+            raise InputError(
+                f"on_collision=nearest would change the semantic IDs of index={self.index}.",
+                remedy="Use extend or keep.",
+                field="on_collision",
+                value="nearest",
             )
 
     def _check_source(self) -> None:

@@ -62,7 +62,9 @@ class Answers:
         return await self._answer(how, [Row(history, [], asked.n) for history in asked.lists])
 
     async def health(self, _: Request) -> Response:
-        """503 as long as the engine fails. It is asked only where its newest batch failed, since that takes a batch."""
+        """503 as long as the engine hangs or fails. It is asked only where its newest batch failed: that takes one."""
+        if self.batcher.hangs:
+            raise HTTPException(503, f"The engine hangs: a batch takes longer than {self.batcher.seconds:g} s.")
         if self.batcher.failed:
             try:
                 await self.batcher.submit(*self.served.probe)
@@ -103,7 +105,7 @@ def make_app(served: Served, *, key: str | None, about: Mapping[str, Any], secon
     With a key, requests need the header `Authorization: Bearer KEY`. seconds: within which a list is there. A refusal
     is one sentence: 400 for what cannot be asked, 401 for another key, 408 and 413 for a body that is too slow or too
     large, 409 for another catalogue, 500 where the engine fails, 503 where too much waits and of /health as long as the
-    engine fails, 504 where it takes too long.
+    engine fails or hangs, 504 where it takes too long.
     """
     metrics = Metrics()
     answers = Answers(served, metrics, about, seconds)

@@ -40,12 +40,12 @@ class Batcher(Generic[Row, Result]):
     """Draws the rows of all waiting requests that want them drawn in the same way together.
 
     draw: (how, rows) -> as many results; it is called in one thread, for one batch at a time. max_batch: rows of a
-    batch. max_waiting: rows that may wait. seconds: within which a request is answered. observe: called with the rows
-    and the seconds of each batch.
+    batch, or with `cost` what they cost together. cost: how -> of one row. max_waiting: rows that may wait. seconds:
+    within which a request is answered. observe: called with the rows and the seconds of each batch.
 
     A request with more rows than a batch has is drawn in parts, one a turn, so that shorter requests come in between.
     Where a batch of several requests fails, each is drawn by itself, so that only the one at fault fails. `failed` says
-    whether the newest batch failed for another reason than what was asked.
+    whether the newest batch failed for another reason than what was asked, `hangs` whether one takes too long now.
     """
 
     def __init__(
@@ -55,9 +55,10 @@ class Batcher(Generic[Row, Result]):
         max_batch: int,
         max_waiting: int,
         seconds: float,
+        cost: Callable[[Hashable], int] = lambda how: 1,
         observe: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
-        self.draw, self.max_batch, self.max_waiting = draw, max_batch, max_waiting
+        self.draw, self.max_batch, self.max_waiting, self.cost = draw, max_batch, max_waiting, cost
         self.seconds, self.observe = seconds, observe
         self.waiting, self.failed = 0, False
         self._parts: list[Part[Row, Result]] = []
@@ -65,7 +66,13 @@ class Batcher(Generic[Row, Result]):
         self._numbers = count()
         self._turn = 0
         self._last_rows, self._last_seconds = 0, 0.0
+        self._begun: float | None = None  # when the batch that is being drawn began
         self._thread = ThreadPoolExecutor(1, "batches")
+
+    @property
+    def hangs(self) -> bool:
+        """Whether the batch that is being drawn has taken longer than a request may."""
+        return self._begun is not None and time.perf_counter() - self._begun > self.seconds
 
     async def submit(self, how: Hashable, rows: Sequence[Row]) -> list[Result]:
         """The results of the rows of one request, in their order.
@@ -76,8 +83,9 @@ class Batcher(Generic[Row, Result]):
             raise Overloaded
         loop = asyncio.get_running_loop()
         parts = []
-        for place, start in enumerate(range(0, len(rows), self.max_batch)):
-            some = rows[start : start + self.max_batch]
+        most = max(1, self.max_batch // self.cost(how))
+        for place, start in enumerate(range(0, len(rows), most)):
+            some = rows[start : start + most]
             parts.append(Part(self._turn + place, next(self._numbers), how, some, loop.create_future()))
         for part in parts:
             insort(self._parts, part)
@@ -116,9 +124,10 @@ class Batcher(Generic[Row, Result]):
         for part in self._parts:
             if part.results.done():  # cancelled
                 continue
-            if (not taken or part.how == taken[0].how) and len(part.rows) <= free:
+            size = len(part.rows) * self.cost(part.how)
+            if not taken or (part.how == taken[0].how and size <= free):
                 taken.append(part)
-                free -= len(part.rows)
+                free -= size
             else:
                 left.append(part)
         self._parts, self.waiting = left, sum(len(part.rows) for part in left)
@@ -128,7 +137,7 @@ class Batcher(Generic[Row, Result]):
 
     async def _answer(self, parts: list[Part[Row, Result]]) -> None:
         rows = [row for part in parts for row in part.rows]
-        started = time.perf_counter()
+        started = self._begun = time.perf_counter()
         try:
             drawn = await asyncio.get_running_loop().run_in_executor(self._thread, self.draw, parts[0].how, rows)
         except Exception as error:
@@ -139,6 +148,8 @@ class Batcher(Generic[Row, Result]):
             elif not parts[0].results.done():
                 parts[0].results.set_exception(_told(error))
             return
+        finally:
+            self._begun = None
         self.failed = False
         self._last_rows, self._last_seconds = len(rows), time.perf_counter() - started
         self.observe(self._last_rows, self._last_seconds)

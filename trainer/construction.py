@@ -10,6 +10,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PreTrainedToken
 
 from catalog import Catalog, Trajectories
 from catalog.errors import InputError
+from interactions.prompts import PromptBatch
 from policy.loading import load_backbone
 from recommenders import BatchRecommender, load_recommender
 from rewards import RewardParts, WeightedSum, build_rewards, named_rewards
@@ -89,7 +90,15 @@ def make_rollouts(
     """The mixture of samplers that the config counts, and the engine behind `policy`."""
     args, catalog = trainer.args, trainer.catalog
     engine = make_engine(args, trainer.accelerator, trainer.model, trainer.prompts, tokenizer, catalog)
-    parts = SamplerParts(trainer.trie, trainer.policy, ask, lambda: progress(trainer), catalog.fingerprint, engine)
+    parts = SamplerParts(
+        trainer.trie,
+        trainer.policy,
+        ask,
+        lambda: progress(trainer),
+        catalog.fingerprint,
+        engine,
+        _draw_reward(trainer) if args.has_target else None,
+    )
     mixture = build_mixture(args.mixture, parts, given.samplers or {})
     if args.trajectories not in (None, mixture.count):
         raise InputError(
@@ -123,6 +132,16 @@ def make_rollouts(
     return rollouts
 
 
+def _draw_reward(trainer: "RecommenderTrainer") -> Any:
+    """Draws from the target distribution of the method, which is made after its samplers."""
+
+    def draw(batch: PromptBatch, count: int, generator: torch.Generator) -> torch.Tensor:
+        method: Any = trainer.method
+        return method.scorer.target.draw(batch, count, generator)
+
+    return draw
+
+
 def make_method(
     trainer: "RecommenderTrainer",
     tokenizer: PreTrainedTokenizerBase,
@@ -137,7 +156,7 @@ def make_method(
         trie=trainer.trie,
         policy=trainer.policy,
         prompts=trainer.prompts,
-        reward=_make_reward(args, given, RewardParts(trainer.catalog, ask, trainer.policy, tokenizer)),
+        reward=_make_reward(args, given, _reward_parts(trainer, tokenizer, ask)),
         reference=_make_reference(trainer, given, frozen) if args.reads_reference else None,
         progress=lambda: progress(trainer),
         training_prompts=trainer.rows.prompts_of,
@@ -148,6 +167,13 @@ def make_method(
         items = torch.stack([batch.target, (batch.target + 1) % trainer.trie.items], 1)
         method.check(batch, Trajectories.from_items(items, trainer.trie.codes(items), "random"))
     return method
+
+
+def _reward_parts(
+    trainer: "RecommenderTrainer", tokenizer: PreTrainedTokenizerBase, ask: BatchRecommender | None
+) -> RewardParts:
+    named = trainer.args.named_items(len(trainer.catalog))
+    return RewardParts(trainer.catalog, ask, trainer.policy, tokenizer, named)
 
 
 def _make_reward(args: TrainingConfig, given: Given, parts: RewardParts) -> WeightedSum | None:

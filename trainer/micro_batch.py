@@ -126,11 +126,6 @@ def after_another(history: Tensor) -> Tensor:
     return (history >= 0) & ((history >= 0).cumsum(1) > 1)
 
 
-def gather_nodes(values: Tensor, nodes: Tensor) -> Tensor:
-    """values [B, nodes] at nodes [B, ...]: [B, ...]."""
-    return values.gather(1, nodes.flatten(1)).view_as(nodes)
-
-
 class LossCheck:
     """Whether the losses of an optimizer step are numbers, looked at once a step, since to look waits for a GPU.
 

@@ -38,7 +38,7 @@ class RolloutConfig(TrainingConfig, ABC):
         metadata={
             "help": "Trajectories per prompt from each sampler, for instance {target: 1, curriculum: 2, policy: 1}; "
             "with settings of its own {target: 1, policy: {count: 2, beams: true}}. Known are target, interactions, "
-            "random, curriculum, confidence, policy and replay."
+            "random, curriculum, confidence, policy, replay and reward."
         },
     )
     num_generations: int | None = field(
@@ -84,6 +84,13 @@ class RolloutConfig(TrainingConfig, ABC):
     vllm_server_base_url: list[str] | str = field(
         default_factory=lambda: ["http://127.0.0.1:8000"],
         metadata={"help": "Of one or each server. Their key is the environment variable GFLOWGR_API_KEY."},
+    )
+    weight_transfer: Literal["http", "nccl", "ipc"] = field(
+        default="http",
+        metadata={
+            "help": "Of 'server': how the weights go there. 'http' needs nothing; 'nccl' goes from GPU to GPUs, 'ipc' "
+            "to a server on the same GPU. rollout_server is started with the same."
+        },
     )
     vllm_server_timeout: float = field(
         default=240.0, metadata={"help": "Seconds to wait at the start of training for the servers to be up."}
@@ -219,6 +226,13 @@ class RolloutConfig(TrainingConfig, ABC):
                 "vllm_enable_sleep_mode: vLLM sleeps on GPUs only.",
                 remedy="Leave it out.",
                 field="vllm_enable_sleep_mode",
+            )
+        if self.weight_transfer != "http" and not (self.use_vllm and self.vllm_mode == "server"):
+            raise InputError(
+                f"weight_transfer={self.weight_transfer} is of use_vllm: true with vllm_mode: server.",
+                remedy="Leave it out: a colocated engine is handed the weights in memory.",
+                field="weight_transfer",
+                value=self.weight_transfer,
             )
         if isinstance(self.vllm_server_base_url, str):
             self.vllm_server_base_url = [self.vllm_server_base_url]

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from catalog import SOURCES, Trajectories
 from interactions.prompts import PromptBatch
 from policy import TriePolicy, inference
 from samplers import Mixture, ReplaySampler, RolloutEngine, RolloutSampler
-from samplers.rollouts.weights import policy_weights
+from samplers.rollouts.weights import PolicySource
 from trainer.checks import check_rollouts
 from trainer.micro_batch import MicroBatch, PendingStep
 from trainer.reporting.step_metrics import StepMetrics
@@ -77,7 +78,8 @@ class Rollouts:
         self._metrics.note({"time/sync_ms": 1000 * (time.perf_counter() - started)})
         if self.gap is None:
             with self._processes.attempt():
-                sampler, exact = RolloutSampler(self.engine, self._policy), self._exact and self.engine.exact
+                sampler = RolloutSampler(self.engine, self._policy)
+                exact = self._exact and self.engine.dtype == torch.float32
                 self.gap = check_rollouts(self._policy, sampler, new[0].prompts[0], exact)
             self._processes.agree("the check of the rollout engine")
             self._load(self.engine, model, version)  # empties the cache: a resumed run must find what this one found
@@ -88,7 +90,7 @@ class Rollouts:
 
     def _load(self, engine: RolloutEngine, model: nn.Module, version: int) -> None:
         with self._processes.attempt():
-            engine.load(policy_weights(model, skip=(NAME,)), version)
+            engine.load(PolicySource(model, skip=(NAME,), dtype=engine.dtype), version)
         self._processes.agree(f"the weights of step {version}")
         with self._processes.attempt():
             engine.confirm_weights()

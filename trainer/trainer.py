@@ -32,7 +32,6 @@ from trainer.reporting.step_metrics import StepMetrics, will_log
 from trainer.reporting.tracking import TrajectoryTables
 from trainer.runtime.adapters import ROWS, adapt
 from trainer.runtime.best_model import settle_set
-from trainer.runtime.checkpoint_files import check_savable
 from trainer.runtime.checkpoints import RunCheckpoints, restore_groups
 from trainer.runtime.contents import PolicyContents
 from trainer.runtime.export import load_heads, merged_weights, write, write_final
@@ -132,7 +131,6 @@ class RecommenderTrainer(Trainer):
         """Make the parts of a step from a model that lies where it is trained."""
         args = self.args
         check_launch(self.accelerator)
-        check_savable(self.accelerator)
         self.runtime_info = describe(self.accelerator, self.model)
         self.folder.connect(self.runtime_info, self.python_parts)
         self.tables = TrajectoryTables(self.catalog, Path(args.output_dir, "trajectories"), args.log_trajectories_steps)
@@ -261,7 +259,7 @@ class RecommenderTrainer(Trainer):
 
     evaluation_loop = unavailable("evaluation_loop", "Call evaluate, or predict for the rankings.")
     prediction_step = unavailable("prediction_step", "Call predict, or trainer.policy.log_probs for probabilities.")
-    hyperparameter_search = unavailable("hyperparameter_search", "Run a sweep: python -m recipes.compare.")
+    hyperparameter_search = unavailable("hyperparameter_search", "Run a search: python -m recipes.tune.")
     push_to_hub = unavailable("push_to_hub", "Call save_model, then recommenders.push_to_hub(output_dir, NAME).")
 
     def floating_point_ops(self, inputs: MicroBatch) -> int:
@@ -374,13 +372,15 @@ class RecommenderTrainer(Trainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if not checkpoint:
             return
-        same = self.checkpoints.same_processes
-        if self.is_deepspeed_enabled and not same:
+        if self.is_deepspeed_enabled and not self.checkpoints.same_processes:
             restore_groups(self.optimizer, self._groups, self.lr_scheduler.get_last_lr())
             self.deepspeed._config.load_universal_checkpoint = False  # the run's own checkpoints are not of that form
         if self.is_deepspeed_enabled:
             load_heads(self.model, Path(checkpoint), parameters=False)
-        self.rollouts.load(Path(checkpoint), self.args.process_index, same_processes=same)
+        self.rollouts.load(Path(checkpoint), self.args.process_index, same_processes=self.checkpoints.same_processes)
+
+    def _get_train_sampler(self, *args: Any) -> Any:
+        return self.rows.sampler() or super()._get_train_sampler(*args)
 
     def get_optimizer_cls_and_kwargs(self, args: Any, model: Any = None) -> tuple[Any, Any]:  # type: ignore[override]
         """transformers' optimizer, with a group of its own for the flow heads and without decay where it would harm."""

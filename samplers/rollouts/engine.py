@@ -1,11 +1,31 @@
 """The protocol of rollout engines, which draw from a copy of the policy's weights."""
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
-Weights = Iterable[tuple[str, Tensor]]
+
+class WeightMeta(NamedTuple):
+    """One weight of a checkpoint."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+
+class Weights(Protocol):
+    """The weights of a checkpoint, as often as they are iterated; every process iterates to the end.
+
+    A tensor is valid until the next one is asked for.
+    """
+
+    def metadata(self) -> list[WeightMeta]:
+        """What the iteration gives, in its order."""
+        ...
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]: ...
 
 
 class RolloutEngine(Protocol):
@@ -16,8 +36,8 @@ class RolloutEngine(Protocol):
     """
 
     version: int
-    exact: bool
-    """Whether it computes in float32."""
+    dtype: torch.dtype
+    """Of its copy of the weights, and of what it computes."""
 
     def load(self, weights: Weights, version: int) -> None: ...
 

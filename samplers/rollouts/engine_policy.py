@@ -158,17 +158,14 @@ class EnginePolicy(TriePolicy):
             )
 
 
-class _PromptTokens(Branches):
-    """The prompts' tokens. A node says all of the branch to it, so that nothing is kept of branches."""
+class _PromptTokens:
+    """The prompts' tokens. A node says all of the branch to it, so that beams and draws may go on from any."""
 
     def __init__(self, prompts: PromptBatch) -> None:
         self.lists = prompts.token_lists()
 
     def select(self, parent: Tensor) -> None:
-        pass
-
-    def _forward(self, tokens: Tensor, depth: Tensor, visible: Tensor) -> Tensor:
-        raise AssertionError("EnginePolicy asks its engine in _advance, so no branch is read here.")
+        """Nothing is kept of branches."""
 
 
 def _check_numbers(log_pf: Tensor) -> None:

@@ -8,6 +8,9 @@ from threading import Timer
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
+CONNECT_SECONDS = 10.0
+"""How long a server may take to accept a connection; the body and the answer have what is left of the whole time."""
+
 
 class Answer(NamedTuple):
     """What came back: the status, its content type and the whole content."""
@@ -18,7 +21,14 @@ class Answer(NamedTuple):
 
 
 def request(
-    method: str, url: str, headers: dict[str, str], body: bytes = b"", *, timeout: float, largest: int, retries: int
+    method: str,
+    url: str,
+    headers: dict[str, str],
+    body: bytes | memoryview = b"",
+    *,
+    timeout: float,
+    largest: int,
+    retries: int,
 ) -> Answer:
     """The whole answer within `timeout` seconds, retries included, and of at most `largest` bytes.
 
@@ -41,11 +51,11 @@ def request(
     raise AssertionError("the last attempt answers or raises")
 
 
-def _once(method: str, url: str, headers: dict[str, str], body: bytes, end: float, largest: int) -> Answer:
+def _once(method: str, url: str, headers: dict[str, str], body: bytes | memoryview, end: float, largest: int) -> Answer:
     where = urlsplit(url)
     kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
     left = max(0.01, end - time.monotonic())
-    with closing(kind(where.hostname or "", where.port, timeout=min(10, left))) as connection:
+    with closing(kind(where.hostname or "", where.port, timeout=min(CONNECT_SECONDS, left))) as connection:
         connection.connect()
         connection.sock.settimeout(left)  # for one read; the timer ends an answer that comes byte by byte
         late = Timer(max(0.01, end - time.monotonic()), _cut, [connection.sock])

@@ -1,18 +1,18 @@
 """vLLM inside the trainer's process, on the trainer's device: the colocated rollout engine."""
 
 import os
-from collections.abc import Callable, Sequence
-from copy import deepcopy
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from catalog import Catalog
 from catalog.errors import InputError, RunError, SetupError
+from catalog.extras import install_command
 from samplers.rollouts.engine import Weights
+from samplers.rollouts.transfer import TransferReceiver
 
 if TYPE_CHECKING:
     from vllm.distributed.parallel_state import GroupCoordinator
@@ -28,6 +28,7 @@ RESERVED = {
     "max_model_len",
     "model",
     "trust_remote_code",
+    "weight_transfer_config",
 }
 """Arguments of vLLM that the engine sets and `settings` may not."""
 
@@ -35,15 +36,17 @@ RESERVED = {
 class VLLMEngine:
     """A `RolloutEngine` on an `LLM` of this process.
 
-    folder: a checkpoint, or only its config and tokenizer (`save_skeleton`) with `weights=False`, so that nothing may
+    folder: a checkpoint, or only its config and tokenizer (`cached_skeleton`) with `weights=False`, so that nothing may
     be drawn before the first `load`. catalog: the folder that `Catalog.save` wrote. longest: tokens of the longest
     prompt. dtype: of its copy of the weights, "float32" or "bfloat16". sleep: give the GPU's memory back in between
-    (vLLM's sleep mode). settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
+    (vLLM's sleep mode). weight_transfer: the backend of vLLM's own weight transfer, whose steps are then in `transfer`.
+    settings: any further arguments of `vllm.LLM`, such as gpu_memory_utilization.
 
     A process has one engine. A new one closes the one before, whose garbage collection would otherwise destroy the
     process groups that both share.
 
-    Raises SetupError where vLLM is missing or another version, RunError where it does not start.
+    Raises SetupError where vLLM is missing or another version, InputError for settings that the run decides or that
+    `load` does not serve, RunError where vLLM does not start.
     """
 
     _finalize: ClassVar[Callable[[], object]] = staticmethod(lambda: None)
@@ -57,9 +60,13 @@ class VLLMEngine:
         dtype: str,
         weights: bool = True,
         sleep: bool = False,
+        weight_transfer: str | None = None,
         settings: dict[str, Any] | None = None,
     ) -> None:
         check_vllm()
+        if (settings or {}).get("dtype", dtype) == "float32":
+            # else Triton's attention, the one that vLLM has for float32 on a GPU, multiplies in TF32
+            os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
         from vllm import LLM
 
         from samplers.rollouts.constraint import ARGUMENT, TrieLogitsProcessor, TrieLogitsProcessorV2
@@ -89,7 +96,15 @@ class VLLMEngine:
                 f"vllm_engine: {min(taken)} is set by the run.", remedy="Leave it out.", field="vllm_engine"
             )
         arguments |= settings or {}
-        self.exact = arguments["dtype"] == "float32"
+        if weight_transfer:
+            arguments["weight_transfer_config"] = {"backend": weight_transfer}
+        elif arguments.get("quantization"):
+            raise InputError(
+                f"quantization={arguments['quantization']}: only vLLM's own weight transfer quantizes weights again.",
+                remedy="Leave it out, or draw on a server with weight_transfer: nccl.",
+                field="vllm_engine",
+                value=arguments["quantization"],
+            )
         self.group: GroupCoordinator | None = None
         try:
             processor: Any = TrieLogitsProcessorV2 if _uses_v2_runner(arguments) else TrieLogitsProcessor
@@ -103,6 +118,9 @@ class VLLMEngine:
                 remedy="Where it lacks memory, lower gpu_memory_utilization or max_num_seqs, on a CPU "
                 "kv_cache_memory_bytes; where it does not support the backbone, sample with transformers.",
             ) from error
+        self.dtype: torch.dtype = self.llm.model_config.dtype  # type: ignore[assignment]  # resolved by now
+        workers = self.llm.llm_engine.vllm_config.parallel_config.world_size
+        self.transfer = TransferReceiver(self.llm, weight_transfer, workers) if weight_transfer else None
         if arguments.get("tensor_parallel_size", 1) > 1 and arguments.get("distributed_executor_backend"):
             from vllm.distributed import get_tp_group
 
@@ -113,7 +131,7 @@ class VLLMEngine:
         """Load weights and drop what was cached under the old ones."""
         if self.sleep_mode:
             self.llm.wake_up(tags=["weights"])
-        self.llm.collective_rpc(_load, args=(weights,))
+        self.llm.collective_rpc(_load, args=(iter(weights),))
         if self.sleep_mode:
             self.llm.wake_up(tags=["kv_cache"])
         if not self.llm.reset_prefix_cache():
@@ -190,22 +208,6 @@ class VLLMEngine:
         return [request.outputs for request in done[begin:end]]
 
 
-def save_skeleton(
-    folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog
-) -> tuple[Path, Path]:
-    """Write what an engine starts from before it is given weights; returns the folders of the model and the catalogue.
-
-    The architecture and the vocabulary are those of the model as it is trained, whatever it was loaded from.
-    """
-    base = getattr(model, "get_base_model", lambda: model)()  # of an adapter
-    config = deepcopy(base.config)
-    config.architectures = [type(base).__name__]
-    config.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    catalog.save(folder / "catalog")  # not beside the config: vLLM takes any safetensors file there for weights
-    return folder, folder / "catalog"
-
-
 def check_vllm() -> None:
     """Import vLLM, set up for this process. Raises SetupError where it is missing or another version."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"  # the engine here, where weights can be handed over
@@ -221,7 +223,8 @@ def check_vllm() -> None:
             raise
         raise SetupError(
             "vLLM is not installed.",
-            remedy="Run pip install 'gflowgr[rollouts]' on a GPU, 'gflowgr[rollouts-cpu]' without one.",
+            remedy=f"In your clone of GFlowGR run {install_command('rollouts')}, without a GPU "
+            f"{install_command('rollouts-cpu')}.",
         ) from None
     if not vllm.__version__.startswith(SUPPORTED + "."):
         raise SetupError(
@@ -257,5 +260,5 @@ def _uses_v2_runner(arguments: dict[str, Any]) -> bool:
     return bool(EngineArgs(**arguments).create_engine_config().use_v2_model_runner)
 
 
-def _load(worker: Any, weights: Weights) -> None:
+def _load(worker: Any, weights: Iterator[tuple[str, Tensor]]) -> None:
     worker.model_runner.get_model().load_weights(weights)

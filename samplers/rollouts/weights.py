@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -10,21 +11,49 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from catalog.errors import InputError
+from samplers.rollouts.engine import WeightMeta
 
 Item = TypeVar("Item")
 
 
 class _Source(NamedTuple):
-    """One weight of a checkpoint: `make` computes it while all `parts` are there in full."""
+    """One weight of a checkpoint: `make` computes it in a dtype while all `parts` are there in full."""
 
     name: str
     parts: list[nn.Parameter]
-    make: Callable[[], Tensor]
+    make: Callable[[torch.dtype], Tensor]
+
+    def meta(self, dtype: torch.dtype | None) -> WeightMeta:
+        """What `make` gives, in `dtype` where the weight's own is wider."""
+        weight = self.parts[0]
+        narrower = dtype is not None and weight.is_floating_point() and dtype.itemsize < weight.dtype.itemsize
+        shape = tuple(getattr(weight, "ds_shape", weight.shape))
+        return WeightMeta(self.name, dtype if dtype is not None and narrower else weight.dtype, shape)
+
+
+@dataclass(frozen=True)
+class PolicySource:
+    """`policy_weights` of these arguments as often as it is iterated, and what it will give, without a gather."""
+
+    model: nn.Module
+    skip: Sequence[str] = ()
+    bucket_bytes: int = 256 * 2**20
+    dtype: torch.dtype | None = None
+
+    def metadata(self) -> list[WeightMeta]:
+        """Name, dtype and shape of each weight in the order of the iteration; no other process need call it."""
+        return [source.meta(self.dtype) for source in _policy_sources(self.model, self.skip)]
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        return policy_weights(self.model, self.skip, self.bucket_bytes, self.dtype)
 
 
 @torch.no_grad()
 def policy_weights(
-    model: nn.Module, skip: Sequence[str] = (), bucket_bytes: int = 256 * 2**20
+    model: nn.Module,
+    skip: Sequence[str] = (),
+    bucket_bytes: int = 256 * 2**20,
+    dtype: torch.dtype | None = None,
 ) -> Iterator[tuple[str, Tensor]]:
     """(name, full tensor) of every weight that `save_pretrained` would store of the merged model.
 
@@ -32,6 +61,7 @@ def policy_weights(
     is added on the way; the trained weights keep their bits. Of tied weights only the original comes, and no buffers,
     which training leaves alone. Names are those of the modules: models whose checkpoints are arranged differently
     (fused experts) are not served. skip: names of modules that are no part of the policy, such as the flow heads.
+    dtype: wider weights are rounded to it, those of FSDP2 before they are gathered.
 
     **Every rank calls this and iterates to the end**, also one that throws the tensors away: under ZeRO-3 and FSDP2 all
     ranks gather each weight together. If one stops early, the others hang until their process group times out.
@@ -43,22 +73,11 @@ def policy_weights(
     Raises InputError on every rank, before any gather, for adapters that are not base weight + LoRA delta and for tied
     weights that an adapter has set apart.
     """
-    model = _unwrapped(model)
-    sources = {source.name: source for source in _sources(model, skip, adapted=hasattr(model, "peft_config"))}
-    for copy, original in getattr(model, "all_tied_weights_keys", {}).items():
-        if copy in sources and original in sources:
-            pairs = zip(sources[copy].parts, sources[original].parts, strict=False)
-            if len(sources[copy].parts) != len(sources[original].parts) or any(a is not b for a, b in pairs):
-                raise InputError(
-                    f"The model's config ties {copy!r} to {original!r}, and so will the engine, but an adapter has "
-                    "set them apart: take them out of target_modules and modules_to_save, or load the model with "
-                    "tie_word_embeddings=False."
-                )
-            del sources[copy]
-    for group in _groups(sources.values(), lambda source: sum(map(_full_bytes, source.parts)), bucket_bytes):
+    sources = _policy_sources(model, skip)
+    for group in _groups(sources, lambda source: sum(map(_full_bytes, source.parts)), bucket_bytes):
         with _gathered([part for source in group for part in source.parts]):
             for source in group:
-                yield source.name, source.make()
+                yield source.name, source.make(source.meta(dtype).dtype)
 
 
 def buckets(weights: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[dict[str, Tensor]]:
@@ -82,6 +101,23 @@ def _groups(items: Iterable[Item], size: Callable[[Item], int], limit: int) -> I
         filled += size(item)
     if group:
         yield group
+
+
+def _policy_sources(model: nn.Module, skip: Sequence[str]) -> list[_Source]:
+    """The weights of the policy, of tied ones the original alone."""
+    model = _unwrapped(model)
+    sources = {source.name: source for source in _sources(model, skip, adapted=hasattr(model, "peft_config"))}
+    for copy, original in getattr(model, "all_tied_weights_keys", {}).items():
+        if copy in sources and original in sources:
+            pairs = zip(sources[copy].parts, sources[original].parts, strict=False)
+            if len(sources[copy].parts) != len(sources[original].parts) or any(a is not b for a, b in pairs):
+                raise InputError(
+                    f"The model's config ties {copy!r} to {original!r}, and so will the engine, but an adapter has "
+                    "set them apart: take them out of target_modules and modules_to_save, or load the model with "
+                    "tie_word_embeddings=False."
+                )
+            del sources[copy]
+    return list(sources.values())
 
 
 def _unwrapped(model: Any) -> nn.Module:
@@ -144,16 +180,18 @@ def _pending(layer: Any, prefix: str) -> tuple[list[str], int]:
     return adapters, sign
 
 
-def _merged(weight: nn.Parameter, layer: Any, adapters: list[str], sign: int) -> Tensor:
+def _merged(weight: nn.Parameter, layer: Any, adapters: list[str], sign: int, dtype: torch.dtype) -> Tensor:
     # peft's merge and unmerge would leave rounding in the frozen weight at each sync
-    merged = _full(weight)
+    merged = _full(weight, weight.dtype)
     for adapter in adapters:
-        merged = torch.add(merged, _full(layer.get_delta_weight(adapter)), alpha=sign)
-    return merged.to(weight.dtype)
+        delta = layer.get_delta_weight(adapter)
+        merged = torch.add(merged, _full(delta, delta.dtype), alpha=sign)
+    return merged.to(weight.dtype).to(dtype)
 
 
-def _full(tensor: Tensor) -> Tensor:
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+def _full(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    tensor = tensor.detach().to(dtype)  # a shard before it is gathered
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _full_bytes(parameter: nn.Parameter) -> int:

@@ -43,7 +43,7 @@ def test_the_sentence_names_who_needs_the_package_and_the_command_that_brings_it
     with raises(SetupError, value="matplotlib", field=None) as error, extra("report", "The report"):
         import matplotlib  # noqa: F401
     assert str(error.value) == (
-        "The report needs matplotlib, which is not installed. Run pip install 'gflowgr[report]'."
+        "The report needs matplotlib, which is not installed. Run pip install -e '.[report]' in your clone of GFlowGR."
     )
 
 
@@ -62,7 +62,7 @@ def test_a_missing_package_is_told_where_it_is_needed(missing, name, use, block)
     block(missing)
     with raises(SetupError, value=missing) as error:
         use()
-    assert f"pip install 'gflowgr[{name}]'" in error.value.remedy
+    assert f"pip install -e '.[{name}]'" in error.value.remedy
 
 
 def test_vectors_of_titles_without_the_encoder_are_refused(tmp_path, block):
@@ -80,6 +80,7 @@ def test_vectors_of_titles_without_the_encoder_are_refused(tmp_path, block):
         ("fastapi", "server", "samplers.rollouts.server"),
         ("uvicorn", "server", "serving.http_limits"),
         ("vllm", "rollouts", "samplers.rollouts.constraint"),
+        ("optuna", "tune", "experiments.tune"),
     ],
 )
 def test_a_module_that_is_for_an_extra_alone_says_so_when_it_is_imported(missing, name, module, block, monkeypatch):
@@ -87,4 +88,4 @@ def test_a_module_that_is_for_an_extra_alone_says_so_when_it_is_imported(missing
     block(missing)
     with raises(SetupError, value=missing) as error:
         importlib.import_module(module)
-    assert f"pip install 'gflowgr[{name}]'" in error.value.remedy
+    assert f"pip install -e '.[{name}]'" in error.value.remedy

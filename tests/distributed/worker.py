@@ -1,6 +1,6 @@
 """Started by torchrun: a few steps; the first process writes losses, a weight sum and an evaluation of some users.
 
-usage: worker.py OUT_DIR BATCH_PER_PROCESS
+usage: worker.py OUT_DIR BATCH_PER_PROCESS [ROWS_OF_PROCESS_1]
 """
 
 import json
@@ -19,6 +19,8 @@ trainer = make_trainer(
     per_device_train_batch_size=int(sys.argv[2]),
     eval_users=21,
 )
+if len(sys.argv) > 3 and trainer.args.process_index == 1:
+    trainer.train_dataset = trainer.train_dataset.select(range(int(sys.argv[3])))
 trainer.train()
 result = {
     "processes": trainer.accelerator.num_processes,

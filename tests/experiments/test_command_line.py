@@ -22,6 +22,7 @@ from experiments.arguments import (
 from experiments.command_line import parse, program, setting
 from experiments.plan import PlanArguments
 from experiments.server_arguments import RolloutServerArguments, ServeArguments
+from experiments.tune_arguments import TuneArguments
 from semantic_ids.settings import DataArguments
 from tests.raising import raises
 from trainer import METHODS, GFlowNetConfig, SFTConfig
@@ -31,7 +32,8 @@ RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != 
 
 
 def types_of(path):
-    known = {"data.yaml": DataArguments, "recommenders.yaml": RecommenderArguments}
+    known = {"data.yaml": DataArguments, "tune.yaml": TuneArguments}
+    known |= {"recommenders.yaml": RecommenderArguments, "teachers.yaml": RecommenderArguments}
     known |= {"compare.yaml": CompareArguments, "ablations.yaml": CompareArguments}
     if path.name in ("cpu.yaml", "gpu.yaml"):
         return (ReproduceArguments,)

@@ -147,6 +147,19 @@ def test_new_items_of_a_grown_catalog_come_too(make_model, tokenizer, titled, tm
     recommend_users(tmp_path / "model", tmp_path / "recs.jsonl", data=str(tmp_path / "data"), k=45)
     (row,) = read(tmp_path / "recs.jsonl")
     assert len(row["items"]) == 45 and "new" in row["items"]
+    histories, _ = write_users(tmp_path / "h.jsonl", 2)
+    settings = {"histories": str(histories), "k": 48, "exclude_seen": False}
+    recommend_users(tmp_path / "model", tmp_path / "new.jsonl", catalog=str(tmp_path / "data"), **settings)
+    recommend_users(tmp_path / "model", tmp_path / "old.jsonl", **settings)
+    assert ["new" in row["items"] for name in ("new", "old") for row in read(tmp_path / f"{name}.jsonl")] == [
+        *[True] * 2,
+        *[False] * 2,
+    ]
+    with raises(InputError, field="catalog"):
+        recommend_users(tmp_path / "model", tmp_path / "x.jsonl", data="data", catalog=str(tmp_path / "data"))
+    titled.first(47).save(tmp_path / "other")
+    with raises(InputError, field="catalog", value=titled.first(47).fingerprint):
+        recommend_users(tmp_path / "model", tmp_path / "x.jsonl", catalog=str(tmp_path / "other"), **settings)
 
 
 def test_a_call_that_makes_no_part_leaves_nothing(model, tmp_path):

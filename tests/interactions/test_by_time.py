@@ -95,12 +95,12 @@ def test_no_recommender_has_seen_an_item_of_the_future(model, one_way):
 
 
 def test_sasrec_trains_on_all_of_the_past_and_nothing_of_the_future(one_way, monkeypatch):
-    def noting(network, windows, seen, original=sasrec._loss):
+    def noting(network, windows, users, original=sasrec._positions):
         trained.extend((tuple(window[:-1]), window[-1]) for window in windows)
-        return original(network, windows, seen)
+        return original(network, windows, users)
 
     trained: list = []
-    monkeypatch.setattr(sasrec, "_loss", noting)
+    monkeypatch.setattr(sasrec, "_positions", noting)
     SASRec.from_splits(one_way, 20, SASRec.Settings(dimensions=8, layers=1, epochs=1))
     past = [(tuple(row["history"][:-1]), row["history"][-1]) for row in one_way.validation]
     assert sorted(trained) == sorted(past)

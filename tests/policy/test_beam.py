@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from transformers import AutoConfig, PreTrainedModel
 
-from catalog import Catalog, exact_log_flow, node_tokens, word_tokenizer
+from catalog import Catalog, Trie, exact_log_flow, node_tokens, word_tokenizer
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import TriePolicy, auto_class, policy_of
-from policy.base import Branches
+from policy.base import CachedBranches
 from tests.conftest import SMALL
 
 SIZES = (4, 3, 4)
@@ -35,12 +35,28 @@ def backbone(kind: str) -> PreTrainedModel:
 
 
 @dataclass
+class Table:
+    """A guide from a table of what each step into a node adds [B, nodes]."""
+
+    steps: Tensor
+    trie: Trie
+
+    @property
+    def falls(self) -> bool:
+        return not bool((self.steps > 0).any())
+
+    def __call__(self, nodes: Tensor, level: int) -> Tensor:
+        child = self.trie.children(nodes, self.trie.max_children[level]).clamp(min=0)
+        return self.steps.gather(1, child.flatten(1)).view_as(child)
+
+
+@dataclass
 class Case:
     policy: TriePolicy
     prompts: PromptBatch
     excluded: Tensor
     allowed: Tensor
-    guide: Tensor
+    guide: Table
 
     @property
     def exact(self) -> Tensor:
@@ -50,7 +66,7 @@ class Case:
         for row, items in enumerate(self.excluded.tolist()):
             left[row, [item for item in items if item >= 0]] = False
         leaf_left = torch.zeros(rows, trie.nodes, dtype=torch.int).index_add_(1, trie.leaf_of_item, left.int()) > 0
-        steps = self.guide[:, trie.path(torch.arange(trie.items))[:, 1:]].sum(-1)
+        steps = self.guide.steps[:, trie.path(torch.arange(trie.items))[:, 1:]].sum(-1)
         total = self.policy.distribution(self.prompts) + steps
         return total.masked_fill(~leaf_left[:, trie.leaf_of_item], -torch.inf)
 
@@ -75,7 +91,7 @@ def cases(draw: Callable, kind: str) -> Case:
         prompts,
         excluded=torch.from_numpy(rng.integers(-1, count, (2, draw(st.integers(0, count))))),
         allowed=torch.from_numpy(rng.random(count) < draw(st.sampled_from([0.1, 0.5, 1.0]))),
-        guide=guides[draw(st.integers(0, 3))],
+        guide=Table(guides[draw(st.integers(0, 3))], trie),
     )
 
 
@@ -123,16 +139,16 @@ def test_branches_that_have_lost_are_not_read_and_those_of_a_guide_that_can_rais
     model = make_model("qwen3", vocab_size=len(tokenizer))
     policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
     prompts = PromptBuilder(catalog, tokenizer, max_history=5)([{"history": [0, 7, 9], "target": 3}])
-    read, advance = [], Branches.advance
+    read, advance = [], CachedBranches.advance
 
     def counted(branches, tokens, column):
         read.append(tokens.shape[1])
         return advance(branches, tokens, column)
 
-    monkeypatch.setattr(Branches, "advance", counted)
+    monkeypatch.setattr(CachedBranches, "advance", counted)
     rising = torch.zeros(1, catalog.trie.nodes)
     rising[:, -1] = 1e-3
-    for guide, k in ((None, None), (None, 1), (rising, 1)):
+    for guide, k in ((None, None), (None, 1), (Table(rising, catalog.trie), 1)):
         policy.beam(prompts, 12, guide=guide, k=k)
     assert read[1::2][0] == read[1::2][2] == 4 and read[1::2][1] < 4  # below the second code
 
@@ -147,6 +163,6 @@ def test_what_a_guide_takes_on_the_rest_of_a_certain_branch_is_counted_before_ot
     guide = torch.zeros(1, catalog.trie.nodes)
     guide[:, catalog.trie.path(torch.tensor(1))[1]] = -20.0  # at first the certain branch is ahead
     guide[:, catalog.trie.leaf_of_item[0]] = -100.0
-    items, _ = policy.beam(prompts, 3, guide=guide)
+    items, _ = policy.beam(prompts, 3, guide=Table(guide, catalog.trie))
     assert items[0, -1] == 0
-    assert policy.beam(prompts, 3, guide=guide, k=1)[0].item() == items[0, 0]
+    assert policy.beam(prompts, 3, guide=Table(guide, catalog.trie), k=1)[0].item() == items[0, 0]

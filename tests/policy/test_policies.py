@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from catalog import node_tokens
+from catalog import DenseFlows, node_tokens
 from catalog.errors import InputError, RunError
 from interactions.prompts import PromptBuilder
 from policy import check_backbone, check_shared_prefix, policy_of
-from policy.base import Branches
-from recommenders.guide import guidance
+from policy.base import CachedBranches
+from recommenders.guide import FlowGuide
 from tests.raising import raises
 
 EVERY = torch.arange(48)
@@ -112,13 +112,13 @@ def test_a_wide_beam_returns_the_catalogue_in_exact_order(policy, prompts, exact
 
 
 def test_branches_without_a_choice_left_are_not_read(policy, prompts, monkeypatch):
-    read, advance = [], Branches.advance
+    read, advance = [], CachedBranches.advance
 
     def counted(branches, tokens, column):
         read.append(tokens.shape[1])
         return advance(branches, tokens, column)
 
-    monkeypatch.setattr(Branches, "advance", counted)
+    monkeypatch.setattr(CachedBranches, "advance", counted)
     policy.beam(prompts, 48)  # as wide as the catalogue: it comes to every node
     levels = list(pairwise(policy.trie.level_start))[1:-1]
     assert read == [int(policy.trie.open[a:b].sum()) for a, b in levels]
@@ -155,18 +155,18 @@ def test_gradient_checkpointing_leaves_the_shared_prefix_forward_as_it_was(polic
 
 def test_self_check_passes_here_and_fails_for_a_backbone_that_ignores_the_mask(policy, prompts):
     items = EVERY[None, :6].expand(4, -1)
-    assert check_shared_prefix(policy, prompts, items, 1e-4) < 1e-4
+    assert check_shared_prefix(policy, prompts, items) < 1e-4
     forward = policy.model.forward
     own = "decoder_attention_mask" if policy.model.config.is_encoder_decoder else "attention_mask"
     policy.model.forward = lambda **given: forward(**given | {own: None})
     with raises(RunError):
-        check_shared_prefix(policy, prompts, items, 1e-4)
+        check_shared_prefix(policy, prompts, items)
 
 
 def test_self_check_has_two_branches_and_a_cache_even_where_one_item_is_trained(policy, prompts):
     forward, one, before = policy.model.forward, EVERY[None, :1], torch.get_rng_state()
     policy.model.train()
-    assert check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4) < 1e-4
+    assert check_shared_prefix(policy, prompts.rows(0, 1), one) < 1e-4
     assert policy.model.training and torch.equal(torch.get_rng_state(), before)
     own = "decoder_attention_mask" if policy.model.config.is_encoder_decoder else "attention_mask"
 
@@ -175,14 +175,14 @@ def test_self_check_has_two_branches_and_a_cache_even_where_one_item_is_trained(
 
     policy.model.forward = forgetful
     with raises(RunError):
-        check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4)
+        check_shared_prefix(policy, prompts.rows(0, 1), one)
 
     def broken(**given):
         raise IndexError("as a backbone that knows no such mask")
 
     policy.model.forward = broken
     with raises(RunError):
-        check_shared_prefix(policy, prompts.rows(0, 1), one, 1e-4)
+        check_shared_prefix(policy, prompts.rows(0, 1), one)
     assert policy.model.training  # as before the error
 
 
@@ -194,7 +194,7 @@ def test_positions_that_are_places_in_the_row_are_refused(catalog, tokenizer, pr
             torch.nn.init.normal_(parameter, std=0.3)
     policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
     with raises(RunError):
-        check_shared_prefix(policy, prompts.rows(0, 1), EVERY[None, :1], 1e-3)
+        check_shared_prefix(policy, prompts.rows(0, 1), EVERY[None, :1])
     for config in (model.config, AutoConfig.for_model("bloom"), AutoConfig.for_model("falcon", alibi=True)):
         with raises(InputError, field="backbone", value=config.model_type):
             check_backbone(config, 40, branches=2, length=3)
@@ -204,7 +204,7 @@ def test_branches_that_do_not_fit_the_attention_window_are_refused(catalog, toke
     kinds = ["sliding_attention", "full_attention"]
     model = make_model("qwen3", layer_types=kinds, use_sliding_window=True, sliding_window=40)
     policy = policy_of(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
-    assert check_shared_prefix(policy, prompts, EVERY[None, :1].expand(4, -1), 1e-4) < 1e-4
+    assert check_shared_prefix(policy, prompts, EVERY[None, :1].expand(4, -1)) < 1e-4
     with raises(InputError):
         policy.beam(prompts, 20)
 
@@ -217,7 +217,7 @@ def test_weights_that_are_no_numbers_are_told_and_not_drawn_from(policy, prompts
         lambda: policy.sample(prompts, 2, torch.Generator().manual_seed(0)),
         lambda: policy.beam(prompts, 2),
         lambda: policy.distribution(prompts),
-        lambda: check_shared_prefix(policy, prompts, EVERY[None, :2].expand(4, -1), 1e-3),
+        lambda: check_shared_prefix(policy, prompts, EVERY[None, :2].expand(4, -1)),
     ):
         with raises(RunError):
             draw()
@@ -261,7 +261,7 @@ def test_children_are_all_of_each_node_and_states_those_of_the_nodes(policy, pro
 
 def test_a_guided_beam_ranks_by_the_policy_times_a_power_of_the_reward(policy, prompts, exact):
     log_reward = torch.randn(4, 48, generator=torch.Generator().manual_seed(5))
-    guide = guidance(log_reward, policy.trie, weight=0.7)
+    guide = FlowGuide(DenseFlows(log_reward, policy.trie), weight=0.7)
     items, score = policy.beam(prompts, 48, guide=guide)  # as wide as the catalogue, so that nothing is passed over
     product = exact + 0.7 * log_reward.log_softmax(-1)
     torch.testing.assert_close(score, product.sort(descending=True).values, atol=1e-4, rtol=1e-4)

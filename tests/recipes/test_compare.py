@@ -207,7 +207,7 @@ def test_an_evaluation_of_before_is_read_by_the_names_of_its_metrics(evaluated, 
 
 def test_another_split_is_compared_when_it_is_asked_for(evaluated, compare):
     run = evaluated("tb", skill=1.0, how=HOW | {"split": "validation"})
-    record = compare(run, evaluation='{"split": "validation"}')
+    record = compare(run, split="validation")
     assert record["protocol"]["ranking"]["split"] == "validation" and record["methods"]["tb"]["recall@1"]["mean"] == 1
     with raises(InputError, file=run):  # its test items are not evaluated
         compare(run)

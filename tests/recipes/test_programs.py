@@ -100,7 +100,7 @@ def test_a_program_ends_with_its_output_its_figures_and_what_comes_next(log, tmp
     prepare.main(["--log", str(log), "--output-dir", str(tmp_path / "data"), "--codebook_sizes", "4", "2"])
     said = capsys.readouterr().out.splitlines()
     assert said[0] == f"Output: {tmp_path / 'data'}" and said[1].startswith("Figures: users 10, items 8, ")
-    assert said[2].startswith("Next: gflowgr train ") and f"--data {tmp_path / 'data'}" in said[2]
+    assert said[2] == f"Next: gflowgr reproduce --data {tmp_path / 'data'}"
     assert ending("x", {"loss": 0.123456, "rows": 1234}) == "Output: x\nFigures: loss 0.1235, rows 1234"
     assert run_figures(tmp_path) == {}
 

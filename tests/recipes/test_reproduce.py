@@ -38,7 +38,7 @@ def test_a_rehearsal_ends_with_the_table_of_every_method(source, tmp_path, monke
     assert all(0 <= row["recall@10"]["mean"] <= 1 for row in methods.values())
     page = (folder / "results.md").read_text()
     assert (
-        "60 rows, held out: each user's last item" in page
+        "60 test rows, held out: each user's last item" in page
         and "| LETTER-TIGER | 0.0431 | 0.0672 |" in page
         and "All stages together took" in page
     )

@@ -3,9 +3,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from datasets import Dataset
 from scipy import sparse
 
-from recommenders import BatchRecommender, ItemKNN, Mixture, Popularity
+from recommenders import BatchRecommender, Guide, ItemKNN, Mixture, Popularity
+from recommenders.confidence import confidence
 
 MATRIX = sparse.csr_matrix((np.random.default_rng(0).random((20, 48)) < 0.2).astype(np.float32))
 OWN = [row.indices.tolist() for row in MATRIX[:4]]
@@ -69,3 +71,55 @@ def test_the_recommender_is_asked_once_for_a_batch_and_again_for_the_next(prompt
     recommender(replace(prompts, user_items=OWN))
     recommender(prompts)
     assert asked == [4, 2, 4, 4]
+
+
+class Sure:
+    """For users of odd items sure of one item, right or not; of the others it knows nothing."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def probabilities(self, histories, without=None):
+        answer = torch.full((len(histories), 48), 1 / 48)
+        for row, history in enumerate(histories):
+            if history[-1] % 2:
+                answer[row] = 0.1 / 48
+                answer[row, (history[-1] + self.step) % 48] += 0.9
+        return answer
+
+
+def test_confidence_is_0_where_nothing_is_known_and_1_where_all_is():
+    one = torch.nn.functional.one_hot(torch.tensor([3]), 48).float()
+    torch.testing.assert_close(confidence(torch.cat([torch.full((1, 48), 1 / 48), one])), torch.tensor([0.0, 1.0]))
+
+
+def test_fitted_shares_find_the_part_that_is_right_and_when_it_is():
+    histories = [[item] for item in range(48)]
+    followed = [(item + (1 if item % 2 else 5)) % 48 for item in range(48)]  # for odd ones as the first part says
+    rows = Dataset.from_dict({"history": histories, "target": followed})
+    even = torch.full((48, 48), 0.5 / 48)
+    even[range(48), [(item + 5) % 48 for item in range(48)]] += 0.5
+
+    class Fixed(Sure):
+        def probabilities(self, histories, without=None):
+            return even[[history[-1] for history in histories]]
+
+    parts = {"right": Sure(1), "wrong": Sure(2), "other": Fixed(5)}
+    likelihood = {}
+    for fit in ("none", "weights", "confidence"):
+        mixture = Mixture.of_parts(parts, Mixture.Settings(dict.fromkeys(parts, 1.0), fit), rows)
+        chances = mixture.probabilities(histories)
+        torch.testing.assert_close(chances.sum(1), torch.ones(48))
+        likelihood[fit] = chances[range(48), followed].log().mean().item()
+        if fit != "none":
+            assert mixture.weights["right"] > 10 * mixture.weights["wrong"] or fit == "confidence"
+            assert any(mixture.slopes.values()) == (fit == "confidence")
+    assert likelihood["none"] < likelihood["weights"] - 0.05 < likelihood["confidence"] - 0.2
+
+
+def test_a_guide_weighs_less_where_it_knows_less(catalog, prompts):
+    sure = Sure(1)
+    plain, careful = Guide(sure, 2.0)(prompts, catalog.trie), Guide(sure, 2.0, power=0.5)(prompts, catalog.trie)
+    known = confidence(sure.probabilities(prompts.item_lists())).clamp(min=0)
+    assert 0 in known and known.max() > 0.5
+    torch.testing.assert_close(careful, plain * known.unsqueeze(1) ** 0.5)

@@ -100,6 +100,15 @@ def test_a_mixture_is_made_of_its_neighbors_and_stands_alone(fit, trained, catal
     assert torch.equal(loaded.probabilities(HISTORIES), mixture.probabilities(HISTORIES))
 
 
+def test_what_was_fitted_of_a_mixture_is_kept(fit, catalog, tmp_path):
+    fit("popularity")
+    fit("item_knn")
+    mixture = fit("mixture", {"weights": {"popularity": 1, "item_knn": 1}, "fit": "confidence"})
+    assert all(mixture.slopes.values())
+    loaded = load_recommender(tmp_path / "mixture", catalog)
+    assert torch.equal(loaded.probabilities(HISTORIES), mixture.probabilities(HISTORIES))
+
+
 def test_a_mixture_is_made_anew_only_where_a_part_or_a_weight_changed(fit, tmp_path):
     fit("popularity")
     fit("item_knn")

@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from catalog import Catalog
+from interactions import training_sequences
 from recommenders import TextKNN, fit_recommender
+from recommenders.text_knn import within_histories
 from tests.raising import raises
+from tests.recommenders.conftest import splits_of
 
 UNIT = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
 
@@ -45,6 +48,19 @@ def test_items_that_nobody_took_are_scored_like_others(blocks, catalog, tmp_path
     wider = grown.grow(["x"], np.array([[3, 4, 4, 0]]))
     with raises(file=path, row="x"):
         fit_recommender("text_knn", {"vectors": str(path)}, blocks, wider, tmp_path / "wider")
+
+
+def test_what_varies_within_histories_counts_less():
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(40, 3)) * np.array([3.0, 1.0, 1.0])
+    splits = splits_of([rng.choice(40, size=6, replace=False).tolist() for _ in range(30)])
+    histories = training_sequences(splits)["history"][:]
+    apart = np.concatenate([vectors[items] - vectors[items].mean(0) for items in histories])
+    scatter = (apart.T @ apart + (apart**2).sum() / len(apart) * np.eye(3)) / (len(apart) + 3)
+    found = within_histories(vectors, splits)
+    np.testing.assert_allclose(found @ scatter @ found, np.eye(3), atol=1e-9)
+    alone = splits_of([[item] * 3 for item in range(40)])
+    np.testing.assert_array_equal(within_histories(vectors, alone), np.eye(3))
 
 
 @pytest.mark.parametrize(("name", "value"), [("width", 0.0), ("decay", -1.0), ("vectors", "")])

@@ -1,13 +1,16 @@
 """Hit, matched codes and shared prefix by hand; and what every stock reward keeps."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from catalog import Catalog, Trajectories, node_tokens, word_tokenizer
+from catalog import Catalog, SparseReward, Trajectories, node_tokens, word_tokenizer
+from catalog.errors import InputError
 from interactions.prompts import PromptBatch, PromptBuilder
 from policy import CausalPolicy
-from rewards import REWARDS, Hit, MatchedCodes, RewardParts, SharedPrefix, build_rewards
+from rewards import REWARDS, Hit, MatchedCodes, RewardParts, SharedPrefix, WeightedSum, build_rewards
 
 STOCK = [name for name in REWARDS if name != "rank"]  # which compares trajectories with one another: test_rank.py
 SETTINGS = {name: {"values": {"like": 3, "click": 1}} if name == "behavior" else {} for name in STOCK}
@@ -84,6 +87,61 @@ def test_the_catalogue_at_once_equals_a_trajectory_to_every_item(name, given):
     one_by_one = reward(prompts, Trajectories.from_items(items, parts.catalog.trie.codes(items), "random"))
     assert reward.scores_catalog and one_by_one.shape == (4, 48)
     assert torch.equal(reward.catalog(prompts), one_by_one)
+
+
+@pytest.mark.parametrize("name", [*STOCK, "sum"])
+def test_what_a_reward_names_and_the_rest_are_all_it_says(name, given):
+    """reward_items of the whole catalogue changes nothing; a lower one only drops what is worth less."""
+    parts, prompts = given
+    wanted = SETTINGS if name == "sum" else {name: SETTINGS[name]}
+    trie = parts.catalog.trie
+    reward, all_named, few_named = (
+        build_rewards(
+            {kind: {"weight": 0.5} | settings for kind, settings in wanted.items()}, replace(parts, reward_items=n)
+        )
+        for n in (0, 48, 6)
+    )
+    everything = reward.catalog(prompts)
+    values, cut = all_named.sparse(prompts, trie)
+    torch.testing.assert_close(values.dense(), everything)
+    torch.testing.assert_close(all_named.catalog(prompts), everything)
+    assert cut.max() < 1e-3
+    values, cut = few_named.sparse(prompts, trie)
+    assert (values.dense() < everything + 1e-5).all()
+    items = torch.arange(48).expand(len(prompts), -1)
+    one_by_one = few_named(prompts, Trajectories.from_items(items, trie.codes(items), "random"))
+    torch.testing.assert_close(one_by_one, values.dense())
+    if name in ("collaborative", "likelihood"):
+        assert cut.min() > 0.01 and (values.dense() > 0).sum(1).max() < 48
+        torch.testing.assert_close(values.dense().amax(1), everything.amax(1))
+
+
+def test_a_reward_may_name_items_alone_and_what_it_cannot_name_is_one_sentence(catalog, prompts):
+    class Named:
+        def __init__(self, items, values=None, rest=None):
+            self.items = torch.tensor(items).expand(4, -1)
+            self.values = torch.full(self.items.shape, 2.0) if values is None else values
+            self.rest = torch.ones(4) if rest is None else rest
+
+        def __call__(self, batch, trajectories):
+            return self.sparse(batch).at(trajectories.items, catalog.trie)
+
+        def sparse(self, batch):
+            return SparseReward(self.items, self.values, self.rest)
+
+    total = WeightedSum({"named": Named([5, 7, -1])}, catalog=catalog)
+    assert total.scores_catalog and not total.dense_only
+    assert total.catalog(prompts).sum(1).tolist() == [50.0] * 4
+    for reward, message in (
+        (Named([5, 7, 5]), "Reward named names an item twice for the prompt in row 0 of a batch."),
+        (Named([5, 48]), "Reward named has the items 5 to 48, but there are 0 to 47."),
+        (Named([5], torch.full((4, 1), -1.0)), "has a value in sparse.batch. that is not finite, or below 0"),
+        (Named([5], rest=torch.full((4,), torch.inf)), "has a value in sparse.batch. that is not finite"),
+        (Named([5], torch.ones(4, 2)), "items and their values differ in shape"),
+        (Named([5], rest=torch.ones(3)), "Reward named returned shape .3,. for a tensor .4. .prompts, rest."),
+    ):
+        with pytest.raises(InputError, match=message):
+            WeightedSum({"named": reward}, catalog=catalog).sparse(prompts, catalog.trie)
 
 
 @pytest.mark.parametrize("name", STOCK)

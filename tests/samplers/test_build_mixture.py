@@ -8,7 +8,7 @@ from tests.raising import raises
 
 @pytest.fixture
 def parts(policy, recommender):
-    return SamplerParts(policy.trie, policy, recommender, lambda: 0.5, "catalogue")
+    return SamplerParts(policy.trie, policy, recommender, lambda: 0.5, "catalogue", draw_reward=lambda *asked: asked)
 
 
 def test_every_source_has_a_sampler_of_its_name(parts):

@@ -12,9 +12,13 @@ import requests
 import torch
 
 from catalog.errors import DivergedError, InputError
+from experiments.serve import build
+from experiments.server_arguments import ServeArguments
 from recommenders import Popularity
+from recommenders.policy_folder import PolicyRecord, write_record
 from serving.asked import MOST_BYTES, MOST_HISTORIES
 from serving.served import Served
+from tests.http_server import served
 from tests.raising import raises
 
 HISTORIES = [["item3"], ["item1", "item8", "item40"], ["item5", "item5", "item6", "item7", "item9", "item11"]]
@@ -203,6 +207,35 @@ def test_a_server_whose_engine_is_dead_is_not_healthy(serve, recommender):
         assert not healthy() and not healthy()
         fragile.dead = False
         assert healthy() and results(post(url, history=["item1"]))
+
+
+def test_a_server_whose_engine_hangs_is_not_healthy_before_the_batch_has_failed(serve, recommender):
+    fragile = Fragile(recommender)
+    with serve(fragile, seconds=0.5) as url, ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(post, url, history=["slow"])
+        assert fragile.begun.wait(20) and slow.result().status_code == 504
+        answer = requests.get(url + "/health", timeout=20)
+        assert answer.status_code == 503 and "0.5 s" in answer.text
+        fragile.go_on.set()
+        while requests.get(url + "/health", timeout=20).status_code == 503:
+            time.sleep(0.01)
+        assert results(post(url, history=["item1"]))
+
+
+def test_a_server_of_a_grown_catalog_recommends_its_new_items(make_model, tokenizer, catalog, tmp_path):
+    make_model().save_pretrained(tmp_path / "run")
+    tokenizer.save_pretrained(tmp_path / "run")
+    write_record(tmp_path / "run", PolicyRecord("sft", max_history=4), catalog, torch.arange(48))
+    grown = catalog.grow(["new"], catalog.trie.codes(torch.arange(1)).numpy())  # shares the semantic ID of item0
+    grown.save(tmp_path / "grown")
+    app, what = build(ServeArguments(model=str(tmp_path / "run"), catalog=str(tmp_path / "grown"), device="cpu"), None)
+    assert what == f"49 items of catalogue {grown.fingerprint}"
+    with served(app) as url:
+        (row,) = results(post(url, history=["new", "item3"], k=48, exclude_seen=False, catalog=grown.fingerprint))
+        assert row["unknown"] == 0 and {"new", "item0"} <= set(row["items"])
+    catalog.first(40).save(tmp_path / "other")
+    with raises(InputError, field="catalog"):
+        build(ServeArguments(model=str(tmp_path / "run"), catalog=str(tmp_path / "other")), None)
 
 
 def test_what_takes_too_long_or_would_wait_too_long_is_told(serve, recommender, monkeypatch):

@@ -104,3 +104,10 @@ def test_no_more_waits_than_may():
         return await first, await second, await third
 
     assert run(use, max_waiting=4)[0] == ([0], [2, 4, 6], [12])
+
+
+def test_a_batch_holds_what_its_rows_cost():
+    asked = [("aa", [1, 2]), ("aa", [3]), ("a", [4, 5, 6, 7]), ("aaaaa", [8, 9])]
+    found, batches = run(lambda batcher, draw: behind(batcher, draw, *asked), cost=len)
+    assert found == [[2 * row for row in rows] for _, rows in asked]
+    assert batches[1:] == [("aa", [1, 2]), ("aa", [3]), ("a", [4, 5, 6, 7]), ("aaaaa", [8]), ("aaaaa", [9])]

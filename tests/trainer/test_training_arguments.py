@@ -143,6 +143,8 @@ def test_a_value_out_of_its_kind_or_range_is_refused_in_python_too(settings, con
         {"vllm_mode": "colocated"},
         {"rollout_staleness": -1},
         {"rollout_timeout": 0.0},
+        {"weight_transfer": "rdma"},
+        {"weight_transfer": "nccl"},
     ],
     ids=str,
 )

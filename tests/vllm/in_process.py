@@ -17,8 +17,9 @@ from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, Exploration, inference
 from recommenders import GenerativeRecommender
 from samplers import PolicySampler, RolloutSampler
-from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
-from samplers.rollouts.weights import policy_weights
+from samplers.rollouts.skeleton import save_skeleton
+from samplers.rollouts.vllm_engine import VLLMEngine
+from samplers.rollouts.weights import PolicySource, policy_weights
 
 QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 """vLLM's attention on a CPU has heads of 32 and 64, not of 8."""
@@ -32,7 +33,7 @@ def make_engine(make_model, tokenizer, catalog, tmp_path):
         model = make_model(**settings)
         folder, catalogue = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
         engine = VLLMEngine(folder, catalogue, longest=21, dtype="float32", weights=False)
-        engine.load(policy_weights(model), 0)
+        engine.load(PolicySource(model), 0)
         return engine, CausalPolicy(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
 
     return make
@@ -51,7 +52,7 @@ def test_engine_and_policy_agree_after_every_change_of_the_weights(settings, tie
         stale = sampler.sample(prompts, 8, seed=1)
         gap = (policy.log_probs(prompts, stale.items).log_pf - stale.log_pf).abs().max()
         assert gap > 0.01  # the change can be seen
-        engine.load(policy_weights(policy.model), version)
+        engine.load(PolicySource(policy.model), version)
         drawn = sampler.sample(prompts, 8, seed=1)
         torch.testing.assert_close(policy.log_probs(prompts, drawn.items).log_pf, drawn.log_pf, atol=1e-4, rtol=0)
         assert (drawn.age == 0).all()
@@ -98,7 +99,7 @@ def test_engine_and_policy_agree_with_adapters(settings, make_model, prompts, to
     model = peft.get_peft_model(make_model(**settings), lora).eval()
     paths = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
     engine = VLLMEngine(*paths, longest=21, dtype="float32", weights=False)
-    engine.load(policy_weights(model), 0)
+    engine.load(PolicySource(model), 0)
     policy = CausalPolicy(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
     drawn = RolloutSampler(engine, policy).sample(prompts, 8, seed=1)
     torch.testing.assert_close(policy.log_probs(prompts, drawn.items).log_pf, drawn.log_pf, atol=1e-4, rtol=0)
@@ -113,7 +114,7 @@ def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):
     model = make_model(**QWEN3, vocab_size=len(tokenizer))
     folder, catalogue = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
     engine = VLLMEngine(folder, catalogue, longest=16, dtype="float32", weights=False)
-    engine.load(policy_weights(model), 0)
+    engine.load(PolicySource(model), 0)
     builder = PromptBuilder(catalog, tokenizer, 5)
     prompts = builder(rows[:2])
     policy = CausalPolicy(model, catalog.trie, builder.tokens)

@@ -6,11 +6,11 @@ import torch
 from scipy.stats import chisquare
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from catalog import node_tokens
+from catalog import DenseFlows, node_tokens
 from catalog.errors import InputError
 from interactions.prompts import PromptBuilder
 from policy import CausalPolicy, Exploration
-from recommenders.guide import guidance
+from recommenders.guide import FlowGuide
 from samplers.rollouts.engine_policy import EnginePolicy
 from tests.raising import raises
 from tests.vllm.servers import SHAPE
@@ -54,7 +54,7 @@ def excluded(catalog, prompts):
 
 def guide(catalog, prompts):
     log_reward = 3 * torch.randn(len(prompts), len(catalog), generator=torch.Generator().manual_seed(1))
-    return {"guide": guidance(log_reward, catalog.trie, 1.0)}
+    return {"guide": FlowGuide(DenseFlows(log_reward, catalog.trie), 1.0)}
 
 
 def allowed(catalog, prompts):

@@ -38,7 +38,7 @@ trainer = make_trainer(
 )
 if servers:  # a transfer takes its time, and the second process draws late: in the midst of it, if nobody waits
     if trainer.args.process_index == 0:
-        trainer.rollouts.engine._send = late(0.2, trainer.rollouts.engine._send)
+        trainer.rollouts.engine.sender._each = late(0.2, trainer.rollouts.engine.sender._each)
     else:
         trainer.rollouts.engine.sample = late(0.3, trainer.rollouts.engine.sample)
 trainer.train()

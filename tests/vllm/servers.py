@@ -9,8 +9,13 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from samplers.rollouts.client import ServerEngine
+from samplers.rollouts.engine import WeightMeta
+from samplers.rollouts.http_weights import HTTPWeights
+from samplers.rollouts.servers import Servers
+from samplers.rollouts.weights import PolicySource
 
 ROOT = Path(__file__).parents[2]
 KEY = "a key of more than 16 characters"
@@ -28,11 +33,29 @@ SHAPE = dict(
 LONGEST = 1 + 20 * 4
 
 
-class Servers:
-    """Two rollout servers from one checkpoint; url a and url b."""
+def recipe(servers, port):
+    command = ["recipes/rollout_server.py", "--port", str(port), "--max_history", "20"]
+    return [*command, "--model", servers.folder / "model", "--data", servers.folder / "data"]
 
-    def __init__(self, model, catalog, tokenizer, folder):
-        self.model, self.catalog, self.folder = model, catalog, folder
+
+def small_model(catalog, tokenizer, **settings):
+    torch.manual_seed(0)
+    shape = SHAPE | dict(vocab_size=len(tokenizer), catalog_fingerprint=catalog.fingerprint) | settings
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model("qwen3", **shape)).eval()
+    for parameter in model.parameters():
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=0.2)
+    return model
+
+
+class RunningServers:
+    """Two rollout servers from one checkpoint; url a and url b.
+
+    command: (these servers, port) -> what starts one, by default the recipe.
+    """
+
+    def __init__(self, model, catalog, tokenizer, folder, command=recipe):
+        self.model, self.catalog, self.folder, self.command = model, catalog, folder, command
         model.save_pretrained(folder / "model")
         tokenizer.save_pretrained(folder / "model")
         (folder / "model/flow_heads").mkdir()  # as a run has it, and no business of the engine
@@ -43,11 +66,16 @@ class Servers:
         self.processes = [self.process(port) for port in self.ports]
 
     def process(self, port, **environment):
-        command = [sys.executable, "recipes/rollout_server.py", "--port", str(port), "--max_history", "20"]
-        settings = {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "GFLOWGR_API_KEY": KEY} | environment
+        command = [sys.executable, *self.command(self, port)]
+        settings = {
+            "PYTHONPATH": str(ROOT),
+            "OMP_NUM_THREADS": "1",
+            "HF_HUB_OFFLINE": "1",
+            "GFLOWGR_API_KEY": KEY,
+        } | environment
         with open(self.folder / f"{port}.log", "ab") as log:
             return subprocess.Popen(
-                [*command, "--model", self.folder / "model", "--data", self.folder / "data"],
+                command,
                 cwd=ROOT,
                 env=os.environ | settings,
                 stdout=log,
@@ -59,7 +87,7 @@ class Servers:
 
     def wait(self):
         """Return when both answer."""
-        end = time.monotonic() + 180
+        end = time.monotonic() + 300
         for process, port in zip(self.processes, self.ports, strict=True):
             while f"http://127.0.0.1:{port}" not in self.log(port):
                 assert process.poll() is None and time.monotonic() < end, self.log(port)[-3000:]
@@ -77,18 +105,36 @@ class Servers:
         self.processes[number].kill()
         self.processes[number].wait()
 
-    def engine(self, urls=None, **settings):
+    def engine(self, urls=None, run="run", send=True, **settings):
         known = dict(catalog_fingerprint=self.catalog.fingerprint, vocabulary=self.model.config.vocab_size)
-        known["levels"] = self.catalog.trie.levels
-        other = dict(key=KEY, run="run", longest=LONGEST, timeout=60, bucket_bytes=40_000)
-        return ServerEngine(urls or self.urls, **(known | other | settings))
+        servers = Servers(urls or self.urls, **(known | dict(key=KEY, longest=LONGEST, timeout=60) | settings))
+        sender = HTTPWeights(servers, part_bytes=40_000) if send else None
+        return ServerEngine(servers, run=run, levels=self.catalog.trie.levels, sender=sender)
 
     def loaded(self, urls=None, version=0, **settings):
         """An engine whose servers have the model's weights."""
         engine = self.engine(urls, **settings)
-        engine.load(self.model.named_parameters(), version)
+        engine.load(PolicySource(self.model), version)
         engine.confirm_weights()
         return engine
+
+
+class Listed:
+    """Weights from a list, which is read once; `left`: whether some of it was not."""
+
+    def __init__(self, weights):
+        self.weights = list(weights)
+        self.rest = iter(self.weights)
+
+    def metadata(self):
+        return [WeightMeta(name, weight.dtype, tuple(weight.shape)) for name, weight in self.weights]
+
+    def __iter__(self):
+        return self.rest
+
+    @property
+    def left(self):
+        return next(self.rest, None) is not None
 
 
 def free_ports(count):

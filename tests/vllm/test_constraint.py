@@ -69,7 +69,7 @@ def test_an_engine_without_its_catalogue_is_refused(catalog, tokenizer, tmp_path
 
 
 def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path, monkeypatch):
-    """V2 needs a GPU's Triton to run as a whole; its processor is given the runner's buffers as they are documented."""
+    """V2's processor is given the runner's buffers as they are documented; v2_runner.py has it in a running engine."""
     from vllm import SamplingParams
     from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
     from vllm.v1.worker.cpu.buffer_utils import UvaBuffer

@@ -4,6 +4,7 @@ import json
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -12,9 +13,14 @@ import torch
 from safetensors.torch import save
 
 from catalog.errors import InputError, RunError
-from samplers.rollouts.client import MOST_PROMPTS, ServerEngine
+from samplers.rollouts.client import ServerEngine
+from samplers.rollouts.http_client import request
+from samplers.rollouts.http_weights import HTTPWeights
+from samplers.rollouts.servers import MOST_PROMPTS, Servers
+from samplers.rollouts.wire import PART_BYTES
 from tests import http_server
 from tests.raising import raises
+from tests.vllm.servers import Listed
 
 pytestmark = pytest.mark.vllm  # which brings uvicorn and fastapi
 
@@ -27,7 +33,7 @@ EXTEND = {"version": "run:0", "prompts": [[1, 2], [3, 4]], "prefix": 1, "width":
 class Engine:
     """Answers what `spoil` makes of a right draw; of weights it takes those called `right`."""
 
-    version, exact = 0, True
+    version, dtype = 0, torch.float32
 
     def __init__(self, spoil=lambda tokens, log_pf: (tokens, log_pf)):
         self.spoil, self.asked = spoil, []
@@ -50,16 +56,14 @@ def served(engine, catalog):
     """A context with the url of the real app around an engine."""
     from samplers.rollouts.server import make_app
 
-    return http_server.served(
-        make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST, part_bytes=10_000)
-    )
+    return http_server.served(make_app(engine, key=KEY, catalog=catalog, vocabulary=VOCABULARY, longest=LONGEST))
 
 
 @contextmanager
 def raw(catalog, answer):
     """The url of a server that is healthy, takes weights and writes the chunks of `answer` to everybody who draws."""
     health = {"version": "run:0", "catalog_fingerprint": catalog.fingerprint, "vocabulary": VOCABULARY}
-    right = json.dumps(health | {"longest": LONGEST, "exact": True}).encode()
+    right = json.dumps(health | {"longest": LONGEST, "dtype": "float32"}).encode()
 
     def serve(connection):
         with connection:
@@ -99,9 +103,10 @@ def slowly(content):
 @pytest.fixture
 def client(catalog):
     def make(*urls, **settings):
-        known = dict(catalog_fingerprint=catalog.fingerprint, levels=LEVELS, vocabulary=VOCABULARY, longest=LONGEST)
-        engine = ServerEngine(urls, **(known | dict(key=KEY, run="run", timeout=1.5) | settings))
-        engine.load([("right", torch.ones(2))], 0)
+        known = dict(catalog_fingerprint=catalog.fingerprint, vocabulary=VOCABULARY, longest=LONGEST, key=KEY)
+        servers = Servers(urls, **(known | dict(timeout=1.5) | settings))
+        engine = ServerEngine(servers, run="run", levels=LEVELS, sender=HTTPWeights(servers, part_bytes=64))
+        engine.load(Listed([("right", torch.ones(2))]), 0)
         engine.confirm_weights()
         return engine
 
@@ -161,16 +166,17 @@ def test_a_bad_request_is_told_and_never_reaches_the_engine(good, client, catalo
 def test_weights_that_are_not_the_model_s_are_told_and_others_taken(good, client):
     url = good[1]
 
-    def put(part, last, **tensors):
-        params = {"version": "run:0", "part": part, "last": last}
-        body = save({name: torch.ones(size) for name, size in tensors.items()})
-        return requests.put(url + "/weights", params=params, data=body, headers=HEADER, timeout=5).status_code
+    def post(**change):
+        asked = {"version": "x", "part_bytes": 64, "names": ["wrong"], "dtypes": ["float32"], "shapes": [[4]]}
+        return requests.post(url + "/weights", json=asked | change, headers=HEADER, timeout=5).status_code
 
-    assert put(0, False, wrong=1) == 400
-    assert put(1, True) == 409  # nothing is drawn with half of them
-    assert put(0, False, right=3000) == 413
+    assert post() == 200
+    params = {"version": "x", "part": 0}
+    assert requests.put(url + "/weights", params=params, data=bytes(16), headers=HEADER, timeout=5).status_code == 400
+    assert requests.post(url + "/sample", json=SAMPLE, headers=HEADER, timeout=5).status_code == 409
+    assert post(part_bytes=PART_BYTES + 16) == 400
     engine = client(url)
-    engine.load([("wrong", torch.ones(2))], 1)
+    engine.load(Listed([("wrong", torch.ones(2))]), 1)
     with raises(RunError):
         engine.confirm_weights()
     assert client(url).sample([[1]], 1, [0])[0].shape == (1, 1, LEVELS)
@@ -179,9 +185,9 @@ def test_weights_that_are_not_the_model_s_are_told_and_others_taken(good, client
 def test_a_body_is_bounded_in_size_however_it_is_sent_and_in_time(good, monkeypatch):
     engine, url = good
     monkeypatch.setattr("serving.http_limits.BODY_SECONDS", 0.5)
-    path = url + "/weights?version=x&part=0&last=false"
-    assert requests.put(path, data=bytes(20_000), headers=HEADER, timeout=5).status_code == 413
-    assert requests.put(path, data=iter([bytes(5000)] * 4), headers=HEADER, timeout=5).status_code == 413
+    for send in (requests.post, requests.put):
+        assert send(url + "/sample", data=bytes(10**6), headers=HEADER, timeout=5).status_code == 413
+        assert send(url + "/sample", data=iter([bytes(10**5)] * 9), headers=HEADER, timeout=5).status_code == 413
     started = time.monotonic()
     with socket.create_connection(("127.0.0.1", int(url.rsplit(":")[-1])), timeout=5) as connection:
         head = f"POST /sample HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: 100\r\n\r\n{{"
@@ -234,7 +240,7 @@ def test_a_server_whose_draws_cannot_be_is_left_out(name, good, client, catalog,
         engine = client(bad, good[1])
         tokens, log_pf = engine.sample([[1], [2], [3]], 2, [0, 1, 2])
         assert tokens.shape == log_pf.shape == (3, 2, LEVELS) and (tokens == 1).all() and (log_pf == -1).all()
-        (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
+        (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.servers"]
         assert bad in warning and good[1] not in warning
         with raises(RunError):
             client(bad).sample([[1]], 2, [0])
@@ -272,7 +278,46 @@ def test_a_server_that_answers_no_draw_is_left_out_in_time(name, good, client, c
         engine = client(bad, good[1])
         started = time.monotonic()
         assert engine.sample([[1], [2], [3]], 2, [0, 1, 2])[0].shape == (3, 2, LEVELS)
-        assert time.monotonic() - started < 4 and list(engine._down) == [bad]
+        assert time.monotonic() - started < 4 and list(engine.servers.down) == [bad]
+
+
+def test_what_waits_for_a_busy_engine_is_drawn_in_one_batch_as_it_would_be_alone(client, catalog):
+    engine, free = Engine(), threading.Event()
+
+    def by_seed(prompts, count, seeds):
+        tokens, log_pf = engine._draw(len(prompts), count, LEVELS)
+        free.wait(10)
+        return tokens * torch.tensor(seeds).view(-1, 1, 1), log_pf
+
+    engine.sample = by_seed
+    with served(engine, catalog) as url, ThreadPoolExecutor(17) as threads:
+        asking = client(url, timeout=10)
+        first = threads.submit(asking.sample, [[1]], 2, [0])
+        while not engine.asked:
+            time.sleep(0.01)
+        others = [threads.submit(asking.sample, [[1]] * 3, 2, [place] * 3) for place in range(16)]
+        time.sleep(0.3)
+        free.set()
+        assert all((one.result()[0] == place).all() for place, one in enumerate(others)) and first.result()
+    assert [shape[0] for shape in engine.asked] == [1, 48]
+
+
+def test_a_body_may_take_longer_than_the_connection(monkeypatch):
+    monkeypatch.setattr("samplers.rollouts.http_client.CONNECT_SECONDS", 0.2)
+
+    def read_late():
+        with listener.accept()[0] as connection:
+            time.sleep(0.6)
+            left = 4_000_000
+            while left > 0:
+                left -= len(connection.recv(2**20))
+            connection.sendall(ok(b"yes"))
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=read_late, daemon=True).start()
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        answer = request("PUT", url, {}, memoryview(bytes(4_000_000)), timeout=5, largest=10, retries=0)
+    assert answer.content == b"yes"
 
 
 def test_many_prompts_go_in_several_requests(good, client):

@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 import requests
 import torch
-from safetensors.torch import save
 
 from catalog import node_tokens
 from catalog.errors import InputError, RunError
 from interactions import PromptBuilder
 from policy import CausalPolicy
 from samplers.rollouts.sampler import RolloutSampler
+from samplers.rollouts.weights import PolicySource
 from tests.raising import raises
-from tests.vllm.servers import KEY, LONGEST, free_ports
+from tests.vllm.servers import KEY, LONGEST, Listed, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -43,10 +43,10 @@ def test_servers_draw_from_the_policy_whose_weights_they_were_sent(servers, cata
     model = copy.deepcopy(servers.model)
     policy = CausalPolicy(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
     engine = servers.engine()
-    assert engine.exact and engine.version == -1
+    assert engine.dtype == torch.float32 and engine.version == -1
     draws, beams = RolloutSampler(engine, policy), RolloutSampler(engine, policy, beams=True)
     for version in range(3):
-        engine.load(model.named_parameters(), version)
+        engine.load(PolicySource(model), version)
         engine.confirm_weights()
         found = draws.sample(prompts, 16, seed=5)
         torch.testing.assert_close(policy.log_probs(prompts, found.items).log_pf, found.log_pf, atol=1e-4, rtol=1e-4)
@@ -72,11 +72,11 @@ def test_a_draw_does_not_depend_on_the_server(servers, tokens):
 
 
 def test_a_process_that_does_not_send_draws_with_what_another_sent(servers, tokens):
-    sender, other = servers.engine(), servers.engine(sender=False)
-    taken = iter(list(servers.model.named_parameters()))
+    sender, other = servers.engine(), servers.engine(send=False)
+    taken = Listed(PolicySource(servers.model))
     other.load(taken, 7)
-    assert next(taken, None) is None  # gathering weights is collective
-    sender.load(servers.model.named_parameters(), 7)
+    assert not taken.left  # gathering weights is collective
+    sender.load(PolicySource(servers.model), 7)
     other.confirm_weights()
     assert torch.equal(other.sample(tokens, 4, range(4))[0], other.sample(tokens, 4, range(4))[0])
 
@@ -115,12 +115,12 @@ def test_what_the_engine_refuses_is_told_and_drops_no_server(servers, tokens):
 def test_weights_of_another_model_are_told_and_the_right_ones_taken(servers, tokens):
     engine = servers.loaded()
     expected = engine.sample(tokens, 2, range(4))[0]
-    name, weight = next(iter(servers.model.named_parameters()))
+    name, weight = next(servers.model.named_parameters())
     for wrong in ([("no.such.weight", weight)], [(name, weight[:, :3])]):
-        engine.load(wrong, 1)
+        engine.load(Listed(wrong), 1)
         with raises(RunError):
             engine.confirm_weights()
-    engine.load(servers.model.named_parameters(), 2)
+    engine.load(PolicySource(servers.model), 2)
     engine.confirm_weights()
     assert torch.equal(engine.sample(tokens, 2, range(4))[0], expected)
 
@@ -133,19 +133,30 @@ def test_nothing_is_told_without_the_key_and_nothing_is_unpickled(servers):
     for path in ("/docs", "/openapi.json", "/redoc"):
         assert requests.get(url + path, headers=header, timeout=10).status_code == 404
 
-    def put(version, part, last, body=b""):
-        params = {"version": version, "part": part, "last": last}
-        return requests.put(url + "/weights", params=params, data=body or save({}), headers=header, timeout=10)
+    def begin(version, **change):
+        asked = {"version": version, "part_bytes": 16, "names": ["x"], "dtypes": ["float32"], "shapes": [[8]]}
+        return requests.post(url + "/weights", json=asked | change, headers=header, timeout=10).status_code
+
+    def put(version, part, body=bytes(16)):
+        params = {"version": version, "part": part}
+        return requests.put(url + "/weights", params=params, data=body, headers=header, timeout=10).status_code
 
     def held():
         return requests.get(url + "/health", headers=header, timeout=10).json()["version"]
 
-    assert put("x:1", 0, False, b"\x80\x04cposix\nsystem\n.").status_code == 400
-    assert put("x:1", 0, False).status_code == 200 and held() is None
-    assert put("x:1", 2, True).status_code == 409  # part 1 went to a server that was killed
-    assert put("x:2", 1, True).status_code == 409
-    assert put("x:1", 1, True).status_code == 200 and held() == "x:1"
-    assert put("x:1", 1, True).status_code == 200 and held() == "x:1"  # its answer was lost
+    for wrong in ({"dtypes": ["Tensor"]}, {"dtypes": []}, {"part_bytes": 17}, {"shapes": [[-1]]}, {"names": []}):
+        assert begin("x:1", **wrong) == 400
+    assert put("x:1", 0) == 409  # not begun
+    assert begin("x:1") == 200 and held() is None
+    assert put("x:1", 0, b"\x80\x04cposix\nsystem\n.") == 400  # another size
+    assert put("x:1", 1) == 409  # part 0 went to a server that was killed
+    assert put("x:2", 0) == 409
+    assert put("x:1", 0) == 200 and put("x:1", 0) == 200  # its answer was lost
+    assert put("x:1", 1) == 400 and held() is None  # the model has no x
+    name, weight = next(servers.model.named_parameters())
+    rows = dict(names=[name], shapes=[list(weight.shape)], part_bytes=2**26)
+    assert begin("x:3", **rows) == 200 and put("x:3", 0, weight.detach().numpy().tobytes()) == 200
+    assert held() == "x:3" and put("x:3", 1) == 409 and held() == "x:3"
 
 
 def test_the_program_says_what_is_missing_before_it_starts_an_engine(servers):
@@ -167,7 +178,7 @@ def test_another_run_that_takes_the_servers_stops_this_one(servers, tokens, capl
     with raises(RunError):
         first.sample(tokens, 2, range(4))
     assert all(url in caplog.text for url in servers.urls)
-    first.load(servers.model.named_parameters(), 1)
+    first.load(PolicySource(servers.model), 1)
     first.confirm_weights()
     assert first.sample(tokens, 2, range(4))[0].shape == (4, 2, 4)
 
@@ -181,15 +192,15 @@ def test_a_server_that_hangs_is_left_out_after_the_time_limit(servers, tokens, c
     waited = time.monotonic() - started
     servers.processes[0].send_signal(signal.SIGCONT)  # it now finishes what nobody waits for
     assert torch.equal(drawn, expected) and waited < 10
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.servers"]
     assert f"{servers.urls[0]} does not answer" in warning and "timed out" in warning
-    engine.load(servers.model.named_parameters(), 1)
+    engine.load(PolicySource(servers.model), 1)
     engine.confirm_weights()
-    assert torch.equal(engine.sample(tokens, 4, range(4))[0], expected) and not engine._down
+    assert torch.equal(engine.sample(tokens, 4, range(4))[0], expected) and not engine.servers.down
 
 
 def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
-    caplog.set_level(logging.INFO, logger="samplers.rollouts.client")
+    caplog.set_level(logging.INFO, logger="samplers.rollouts")
     engine, seeds = servers.loaded(), range(0, 64_000, 1000)
     whole = servers.loaded([servers.urls[0]]).sample(many, DRAWS, seeds)
     with ThreadPoolExecutor(1) as threads:
@@ -198,7 +209,7 @@ def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
         assert not drawing.done()
         servers.kill(1)
         drawn = drawing.result(60)
-    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.servers"]
     assert servers.urls[1] in warning and servers.urls[0] not in warning
     assert drawn[0].shape == (64, DRAWS, 4)
     # rounding differs between batches of other sizes and may tip a draw in some ten thousand
@@ -208,10 +219,10 @@ def test_a_server_may_be_killed_and_come_back(servers, many, caplog):
 
     def next_version():
         caplog.clear()
-        engine.load(servers.model.named_parameters(), engine.version + 1)
+        engine.load(PolicySource(servers.model), engine.version + 1)
         engine.confirm_weights()
         assert torch.equal(engine.sample(many[:4], 4, range(4))[0], expected)
-        return [record.getMessage() for record in caplog.records if record.name == "samplers.rollouts.client"]
+        return [record.getMessage() for record in caplog.records if record.name.startswith("samplers.rollouts")]
 
     expected = engine.sample(many[:4], 4, range(4))[0]
     assert next_version() == []  # the one that is dead is no news
@@ -232,8 +243,8 @@ def test_without_any_server_a_run_ends(servers, many):
         servers.kill(1)
         with raises(RunError):
             drawing.result(30)
-    taken = iter(list(servers.model.named_parameters()))
+    taken = Listed(PolicySource(servers.model))
     engine.load(taken, 1)
-    assert next(taken, None) is None
+    assert not taken.left
     with raises(RunError):
         engine.confirm_weights()

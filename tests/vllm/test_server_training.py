@@ -90,6 +90,8 @@ def test_what_does_not_fit_is_told_before_training(servers, make_trainer, monkey
         make_trainer(**(settings | {"model": SHAPE | {"vocab_size": 64}}))
     with pytest.raises(ValueError, match="larger --max_history"):
         make_trainer(**(settings | {"max_history": 25}))
+    with pytest.raises(ValueError, match="sends from a GPU"):
+        make_trainer(**(settings | {"weight_transfer": "nccl"}))
     with pytest.raises(ValueError, match="vllm_server_base_url is empty"):
         make_trainer(**(settings | {"vllm_server_base_url": []}))
     with pytest.raises(ValueError, match="vllm_enable_sleep_mode is of"):

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor, nn
 
-from catalog import PADDING, SOURCES, Trajectories
+from catalog import DENSE_ITEMS, PADDING, SOURCES, Trajectories
 from catalog.errors import InputError
 from catalog.settings import at_least, check_known
 from evaluation.match import MATCH_ITEMS, match_metrics
@@ -22,6 +22,9 @@ from trainer.objectives import OBJECTIVES, FlowInputs, Objective
 from trainer.rollout_config import RolloutConfig
 from trainer.runtime.best_model import bare_metric
 from trainer.scoring.scorer import TargetScorer
+
+REWARD_ITEMS = 200
+"""What reward_items is by default where the catalogue is large."""
 
 
 @dataclass
@@ -56,9 +59,18 @@ class GFlowNetConfig(RolloutConfig):
     keep_flows: bool = field(
         default=False,
         metadata={
-            "help": "Compute the flows along a row's history once and keep them for later epochs, in main memory: 4 "
-            "bytes for each child on the paths, about 10 kB for 8 items of 4 codes of 256. So too those of the target "
-            "where it is the only trajectory. Needs rewards that say the same of a row at any time."
+            "help": "Compute the flows along a row's history once and keep them for later epochs, in a memory-mapped "
+            "file in output_dir: 4 bytes for each child on the paths, with reward_items 8 for each that differs from "
+            "the others. So too those of the target where it is the only trajectory. Needs rewards that say the same "
+            "of a row at any time. A row then stays with one process."
+        },
+    )
+    reward_items: int | None = field(
+        default=None,
+        metadata={
+            "help": "How many items of a prompt have rewards of their own, a recommender's best and what other rewards "
+            "name; all others share one, and no step touches the whole catalogue. 0 scores every item. By default 0 "
+            f"up to {DENSE_ITEMS:,} items, and {REWARD_ITEMS} beyond."
         },
     )
     subtb_lambda: float = field(
@@ -103,7 +115,7 @@ class GFlowNetConfig(RolloutConfig):
         check_known(self.objective, OBJECTIVES, problem, field="objective")
         at_least(self, 0, "reward_floor", "reward_floor_end", "residual_clip", "subtb_lambda", strictly=True)
         at_least(self, 0, "reward_temperature", "reward_temperature_end", "flow_lr_multiplier", strictly=True)
-        at_least(self, 0, "flow_weight", "reference_weight", "match_rows")
+        at_least(self, 0, "flow_weight", "reference_weight", "match_rows", "reward_items")
         if self.flow_positions == "all":
             self._check_history()
         if self.keep_flows:
@@ -161,6 +173,28 @@ class GFlowNetConfig(RolloutConfig):
     @property
     def numbers_rows(self) -> bool:
         return self.keep_flows
+
+    keeps_rows = numbers_rows
+
+    @property
+    def has_target(self) -> bool:
+        return True
+
+    def named_items(self, items: int) -> int:
+        """How many items of a prompt have rewards of their own in a catalogue of `items`, 0 where all have.
+
+        Raises InputError where there are not so many.
+        """
+        if self.reward_items is None:
+            return 0 if items <= DENSE_ITEMS else REWARD_ITEMS
+        if self.reward_items > items:
+            raise InputError(
+                f"reward_items={self.reward_items}: the catalogue has {items} items.",
+                remedy="Lower it, or set 0 to score all of them.",
+                field="reward_items",
+                value=self.reward_items,
+            )
+        return self.reward_items
 
     @property
     def flow_head(self) -> str | None:

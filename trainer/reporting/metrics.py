@@ -27,6 +27,7 @@ METRICS = {
     "reward/target_mass": "share of the catalogue's whole reward, after floor and temperature, on the target",
     "reward/floor_mass": "share on items below the floor, the target left out",
     "reward/rest_mass": "share on all other items; the three sum to 1",
+    "reward/cut_mass": "share of a reward's mass beyond reward_items, which counts as nothing; of the worst term",
     "reward/floor_share": "share of trajectories whose reward is below the floor",
     "sampler/valid_share": "share of trajectories that are a semantic ID of the catalogue",
     "sampler/distinct_share": "share of a prompt's trajectories that are distinct items",

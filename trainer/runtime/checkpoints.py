@@ -19,8 +19,17 @@ from catalog.files import broken, seal, sealed
 from interactions.provenance import Provenance
 from policy.folders import finished
 from trainer.config import TrainingConfig
-from trainer.runtime.checkpoint_files import check_resumable, find_checkpoint, make_universal, newest, put, unfinished
+from trainer.runtime.checkpoint_files import (
+    check_resumable,
+    check_savable,
+    find_checkpoint,
+    make_universal,
+    newest,
+    put,
+    unfinished,
+)
 from trainer.runtime.export import unmark
+from trainer.runtime.preflight import check_alike
 from trainer.runtime.processes import Processes
 from trainer.runtime.provenance import IN_MEMORY
 
@@ -42,6 +51,7 @@ class RunCheckpoints:
         self, args: TrainingConfig, processes: Processes, model: nn.Module, runtime_info: dict[str, Any]
     ) -> None:
         self._args, self._processes, self._model, self._runtime_info = args, processes, model, runtime_info
+        check_savable(processes.accelerator)
         self._folder = Path(args.output_dir)
         self.saving: Path | None = None
         self.saved_at = 0  # the step of the last checkpoint
@@ -66,7 +76,11 @@ class RunCheckpoints:
     # to go on
 
     def find(self, asked: str | bool | None, provenance: Provenance) -> Path | None:
-        """The checkpoint to resume, None to begin; every process calls it. Raises InputError for one of another run."""
+        """The checkpoint to resume, None to begin; every process calls it.
+
+        Raises InputError for one of another run, and where another process has another run.
+        """
+        check_alike(self._accelerator, provenance)
 
         def look() -> tuple[Path, dict[str, Any]] | None:
             folder = find_checkpoint(asked, self._folder)

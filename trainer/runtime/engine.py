@@ -2,7 +2,6 @@
 
 import os
 import secrets
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +13,10 @@ from catalog import Catalog
 from catalog.errors import InputError
 from interactions.prompts import PromptBuilder
 from samplers import RolloutEngine
-from samplers.rollouts.client import ServerEngine
+from samplers.rollouts.client import ServerEngine, WeightSender
+from samplers.rollouts.http_weights import HTTPWeights
+from samplers.rollouts.servers import Servers, is_local_url
+from samplers.rollouts.vllm_weights import VLLMWeights
 from serving.listening import KEY
 from trainer.rollout_config import RolloutConfig
 
@@ -45,14 +47,13 @@ def make_engine(
         )
     if args.vllm_mode == "server":
         return _servers(args, accelerator, model, prompts, catalog)
-    from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+    from samplers.rollouts.skeleton import cached_skeleton
+    from samplers.rollouts.vllm_engine import VLLMEngine
 
     assert isinstance(args.vllm_engine, dict)  # by RolloutConfig
     settings: dict[str, Any] = dict(args.vllm_engine)
-    folder = Path(args.output_dir) / "vllm"
-    with accelerator.main_process_first():
-        if accelerator.is_local_main_process:
-            save_skeleton(folder, accelerator.unwrap_model(model), tokenizer, catalog)
+    with accelerator.local_main_process_first():  # the others of a node then find it written
+        folder, catalogue = cached_skeleton(accelerator.unwrap_model(model), tokenizer, catalog)
     size = settings.get("tensor_parallel_size", 1)
     if accelerator.num_processes % size:
         raise InputError(
@@ -70,7 +71,7 @@ def make_engine(
     half = args.bf16 or next(model.parameters()).dtype == torch.bfloat16
     engine = VLLMEngine(
         folder,
-        folder / "catalog",
+        catalogue,
         longest=prompts.longest,
         dtype=settings.pop("dtype", "bfloat16" if half else "float32"),
         weights=False,
@@ -90,16 +91,47 @@ def _servers(
             remedy="Give it the servers' key.",
             field="vllm_mode",
         )
+    if args.weight_transfer != "http":
+        check_transfer(args, accelerator)
     run = broadcast_object_list([secrets.token_hex(8)])[0]  # two runs on one server must notice each other
-    return ServerEngine(
+    servers = Servers(
         args.vllm_server_base_url,
         key=key,
-        run=run,
         catalog_fingerprint=catalog.fingerprint,
-        levels=prompts.trie.levels,
         vocabulary=model.config.vocab_size,
         longest=prompts.longest,
+        weight_transfer=args.weight_transfer,
         timeout=args.rollout_timeout,
         wait=args.vllm_server_timeout,
-        sender=accelerator.is_main_process,
     )
+    sender = _sender(args.weight_transfer, servers) if accelerator.is_main_process else None
+    return ServerEngine(servers, run=run, levels=prompts.trie.levels, sender=sender)
+
+
+def _sender(weight_transfer: str, servers: Servers) -> WeightSender:
+    if weight_transfer == "http":
+        return HTTPWeights(servers)
+    from samplers.rollouts.vllm_groups import JOINS
+
+    return VLLMWeights(servers, JOINS[weight_transfer])
+
+
+def check_transfer(args: RolloutConfig, accelerator: Accelerator) -> None:
+    """Raise InputError where vLLM's weight transfer cannot serve this run, SetupError where vLLM is missing."""
+    from samplers.rollouts.vllm_engine import check_vllm
+
+    wrong = ""
+    if accelerator.device.type != "cuda":
+        wrong = f"it sends from a GPU, and this run's weights are on {accelerator.device.type}"
+    elif args.weight_transfer == "ipc" and accelerator.num_processes > 1:
+        wrong = f"it serves a run of one process on the server's GPU, and this one has {accelerator.num_processes}"
+    elif args.weight_transfer == "ipc" and not all(map(is_local_url, args.vllm_server_base_url)):
+        wrong = f"the server must be on this machine, and the urls are {', '.join(args.vllm_server_base_url)}"
+    if wrong:
+        raise InputError(
+            f"weight_transfer={args.weight_transfer}: {wrong}.",
+            remedy="Set weight_transfer: http, which serves every run.",
+            field="weight_transfer",
+            value=args.weight_transfer,
+        )
+    check_vllm()

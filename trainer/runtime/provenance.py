@@ -49,7 +49,13 @@ FREE: dict[str, tuple[str, ...]] = {
         *("ddp_static_graph", "ddp_timeout"),
         *("dataloader_multiprocessing_context", "dataloader_num_workers", "dataloader_persistent_workers"),
         *("dataloader_pin_memory", "dataloader_prefetch_factor"),
-        *("vllm_server_base_url", "vllm_server_timeout", "rollout_timeout", "vllm_enable_sleep_mode"),
+        *(
+            "vllm_server_base_url",
+            "vllm_server_timeout",
+            "rollout_timeout",
+            "weight_transfer",
+            "vllm_enable_sleep_mode",
+        ),
     ),
 }
 """Settings that a resumed run may have otherwise than its checkpoint. Every other one decides the run."""

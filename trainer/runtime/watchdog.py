@@ -67,19 +67,16 @@ class Watchdog:
             self._where = where
 
     def _look(self) -> None:
-        names = [f"gflowgr/watch/{rank}" for rank in range(self.processes)]
-        last, changed = [b""] * self.processes, [time.monotonic()] * self.processes
+        last, changed = "", time.monotonic()
         try:
             store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
             while True:
-                store.set(names[self.rank], f"{self._beats}|{self._where}")
-                # to ask for what nobody has told yet, or will any more, would wait
-                told = [store.get(name) if store.check([name]) else b"0|its start" for name in names]
-                now = time.monotonic()
-                changed = [now if new != old else at for new, old, at in zip(told, last, changed, strict=True)]
-                last = told
-                if self._where and now - changed[self.rank] > self.patience:
-                    self._abort(told)
+                here, now = f"{self._beats}|{self._where}", time.monotonic()
+                store.set(_key(self.rank), here)
+                if here != last:
+                    last, changed = here, now
+                elif self._where and now - changed > self.patience:
+                    self._abort(store)
                 if self._over.wait(min(5.0, self.patience / 10)):
                     return
                 if os.getppid() != self._launcher:
@@ -87,7 +84,11 @@ class Watchdog:
         except DistError:  # the store lives in the launcher
             return self.stop()
 
-    def _abort(self, told: list[bytes]) -> None:
+    def _abort(self, store: TCPStore) -> None:
+        # read only now, and not at every look: each process would ask the one store for as many keys as there are
+        # processes. To ask for what nobody has told yet, or will any more, would wait
+        keys = map(_key, range(self.processes))
+        told = [store.get(key) if store.check([key]) else b"0|its start" for key in keys]
         beats = [int(entry.split(b"|")[0]) for entry in told]
         behind = [rank for rank, count in enumerate(beats) if count == min(beats)]
         names, where = ", ".join(map(str, behind)), told[behind[0]].split(b"|")[1].decode()
@@ -98,3 +99,8 @@ class Watchdog:
         )
         faulthandler.dump_traceback(sys.stderr)
         os._exit(1)
+
+
+def _key(rank: int) -> str:
+    """Where a process writes how often it has gone on, and what it was doing."""
+    return f"gflowgr/watch/{rank}"

@@ -121,7 +121,7 @@ def cast_frozen(model: PreTrainedModel, accelerator: Accelerator) -> None:
         return
     dtype = torch.float16 if accelerator.mixed_precision == "fp16" else torch.bfloat16
     if accelerator.distributed_type == DistributedType.FSDP:
-        model.to(dtype=dtype)  # type: ignore[call-arg]  # as of any module
+        nn.Module.to(model, dtype)
     head = model.get_output_embeddings()
     for layer in model.modules():
         if isinstance(layer, nn.Linear | Conv1D) and layer is not head:

@@ -16,7 +16,7 @@ def environment(monkeypatch):
 
 def test_a_missing_vllm_is_told_with_the_extra_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(SetupError, match=r"gflowgr\[rollouts\]"):
+    with pytest.raises(SetupError, match=r"-e .\.\[rollouts\]"):
         check_vllm()
 
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from samplers.rollouts.weights import buckets, policy_weights
+from samplers.rollouts.weights import PolicySource, buckets, policy_weights
 
 LINEAR = ["q_proj", "v_proj", "down_proj"]
 CONV1D = ["c_attn", "c_proj", "c_fc"]
@@ -54,6 +54,19 @@ def with_lora(make_model):
         return model.eval()
 
     return make
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_a_source_knows_what_it_will_give_and_rounds_what_is_wider(dtype, tied, make_model, with_lora):
+    for model in (make_model(tie_word_embeddings=tied), with_lora(tied=tied, target_modules=["q_proj"])):
+        source = PolicySource(model, dtype=dtype)
+        given = [(name, weight.dtype, tuple(weight.shape)) for name, weight in source]
+        assert given == source.metadata() and {kind for _, kind, _ in given} == {dtype or torch.float32}
+        exact = weights_of(model)
+        same({name: weight.clone() for name, weight in source}, {n: w.to(dtype or w.dtype) for n, w in exact.items()})
+    half = make_model().bfloat16()
+    assert {weight.dtype for _, weight in PolicySource(half, dtype=torch.float32)} == {torch.bfloat16}
 
 
 def merged(model, folder):

@@ -1,0 +1,64 @@
+"""A recommender's best items are the best of its probabilities, however they are found."""
+
+import numpy as np
+import pytest
+import torch
+from scipy.sparse import csr_matrix
+from torch import Tensor
+
+from recommenders import ALS, BatchRecommender, ItemKNN, Mixture, Popularity, SASRec
+from recommenders import top as module
+from recommenders.batch import best_items
+from recommenders.sasrec import Network, SASRecSettings
+from recommenders.top import find_top, top_of
+
+ITEMS = 70
+RNG = np.random.default_rng(0)
+HISTORIES = [RNG.integers(0, ITEMS, n).tolist() for n in (1, 4, 9, 2, 6)]
+WITHOUT = [sorted({*row, int(RNG.integers(ITEMS))}) for row in HISTORIES]
+TAKEN = csr_matrix((RNG.random((90, ITEMS)) < 0.1).astype(np.float32))
+PARTS = {
+    "item_knn": ItemKNN.fit(TAKEN, 12, 0.8),
+    "popularity": Popularity.fit(TAKEN),
+    "als": ALS(torch.randn(ITEMS, 8, generator=torch.Generator().manual_seed(1)), 3.0, 0.9, 30.0, 0.1),
+    "sasrec": SASRec(Network(ITEMS, SASRecSettings(dimensions=8)), SASRecSettings(dimensions=8), 0.3),
+}
+PARTS["mixture"] = Mixture({name: PARTS[name] for name in ("item_knn", "als")}, {"item_knn": 1.0, "als": 2.0})
+
+
+@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("k", [5, ITEMS])
+def test_the_top_is_that_of_all_probabilities(name, k, monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 16)
+    monkeypatch.setattr(module, "ENTRIES", 2 * ITEMS)  # few rows and few items at once
+    model = PARTS[name]
+    for without in (None, WITHOUT):
+        found, chances = find_top(model, HISTORIES, k, without), model.probabilities(HISTORIES, without)
+        expected = chances.topk(k).values
+        shown = found.probabilities.where(found.items >= 0, 0.0)
+        torch.testing.assert_close(shown, expected, atol=1e-6, rtol=1e-5)
+        held = found.items >= 0
+        torch.testing.assert_close(chances.gather(1, found.items.clamp(min=0))[held], found.probabilities[held])
+        assert all(len(set(row)) == len(row) for row in ([i for i in row if i >= 0] for row in found.items.tolist()))
+
+
+def test_without_a_neighbor_all_items_are_alike():
+    found = PARTS["item_knn"].top([[], [3]], 4)
+    assert found.items[0].tolist() == [-1] * 4 and found.rest.tolist() == pytest.approx([1 / ITEMS, 0])
+    dense = top_of(PARTS["item_knn"].probabilities([[], [3]]), 4)
+    torch.testing.assert_close(dense.rest, found.rest)
+
+
+def test_the_last_answer_is_kept_and_a_shorter_one_taken_from_it(prompts):
+    class Counting(Popularity):
+        asked = 0
+
+        def top(self, *given) -> Tensor:
+            Counting.asked += 1
+            return super().top(*given)
+
+    ask = BatchRecommender(Counting(torch.arange(48.0)))
+    long, short = best_items(ask, prompts, 20), best_items(ask, prompts, 5)
+    assert Counting.asked == 1 and torch.equal(long.items[:, :5], short.items) and short.items.shape[1] == 5
+    best_items(ask, prompts, 30)
+    assert Counting.asked == 2

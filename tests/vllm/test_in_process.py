@@ -17,5 +17,5 @@ V2 = {"TRITON_INTERPRET": "1", "VLLM_USE_V2_MODEL_RUNNER": "1"}
 def test_everything_in_one_process(file):
     command = [sys.executable, "-m", "pytest", "-q", f"tests/vllm/{file}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"} | (V2 if file == "v2_runner.py" else {})
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-6000:]

@@ -91,8 +91,14 @@ def test_every_run_leaves_its_config_environment_log_and_metrics(make_trainer):
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     shown = {name for record in records for name in record if "/" in name}
     ours = {name for name in METRICS if "/" in name and not name.startswith(("rewards/", "clip_ratio/"))}
-    # of flow_kl and flow_positions, and of vLLM
-    assert shown == ours - {"flow/divergence", "objective/history_loss", "time/sync_ms", "time/wait_ms"}
+    # of flow_kl, flow_positions and reward_items, and of vLLM
+    assert shown == ours - {
+        "flow/divergence",
+        "objective/history_loss",
+        "reward/cut_mass",
+        "time/sync_ms",
+        "time/wait_ms",
+    }
     assert all(record["sampler/valid_share"] == 1.0 for record in records if "loss" in record)
     assert json.loads((folder / "metrics.json").read_text())["train"]["step"] == 3
 

@@ -70,7 +70,7 @@ class GFlowNetConfig(RolloutConfig):
         metadata={
             "help": "How many items of a prompt have rewards of their own, a recommender's best and what other rewards "
             "name; all others share one, and no step touches the whole catalogue. 0 scores every item. By default 0 "
-            f"up to {DENSE_ITEMS:,} items, and {REWARD_ITEMS} beyond."
+            "up to 50,000 items, and 200 beyond."
         },
     )
     subtb_lambda: float = field(

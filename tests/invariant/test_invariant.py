@@ -18,7 +18,6 @@ RUNS = {
     "vllm": (20, None, ("--engine", "vllm")),
     "zero2": (6, "cpu-zero2", ()),
     "zero3": (6, "cpu-zero3", ()),
-    "zero2-vllm": (3, "cpu-zero2", ("--engine", "vllm", "--only", "tb")),
     "zero3-vllm": (3, "cpu-zero3", ("--engine", "vllm", "--only", "tb")),
 }
 """Name of the record -> steps that are compared, the launch recipe if several processes train, what else is said."""
@@ -32,7 +31,6 @@ RUNS = {
         pytest.param("vllm", marks=pytest.mark.vllm),
         pytest.param("zero2", marks=pytest.mark.distributed),
         pytest.param("zero3", marks=pytest.mark.distributed),
-        pytest.param("zero2-vllm", marks=(pytest.mark.distributed, pytest.mark.vllm)),
         pytest.param("zero3-vllm", marks=(pytest.mark.distributed, pytest.mark.vllm)),
     ],
 )

@@ -9,41 +9,10 @@ from pathlib import Path
 
 import mkdocs_gen_files
 
-from experiments.arguments import (
-    CompareArguments,
-    EvaluateArguments,
-    ExportArguments,
-    RecommenderArguments,
-    ReproduceArguments,
-    RunArguments,
-    SuggestArguments,
-)
-from experiments.doctor import DoctorArguments
-from experiments.plan import PlanArguments
-from experiments.recommend_arguments import RecommendArguments
-from experiments.server_arguments import RolloutServerArguments, ServeArguments
+from experiments.programs import PROGRAMS
 from experiments.setting_tables import INHERITED, Group, Setting, groups_of, training_groups, training_methods
-from experiments.tune_arguments import TuneArguments
-from semantic_ids.settings import DataArguments, ExtendArguments
 
 ROOT = Path(__file__).parents[1]
-PROGRAMS = {
-    "prepare": DataArguments,
-    "extend": ExtendArguments,
-    "suggest": SuggestArguments,
-    "recommenders": RecommenderArguments,
-    "train": RunArguments,
-    "evaluate": EvaluateArguments,
-    "recommend": RecommendArguments,
-    "serve": ServeArguments,
-    "compare": CompareArguments,
-    "tune": TuneArguments,
-    "reproduce": ReproduceArguments,
-    "export": ExportArguments,
-    "plan": PlanArguments,
-    "rollout_server": RolloutServerArguments,
-    "doctor": DoctorArguments,
-}
 PACKAGES = {
     "trainer": "Trainers and their configs",
     "trainer.objectives": "Objectives, pure functions",

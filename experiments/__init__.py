@@ -15,6 +15,7 @@ From Python: `evaluate_run`, `recommend_users`, `compare_runs`, `run_sweep`, `fi
 - `tune`, `tune_arguments`, `search_space`, `tune_methods`, `fit_trial`: a search of settings
 - `tune_results`, `chosen`: what a search leaves, and how a recipe takes it up
 - `plan`, `memory`: what a run needs on GPUs; `doctor`: what this machine has and lacks
+- `programs`: every program with its settings
 - `trl_rows`: rows in TRL's form
 """
 

@@ -13,44 +13,16 @@ import torch
 from catalog import Trajectories
 from evaluation import METRIC_HELP
 from experiments.accelerated import split
-from experiments.arguments import (
-    CompareArguments,
-    EvaluateArguments,
-    ExportArguments,
-    RecommenderArguments,
-    ReproduceArguments,
-    RunArguments,
-    SuggestArguments,
-)
+from experiments.arguments import RunArguments
 from experiments.command_line import parse, setting
-from experiments.doctor import DoctorArguments
-from experiments.plan import PlanArguments
-from experiments.recommend_arguments import RecommendArguments
-from experiments.server_arguments import RolloutServerArguments, ServeArguments
-from experiments.tune_arguments import TuneArguments
+from experiments.programs import PROGRAMS
 from rewards import RewardParts, WeightedSum, load_reward
-from semantic_ids.settings import DataArguments, ExtendArguments
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix in (".py", ".yaml")]
-TYPES = {
-    "prepare": DataArguments,
-    "extend": ExtendArguments,
-    "suggest": SuggestArguments,
-    "recommenders": RecommenderArguments,
-    "evaluate": EvaluateArguments,
-    "recommend": RecommendArguments,
-    "export": ExportArguments,
-    "compare": CompareArguments,
-    "tune": TuneArguments,
-    "serve": ServeArguments,
-    "rollout_server": RolloutServerArguments,
-    "plan": PlanArguments,
-    "reproduce": ReproduceArguments,
-    "doctor": DoctorArguments,
-}
+TYPES = {name: kind for name, kind in PROGRAMS.items() if name != "train"}
 NAMES = "|".join([*TYPES, "train"])
 COMMAND = re.compile(
     r"\b(?:(?:python|accelerate launch) recipes/(\w+)\.py|(?:python|accelerate launch(?: --\w+ \S+)*) -m recipes\.(\w+)"

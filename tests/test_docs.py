@@ -4,11 +4,14 @@ import json
 import re
 import shlex
 import sys
+import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_model
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
@@ -105,6 +108,46 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
         4,
         48,
     )
+
+
+def test_the_neural_and_the_remote_reward_of_the_page_score(catalog, prompts, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reward.md").read_text(), re.S)
+    code = next(block for block in blocks if "class ClickModel" in block) + next(
+        b for b in blocks if "class Service" in b
+    )
+    (tmp_path / "rewards_of_the_page.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    torch.manual_seed(0)
+    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+    net = torch.nn.ModuleList([torch.nn.Embedding(48, 16), head])
+    save_model(net, str(tmp_path / "clicks.safetensors"))
+    items = torch.stack([prompts.target, prompts.history[:, -1]], 1)  # [B, 2]
+    drawn = Trajectories.from_items(items, catalog.trie.codes(items), "random")
+    clicks = load_reward("rewards_of_the_page:ClickModel", RewardParts(catalog), weights="clicks.safetensors")
+    user = net[0](prompts.history[2][prompts.history[2] >= 0]).mean(0)
+    expected = [head(torch.cat([user, net[0](item)])).sigmoid().item() for item in items[2]]
+    assert clicks(prompts, drawn)[2].tolist() == pytest.approx(expected, rel=1e-5)
+
+    asked = []
+
+    class Scores(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            scores = [
+                [item in known for item in row]
+                for row, known in zip(asked[0]["items"], asked[0]["histories"], strict=True)
+            ]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"scores": [[float(score) for score in row] for row in scores]}).encode())
+
+    with HTTPServer(("127.0.0.1", 0), Scores) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        scores = load_reward("rewards_of_the_page:Service", RewardParts(catalog), url=url)(prompts, drawn)
+    assert scores[:, 1].tolist() == [1.0] * len(items)  # the history's last item
+    assert asked[0]["items"][0][0] == catalog.item_ids[prompts.target[0]]
 
 
 def test_what_the_page_says_of_methods_stands_in_the_comparison():

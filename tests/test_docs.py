@@ -5,7 +5,7 @@ import re
 import shlex
 import sys
 import threading
-from dataclasses import replace
+from dataclasses import fields, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from trainer import METHODS, METRICS
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix in (".py", ".yaml")]
+OF_OTHER_PROGRAMS = ("compare", "data", "recommend", "recommenders", "scaling", "serving", "serving_vllm", "tuning")
 TYPES = {name: kind for name, kind in PROGRAMS.items() if name != "train"}
 NAMES = "|".join([*TYPES, "train"])
 COMMAND = re.compile(
@@ -85,6 +86,20 @@ def test_commands_are_understood(path, program, argv, monkeypatch):
         argv = ["--config", "recipes/beauty/cpu.yaml", *argv]
     types = (RunArguments, METHODS[setting(argv, "method")][1]) if program == "train" else (TYPES[program],)
     assert len(parse([*argv, "--use_cpu"] if program == "train" else argv, *types)) == len(types)
+
+
+def test_a_setting_of_training_is_explained_on_one_page():
+    kinds = (RunArguments, *(config for _, config in METHODS.values()))
+    known = {field.name for kind in kinds for field in fields(kind)}
+    explained = {name: set() for name in known}
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        section = re.search(r"^## Settings that matter\n(.*?)^## ", page.read_text(), re.S | re.M)
+        if section and page.stem not in OF_OTHER_PROGRAMS:
+            for cell in re.findall(r"^\| ([^|]*) \|", section[1], re.M):
+                for name in known & set(re.findall(r"`(\w+)`", cell)):
+                    explained[name].add(page.name)
+    assert {"samplers": {"sampler.md"}, "rewards": {"reward.md"}}.items() <= explained.items()
+    assert {name: pages for name, pages in explained.items() if len(pages) > 1} == {}
 
 
 def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from catalog import DENSE_ITEMS, Trie, exact_log_flow
+from evaluation.draws import DRAWS, chance_to_show
 
 MATCH_ITEMS = DENSE_ITEMS
 """Catalogs up to this size are compared item by item."""
@@ -16,8 +17,8 @@ def match_metrics(log_prob: Tensor, log_target: Tensor, trie: Trie) -> dict[str,
     share a semantic ID count as one, with the sum of their rewards.
 
     tv = 1/2 sum_x |P_F(x) - R(x)/Z|, from 0 to 1; kl = KL(R/Z || P_F); effective_items = exp(entropy), of P_F and of
-    R/Z; reward_correlation of log R and log P_F; entropy_l of the policy's choice of the l-th code, the mean over
-    prefixes as it reaches them.
+    R/Z; reward_correlation of log R and log P_F; drawn_mass the share of R/Z on what ten draws from P_F show, in
+    expectation; entropy_l of the policy's choice of the l-th code, the mean over prefixes as it reaches them.
     """
     target = exact_log_flow(log_target.float(), trie)[:, trie.first_leaf :].log_softmax(-1)  # [B, leaves]
     policy = log_prob[:, trie.item(trie.nodes_at(trie.levels))]  # [B, leaves]
@@ -28,6 +29,7 @@ def match_metrics(log_prob: Tensor, log_target: Tensor, trie: Trie) -> dict[str,
         "effective_items": _entropy(policy).exp(),
         "target_effective_items": _entropy(target).exp(),
         "reward_correlation": _correlation(policy, target),
+        f"drawn_mass@{DRAWS}": (q * chance_to_show(policy)).sum(-1),
     } | {f"entropy_{level}": value for level, value in enumerate(_level_entropies(policy, trie), 1)}
 
 

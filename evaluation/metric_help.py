@@ -18,7 +18,9 @@ class Metric(NamedTuple):
 
 
 RANKING = "Ranking of the held-out item"
+UNSEEN = "Ranking of items that are new to the user"
 VARIETY = "Variety of the top 10"
+DRAWN = "Ten draws from P_F"
 MATCH = "Match of P_F and R / Z"
 CODES = "Choice of a code"
 COST = "Cost"
@@ -28,6 +30,12 @@ METRIC_HELP = {
     "ndcg@k": Metric(RANKING, "NDCG@k", "like Recall@k, but place r counts 1 / log2(r + 1): 1, 0.63, 0.5, …", "higher"),
     "mrr@k": Metric(
         RANKING, "MRR@k", "mean of 1 / place of the held-out item, 0 if it is not among the first k", "higher"
+    ),
+    "unseen_recall@10": Metric(
+        UNSEEN, "Recall@10", "the same of the list without the items of the user's history", "higher"
+    ),
+    "unseen_ndcg@10": Metric(
+        UNSEEN, "NDCG@10", "the same of the list without the items of the user's history", "higher"
     ),
     "coverage@10": Metric(VARIETY, "Items", "share of the catalog that some user is shown", "higher"),
     "first_code_coverage@10": Metric(
@@ -39,9 +47,18 @@ METRIC_HELP = {
     "popularity@10": Metric(
         VARIETY, "Popularity", "training count of the shown items, as a multiple of the catalog's mean", None
     ),
+    "drawn_recall@10": Metric(
+        DRAWN, "Recall", "share of users whose held-out item is among ten independent draws, in expectation", "higher"
+    ),
+    "drawn_first_codes@10": Metric(
+        DRAWN, "First codes", "distinct first codes among a user's ten draws, in expectation", None, ".2f"
+    ),
     "tv": Metric(MATCH, "TV", "total variation between P_F and R / Z over all items; 0 = equal, 1 = apart", "lower"),
     "kl": Metric(MATCH, "KL", "KL(R / Z || P_F) over all items, in nats", "lower"),
     "reward_correlation": Metric(MATCH, "r", "correlation of log R and log P_F over all items", "higher"),
+    "drawn_mass@10": Metric(
+        MATCH, "Drawn mass", "share of R / Z on the items among ten draws from P_F, in expectation", "higher"
+    ),
     "effective_items": Metric(
         MATCH, "Effective items", "exp of the entropy of the policy's choice of an item", None, ".1f"
     ),

@@ -110,6 +110,17 @@ def ranking_metrics(ranked: np.ndarray, target: np.ndarray, eval_k: Sequence[int
     return metrics
 
 
+def without(ranked: np.ndarray, histories: Sequence[Sequence[int]]) -> np.ndarray:
+    """Ranked lists `[users, length]` without the items of as many histories, in their order; -1 pads them."""
+    lengths = [len(history) for history in histories]
+    seen = np.fromiter((item for history in histories for item in history), np.int64, sum(lengths))  # [events]
+    items = max(int(ranked.max(initial=0)), int(seen.max(initial=0))) + 1
+    users = np.arange(len(ranked))
+    gone = np.isin(users[:, None] * items + ranked, np.repeat(users, lengths) * items + seen) | (ranked < 0)
+    order = np.argsort(gone, axis=1, kind="stable")  # [users, length]
+    return np.take_along_axis(np.where(gone, -1, ranked), order, axis=1)
+
+
 def mean_metrics(per_user: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Mean over users of every metric, each `[users]` -> one number."""
     return {name: float(values.mean()) for name, values in per_user.items()}

@@ -40,7 +40,12 @@ def markdown_page(comparison: Comparison) -> str:
         InputError: a metric has no explanation.
     """
     tables = metric_tables(comparison.values, comparison.sections)
-    titles = {"results": "Results", "match": "Match of policy and reward", "cost": "Cost"}
+    titles = {
+        "results": "Results",
+        "draws": "Ten draws from the policy",
+        "match": "Match of policy and reward",
+        "cost": "Cost",
+    }
     parts = [f"# {comparison.title}", "\n".join(f"- {note}" for note in comparison.notes)]
     for name, table in tables.items():
         parts += [f"## {titles[name]}", markdown(table)]

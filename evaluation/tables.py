@@ -5,7 +5,7 @@ from typing import Literal, NamedTuple
 
 from evaluation.breakdown import Breakdown
 from evaluation.markdown import markdown_rows
-from evaluation.metric_help import COST, MATCH, in_order, metric_help
+from evaluation.metric_help import COST, DRAWN, MATCH, in_order, metric_help
 from evaluation.page_contents import Example, Sections, Values, spread
 from evaluation.significance import PairedTest
 
@@ -52,13 +52,13 @@ class Table(NamedTuple):
 
 
 def metric_tables(values: Values, sections: Sections) -> dict[str, Table]:
-    """The tables "results", "match" and "cost", those that have something to show; see `metric_table`.
+    """The tables "results", "draws", "match" and "cost", those that have something to show; see `metric_table`.
 
     Raises:
         InputError: a metric has no explanation.
     """
-    parts: dict[str, list[str]] = {"results": [], "match": [], "cost": []}
-    part_of_group = {MATCH: "match", COST: "cost"}
+    parts: dict[str, list[str]] = {"results": [], "draws": [], "match": [], "cost": []}
+    part_of_group = {DRAWN: "draws", MATCH: "match", COST: "cost"}
     for name in metric_names(values):
         parts[part_of_group.get(metric_help(name).group, "results")].append(name)
     return {part: metric_table(values, sections, names) for part, names in parts.items() if names}

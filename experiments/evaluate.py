@@ -13,7 +13,8 @@ from catalog import Catalog
 from catalog.errors import InputError
 from catalog.progress import progress
 from evaluation import diversity_metrics, mean_metrics, ranking_metrics
-from evaluation.ranking import EVAL_K
+from evaluation.draws import draw_metrics
+from evaluation.ranking import EVAL_K, without
 from experiments.arguments import EvaluateArguments, RecommenderArguments
 from experiments.evaluations import (
     HELD_OUT,
@@ -30,6 +31,7 @@ from experiments.match import MATCH_USERS, comparable, match_reward, reward_reco
 from interactions import Splits, load_prepared, training_counts, untrained
 from interactions.provenance import Provenance
 from interactions.rows import unrankable
+from policy import inference
 from recommenders import (
     GenerativeRecommender,
     Guide,
@@ -90,6 +92,10 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             guide=guide,
         )
         metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
+        if not args.exclude_history:
+            metrics |= unseen_metrics(ranked, rows, catalog)
+        if not args.guide:
+            metrics |= drawn_metrics(trained, rows, args.batch_size)
         how = protocol(splits, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
         record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
         if args.exact_users:
@@ -189,6 +195,33 @@ def list_metrics(
     return accuracy | diversity_metrics(ranked, popularity, first_codes, TOP)
 
 
+def unseen_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog) -> dict[str, float]:
+    """Accuracy of the lists [users, length] without the items of the histories, which no further search finds.
+
+    Nothing where a list may hold fewer than ten others: that would count another search's misses.
+    """
+    histories = rows["history"][:]
+    if ranked.shape[1] < TOP + max(map(len, histories), default=0):
+        return {}
+    found = user_metrics(without(ranked, histories), np.array(rows["target"]), catalog, [TOP])
+    return {f"unseen_{name}": float(found[name].mean()) for name in (f"recall@{TOP}", f"ndcg@{TOP}")}
+
+
+def drawn_metrics(trained: GenerativeRecommender, rows: Dataset, batch_size: int) -> dict[str, float]:
+    """What ten draws from the policy show of the held-out item and of the first codes, the mean over users."""
+    policy, found = trained.policy, []
+    table = rows.to_list()
+    with inference(policy.model):
+        for start in progress(range(0, len(table), batch_size), desc="draws", unit="batch"):
+            some = table[start : start + batch_size]
+            batch = trained.prompts(some).to(policy.tokens.device)
+            target = torch.tensor([[row["target"]] for row in some], device=policy.tokens.device)
+            probs = policy.log_probs(batch, target, children=True)
+            assert probs.child_log_pf is not None
+            found.append(draw_metrics(probs.log_pf.sum(-1)[:, 0], probs.child_log_pf[:, 0, 0]))
+    return {name: torch.cat([one[name] for one in found]).mean().item() for name in found[0]}
+
+
 def user_metrics(
     ranked: np.ndarray, target: np.ndarray, catalog: Catalog, eval_k: Sequence[int]
 ) -> dict[str, np.ndarray]:
@@ -237,6 +270,8 @@ def fit_recommenders(
             rows = getattr(splits, split)
             ranked = rank_recommender(model, rows, args.exclude_history, max(TOP, *args.eval_k))
             metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
+            if not args.exclude_history:
+                metrics |= unseen_metrics(ranked, rows, catalog)
             how = protocol(splits, catalog, split, args.exclude_history)
             of = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
             with writing(folder, Provenance(rows_of.catalog, rows_of.splits, of)) as temporary:

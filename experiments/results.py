@@ -25,7 +25,7 @@ FETCHED = "movielens-100k"
 """What `log` can be beside a file."""
 ASKED = ("recommender", "guide")
 """Settings of a method that name a folder beside the data."""
-SHOWN = ("coverage@10", "gini@10", "seconds")
+SHOWN = ("unseen_recall@10", "unseen_ndcg@10", "coverage@10", "gini@10", "drawn_recall@10", "seconds")
 """What is shown beside recall and NDCG, of them all but recall@1."""
 
 
@@ -133,7 +133,7 @@ def _seeds(record: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
 def _shown(record: Mapping[str, Any]) -> list[str]:
     found = in_order(name for row in record["methods"].values() for name in row)
     ranking = [name for name in found if name.startswith(("recall@", "ndcg@")) and name != "recall@1"]
-    return [*ranking, *SHOWN]
+    return [*ranking, *(name for name in SHOWN if name in found)]
 
 
 def _hours(args: ReproduceArguments) -> str:

@@ -28,6 +28,9 @@ def test_distances_by_their_definitions(catalog, log_target):
     torch.testing.assert_close(found["kl"], torch.distributions.kl_divergence(q, p))
     torch.testing.assert_close(found["tv"], (p.probs - q.probs).clamp(min=0).sum(-1))  # its other definition
     torch.testing.assert_close(found["effective_items"], p.perplexity())
+    draws = p.sample((20_000, 10))[..., 0]  # of the first user
+    shown = torch.stack([(draws == item).any(1) for item in range(48)], 1).float()
+    assert abs(found["drawn_mass@10"][0].item() - (shown.mean(0) @ q.probs[0]).item()) < 0.01
     assert found["reward_correlation"][0].item() == pytest.approx(np.corrcoef(log_prob[0], log_target[0])[0, 1], 1e-4)
 
 

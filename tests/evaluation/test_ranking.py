@@ -11,7 +11,7 @@ from catalog.errors import InputError
 from evaluation import METRIC_HELP, mean_metrics, metric_help, ranking_metrics
 from evaluation.match import match_metrics
 from evaluation.metric_help import in_order
-from evaluation.ranking import EVAL_K, check_cutoffs, common_cutoffs, main_cutoff, ranking_names
+from evaluation.ranking import EVAL_K, check_cutoffs, common_cutoffs, main_cutoff, ranking_names, without
 from interactions.prompts import PromptBuilder
 from interactions.rows import unrankable
 from policy import policy_of
@@ -156,3 +156,9 @@ def test_every_metric_of_an_evaluation_has_an_explanation_and_a_direction(catalo
     assert {metric_help(re.sub(r"^entropy_\d+$", "entropy_l", name)) for name in names}
     lower = {name for name in METRIC_HELP if METRIC_HELP[name].better == "lower"}
     assert lower == {"gini@10", "tv", "kl", "seconds", "tokens", "peak_memory_mb"}
+
+
+def test_lists_without_the_items_of_the_histories_keep_their_order():
+    ranked = np.array([[3, 1, 2, 0], [0, 5, -1, -1], [2, 4, 1, 3]])
+    assert without(ranked, [[1, 0, 1], [], [9, 2]]).tolist() == [[3, 2, -1, -1], [0, 5, -1, -1], [4, 1, 3, -1]]
+    assert without(ranked, [[], [], []]).tolist() == ranked.tolist()

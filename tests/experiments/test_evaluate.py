@@ -2,18 +2,20 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
 from catalog.errors import InputError
 from catalog.files import seal
 from experiments.arguments import EvaluateArguments
-from experiments.evaluate import planned
+from experiments.evaluate import drawn_metrics, planned, unseen_metrics
 from experiments.evaluations import check_data, data_provenance, weights_digest
 from experiments.match import load_target, match_reward
 from interactions import Splits
 from interactions.prompts import PromptBuilder
-from recommenders import fit_recommender, load_recommender
+from recommenders import GenerativeRecommender, fit_recommender, load_recommender
 from tests.raising import raises
 
 REWARDS = """
@@ -133,3 +135,27 @@ def test_titles_decide_an_evaluation_where_the_prompts_hold_them(run, catalog, s
     first, second = titles(prompt_template="Seen: {titles}. {history}")
     assert first and second and first != second
     assert titles(prompt_template="Seen: {history}") == titles() == [None, None]
+
+
+def test_what_ten_draws_show_by_the_exact_distribution(policy, catalog, tokenizer, splits):
+    prompts = PromptBuilder(catalog, tokenizer, max_history=6)
+    found = drawn_metrics(GenerativeRecommender(policy, prompts, catalog), splits.test, batch_size=5)
+    rows = splits.test.to_list()
+    p = policy.distribution(prompts(rows)).exp()  # [users, items]
+    first = catalog.trie.codes(torch.arange(len(catalog)))[:, 0]
+    codes = torch.zeros(len(p), int(first.max()) + 1).index_add_(1, first, p)
+    target = p[range(len(p)), [row["target"] for row in rows]]
+    assert found["drawn_recall@10"] == pytest.approx((1 - (1 - target) ** 10).mean().item(), rel=1e-4)
+    assert found["drawn_first_codes@10"] == pytest.approx((1 - (1 - codes) ** 10).sum(1).mean().item(), rel=1e-4)
+
+
+def test_the_other_protocol_needs_lists_with_ten_others(catalog, splits):
+    rows = splits.test
+    longest = max(map(len, rows["history"]))
+    everything = np.tile(np.arange(48), (len(rows), 1))
+    found = unseen_metrics(everything, rows, catalog)
+    hits = 0
+    for row in rows.to_list():
+        hits += row["target"] in [item for item in range(48) if item not in row["history"]][:10]
+    assert found["unseen_recall@10"] == pytest.approx(hits / len(rows))
+    assert unseen_metrics(everything[:, : 9 + longest], rows, catalog) == {}

@@ -22,6 +22,7 @@ from recipes import reproduce, suggest
 from semantic_ids import check_prepared, prepare
 from semantic_ids.settings import DataArguments
 from tests.raising import raises
+from tests.stages import run_here
 from trainer import METHODS
 
 BEAUTY = Facts(items=12101, levels=3, events=153776, train=23607, validation=22363, test=22363, longest=20, repeats=0.0)
@@ -63,7 +64,7 @@ def test_every_recipe_is_understood_and_begins_with_its_command(base, monkeypatc
 
 @pytest.mark.slow
 def test_prepared_data_alone_are_rehearsed_to_the_table(base, tmp_path, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("experiments.sweep.run_stages", run_here)
     reproduce.main(["--data", str(base / "data"), "--smoke", str(tmp_path / "smoke")])
     methods = json.loads((tmp_path / f"smoke/{base.name}.json").read_text())
     assert {"sft", "sft_continued", "gflownet", "sft_guided", "mixture", "sasrec", "als"} <= methods.keys()

@@ -1,4 +1,4 @@
-"""A hook of mkdocs: links that leave docs/ lead to the pages that `reference.py` makes of those files."""
+"""Hooks of mkdocs for the pages that `reference.py` makes: their place in the menu, and links from docs/ to them."""
 
 import posixpath
 import re
@@ -10,9 +10,20 @@ MOVED = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md"}
 
 def place(path: str) -> str:
     """Where the file at `path` of the checkout is in the site."""
-    if path.startswith("docs/"):
+    if path.startswith("docs/") and not path.endswith(".json"):
         return path.removeprefix("docs/")
     return MOVED.get(path, f"reference/files/{path}.md")
+
+
+def on_files(files: Any, config: Any) -> None:
+    """The menu with every page of settings and of the Python API."""
+    made = sorted(file.src_uri for file in files if file.src_uri.startswith("reference/"))
+    parts = {"Settings": "reference/settings/", "Python": "reference/api/"}
+    reference = [
+        "reference/index.md",
+        *({name: [p for p in made if p.startswith(start)]} for name, start in parts.items()),
+    ]
+    config.nav = [{"Reference": reference} if "Reference" in entry else entry for entry in config.nav]
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -27,7 +27,10 @@ PACKAGES = {
     "catalog": "Semantic IDs, the trie, exact flows",
     "serving": "The HTTP server",
 }
-LINKED = re.compile(r"\]\((\.\./|)([\w./-]+?\.(?:py|yaml|json|txt))[)#]")
+LINKED = re.compile(r"\]\(([\w./-]+?\.(?:py|yaml|json|txt|cff))[)#]")
+
+LANGUAGES = {".cff": "yaml"}
+"""The language of a file, where it is not called like its ending."""
 
 
 def write(path: str, text: str) -> None:
@@ -81,14 +84,12 @@ def copied_pages() -> None:
     """README, CONTRIBUTING, and the files that pages link to, each as a page."""
     write("index.md", (ROOT / "README.md").read_text())
     write("contributing.md", (ROOT / "CONTRIBUTING.md").read_text())
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
     for page in pages:
-        for _, path in LINKED.findall(page.read_text()):
-            file = (page.parent / path if page.parent == ROOT else page.parent / ".." / path).resolve()
-            if not file.is_file():
-                file = (page.parent / path).resolve()
+        for path in LINKED.findall(page.read_text()):
+            file = (page.parent / path).resolve()
             place = file.relative_to(ROOT).as_posix()
-            code = f"```{file.suffix[1:]}\n{file.read_text()}\n```\n"
+            code = f"```{LANGUAGES.get(file.suffix, file.suffix[1:])}\n{file.read_text()}\n```\n"
             write(f"reference/files/{place}.md", f"# {place}\n\n{code}")
 
 

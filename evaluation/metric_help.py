@@ -37,7 +37,7 @@ METRIC_HELP = {
     "unseen_ndcg@10": Metric(
         UNSEEN, "NDCG@10", "the same of the list without the items of the user's history", "higher"
     ),
-    "coverage@10": Metric(VARIETY, "Items", "share of the catalogue that some user is shown", "higher"),
+    "coverage@10": Metric(VARIETY, "Items", "share of the catalog that some user is shown", "higher"),
     "first_code_coverage@10": Metric(
         VARIETY, "First codes", "share of the first codes of the semantic IDs that some user is shown", "higher"
     ),
@@ -45,7 +45,7 @@ METRIC_HELP = {
         VARIETY, "Gini", "how unevenly items are shown; 0 = all equally often, near 1 = always the same few", "lower"
     ),
     "popularity@10": Metric(
-        VARIETY, "Popularity", "training count of the shown items, as a multiple of the catalogue's mean", None
+        VARIETY, "Popularity", "training count of the shown items, as a multiple of the catalog's mean", None
     ),
     "drawn_recall@10": Metric(
         DRAWN, "Recall", "share of users whose held-out item is among ten independent draws, in expectation", "higher"

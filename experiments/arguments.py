@@ -166,7 +166,7 @@ class EvaluateArguments(Arguments):
     exact_users: int = field(
         default=0,
         metadata={
-            "help": "Compare the beam's top 10 with the exact ranking of the catalogue on this many users, -1 all."
+            "help": "Compare the beam's top 10 with the exact ranking of the catalog on this many users, -1 all."
         },
     )
     batch_size: int = field(default=64, metadata={"help": "Users per forward."})
@@ -326,11 +326,14 @@ class ReproduceArguments(CompareArguments):
             "it says."
         },
     )
-    name: str = field(metadata={"help": "What the data set is called in results.json and results.md."})
+    name: str = field(metadata={"help": "What the files of its results are called."})
     published: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Rows of other people's papers: name -> metric -> value."}
     )
-    docs: str = field(default="docs", metadata={"help": "Folder of results.json and results.md."})
+    docs: str = field(
+        default="docs/results",
+        metadata={"help": "Folder of the results: page NAME.md, numbers NAME.json, figure NAME.svg."},
+    )
     smoke: str | None = field(
         default=None,
         metadata={"help": f"Rehearse in this folder: one seed, two steps a method, the first {REHEARSED_USERS} users."},

@@ -64,31 +64,32 @@ def rehearsal(args: ReproduceArguments) -> ReproduceArguments:
     return replace(args, **paths, references=references, sweep=sweep, chosen=None, seeds=args.seeds[:1], docs=folder)
 
 
-def write_results(args: ReproduceArguments) -> None:
-    """The data set's entry of results.json, its part of results.md and its figure, from the comparison in `output_dir`.
+def write_results(args: ReproduceArguments) -> Path:
+    """The page NAME.md, the numbers NAME.json and the figure NAME.svg in `docs`, from the comparison in `output_dir`.
 
-    Its part stands between `<!-- name -->` and `<!-- end of name -->`, at the end of the page where it is new.
+    What is written into the page stands between `<!-- NAME -->` and `<!-- end of NAME -->`; a new page holds that and
+    its title. NAME ends in `_validation` where the validation rows were ranked. Returns the page's path.
     """
     args = replace(args, name=args.name if args.split == "test" else f"{args.name}_{args.split}")
     record = read_json(comparison_folder(args.output_dir) / "metrics.json", "The comparison")
     docs = Path(args.docs)
-    results = read_json(docs / "results.json", "The results") if (docs / "results.json").is_file() else {}
     methods = {
         m: {n: {k: v for k, v in value.items() if k != "seeds"} for n, value in row.items()}
         for m, row in record["methods"].items()
     }
-    write_json(docs / "results.json", results | {args.name: methods})
+    write_json(docs / f"{args.name}.json", methods)
     if figure := tradeoff_figure(_seeds(record), method_styles(record["methods"])):
-        (docs / "images").mkdir(parents=True, exist_ok=True)
-        with complete(docs / _figure(args)) as temporary:
+        with complete(docs / f"{args.name}.svg") as temporary:
             temporary.write_text(standalone(figure))
-    page = (docs / "results.md").read_text() if (docs / "results.md").is_file() else "# Results\n"
+    path = docs / f"{args.name}.md"
+    page = path.read_text() if path.is_file() else f"# {args.title}\n"
     start, end = f"<!-- {args.name} -->", f"<!-- end of {args.name} -->"
     part = f"{start}\n{_part(args, record)}\n{end}"
     old = re.compile(f"{re.escape(start)}.*{re.escape(end)}", re.DOTALL)
     page = old.sub(lambda _: part, page) if old.search(page) else f"{page.rstrip()}\n\n{part}\n"
-    with complete(docs / "results.md") as temporary:
+    with complete(path) as temporary:
         temporary.write_text(page)
+    return path
 
 
 def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
@@ -111,12 +112,14 @@ def _part(args: ReproduceArguments, record: Mapping[str, Any]) -> str:
         markdown(
             metric_table(values, {heading: names for heading, names in sections.items() if names}, _shown(record))
         ),
-        f"![Accuracy against variety on {args.title}]({_figure(args)})",
+        f"![Accuracy against variety on {args.title}]({args.name}.svg)",
     ]
     if tests:
         lines += [
+            f'<details markdown="1">\n<summary>Tests against <code>{args.baseline}</code></summary>',
             f"Against `{args.baseline}`, users resampled in pairs, seeds averaged:",
             markdown(significance_table(tests, str(args.baseline))),
+            "</details>",
         ]
     return "\n\n".join(lines)
 
@@ -131,10 +134,6 @@ def _shown(record: Mapping[str, Any]) -> list[str]:
     found = in_order(name for row in record["methods"].values() for name in row)
     ranking = [name for name in found if name.startswith(("recall@", "ndcg@")) and name != "recall@1"]
     return [*ranking, *(name for name in SHOWN if name in found)]
-
-
-def _figure(args: ReproduceArguments) -> str:
-    return f"images/{args.name}.svg"
 
 
 def _hours(args: ReproduceArguments) -> str:

@@ -334,7 +334,7 @@ def sweep(sizes: Sizes, places: Places) -> str:
         [
             Line("name", places.title),
             Line("title", places.title),
-            Line("docs", str(places.base)),
+            Line("docs", str(places.base / "results")),
             *places.lines,
             Line("recommender_recipe", places.recipe("recommenders")),
             Line("references", [places.run(f"recommenders/{name}") for name in reversed(names)]),

@@ -1,23 +1,20 @@
 """What users did, read from logs, split, and turned into the rows that every method trains and is tested on.
 
-log.py        files -> one table of user, item, timestamp (behavior, rating): `read_log`, then `k_core`, `in_order`
-layouts.py    how our files and the raw files of public data sets name their columns: `LOGS`, `ITEMS`
-tables.py     the cells of a file, each with its line; lines.py: those read line by line; numbers.py: its numbers and
-              times, exact
-streaming.py  the rows of a file one after another, for files larger than the memory
-histories.py  histories to recommend for, from a file or a split: `read_histories`, `split_histories`
-items.py      the titles of items: `read_items`; vectors.py: their vectors, `read_vectors`
-split.py      table -> rows of user, history, target (and what is known of both): `leave_one_out` gives `Splits`, with
-              `save`, `load`
-by_time.py    the same at two points in time: `by_time`; own_rows.py: files of rows: `read_rows`, `own_splits`
-held_out.py   what a split holds out, in words: `HeldOut`
-training.py   what training may see: `training_sequences`, `training_matrix`, `training_counts`, `untrained`
-rows.py       a row as it was at an earlier item: `cut`, and at each of its items: `prefixes`;
-              what is wrong with rows: `check_rows`, `unrankable`
-prepared.py   catalogue and splits as one folder: `save_prepared`, `load_prepared`
-movielens.py  a public log to start from: `fetch_movielens_100k`, `read_titles`
-prompts.py    rows -> what the model reads: `PromptBuilder` makes a `PromptBatch`
-texts.py      the same as text: `prompt_texts` of a batch, `item_texts` of items
+- `log`: files -> one table of user, item, timestamp (behavior, rating): `read_log`, then `k_core`, `in_order`
+- `layouts`: how our files and the raw files of public data sets name their columns: `LOGS`, `ITEMS`
+- `tables`: the cells of a file, each with its line; `lines`: those read line by line; `numbers`: numbers, times, exact
+- `streaming`: the rows of a file one after another, for files larger than the memory
+- `histories`: histories to recommend for, from a file or a split: `read_histories`, `split_histories`
+- `items`: the titles of items: `read_items`; `vectors`: their vectors, `read_vectors`
+- `split`: table -> rows of user, history, target (and what is known of both): `leave_one_out` gives `Splits`
+- `by_time`: the same at two points in time: `by_time`; `own_rows`: files of rows: `read_rows`, `own_splits`
+- `held_out`: what a split holds out, in words: `HeldOut`
+- `training`: what training may see: `training_sequences`, `training_matrix`, `training_counts`, `untrained`
+- `rows`: a row as it was at an earlier item: `cut`, and at each of its items: `prefixes`; `check_rows`, `unrankable`
+- `prepared`: catalog and splits as one folder: `save_prepared`, `load_prepared`
+- `movielens`: a public log to start from: `fetch_movielens_100k`, `read_titles`
+- `prompts`: rows -> what the model reads: `PromptBuilder` makes a `PromptBatch`
+- `texts`: the same as text: `prompt_texts` of a batch, `item_texts` of items
 """
 
 from interactions.by_time import by_time

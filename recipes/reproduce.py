@@ -30,10 +30,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not Path(args.data).exists():
         prepare(**vars(preparation(args)))
     table = compare_runs(run_sweep(args), **args.page)
-    write_results(args)
+    page = write_results(args)
     print(table)
     report = browse(comparison_folder(args.output_dir) / "report.html")
-    print(f"\n{ending(Path(args.docs) / 'results.md', {}, report)}")
+    print(f"\n{ending(page, {}, report)}")
 
 
 if __name__ == "__main__":

@@ -3,16 +3,16 @@
 A `Reward` maps prompts and trajectories to values [B, K] >= 0. The stock ones lie between 0 and 1, 1 is the best, and
 items that share a semantic ID have the same; `rank` is the exception, a penalty for methods that take no logarithm:
 
-hit.py            1 for the item that the user took next
-behavior.py       what the user did with an item, by behavior or by rating
-collaborative.py  a recommender's probability of the item
-likelihood.py     the policy's own probability of the item
-similarity.py     how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root
-rank.py           a penalty for a miss, the larger the likelier the policy found it
-trl.py            a reward function of TRL, (prompts, completions, **columns) -> list, as a reward
-reward_model.py   a model that classifies sequences, as a reward function of TRL
-load.py           rewards by name, with their settings, and your own, a function or class named by its import path
-base.py           `WeightedSum` adds them up and checks what they return; `log_reward` applies floor and temperature
+- `hit`: 1 for the item that the user took next
+- `behavior`: what the user did with an item, by behavior or by rating
+- `collaborative`: a recommender's probability of the item
+- `likelihood`: the policy's own probability of the item
+- `similarity`: how many codes agree with the target's: `MatchedCodes` anywhere, `SharedPrefix` from the root
+- `rank`: a penalty for a miss, the larger the likelier the policy found it
+- `trl`: a reward function of TRL, (prompts, completions, **columns) -> list, as a reward
+- `reward_model`: a model that classifies sequences, as a reward function of TRL
+- `load`: rewards by name, with their settings, and your own, a function or class named by its import path
+- `base`: `WeightedSum` adds them up and checks what they return; `log_reward` applies floor and temperature
 
 A new reward is one file here and one line in `REWARDS`.
 """

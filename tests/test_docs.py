@@ -4,11 +4,14 @@ import json
 import re
 import shlex
 import sys
-from dataclasses import replace
+import threading
+from dataclasses import fields, replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_model
 
 from catalog import Trajectories
 from evaluation import METRIC_HELP
@@ -20,8 +23,9 @@ from rewards import RewardParts, WeightedSum, load_reward
 from trainer import METHODS, METRICS
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 HEADERS = [path for path in sorted((ROOT / "recipes").rglob("*")) if path.suffix in (".py", ".yaml")]
+OF_OTHER_PROGRAMS = ("compare", "data", "recommend", "recommenders", "scaling", "serving", "serving_vllm", "tuning")
 TYPES = {name: kind for name, kind in PROGRAMS.items() if name != "train"}
 NAMES = "|".join([*TYPES, "train"])
 COMMAND = re.compile(
@@ -84,6 +88,20 @@ def test_commands_are_understood(path, program, argv, monkeypatch):
     assert len(parse([*argv, "--use_cpu"] if program == "train" else argv, *types)) == len(types)
 
 
+def test_a_setting_of_training_is_explained_on_one_page():
+    kinds = (RunArguments, *(config for _, config in METHODS.values()))
+    known = {field.name for kind in kinds for field in fields(kind)}
+    explained = {name: set() for name in known}
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        section = re.search(r"^## Settings that matter\n(.*?)^## ", page.read_text(), re.S | re.M)
+        if section and page.stem not in OF_OTHER_PROGRAMS:
+            for cell in re.findall(r"^\| ([^|]*) \|", section[1], re.M):
+                for name in known & set(re.findall(r"`(\w+)`", cell)):
+                    explained[name].add(page.name)
+    assert {"samplers": {"sampler.md"}, "rewards": {"reward.md"}}.items() <= explained.items()
+    assert {name: pages for name, pages in explained.items() if len(pages) > 1} == {}
+
+
 def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, tmp_path, monkeypatch):
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs/reward.md").read_text(), re.S)[1]
     (tmp_path / "reward_of_the_page.py").write_text(code)
@@ -107,6 +125,46 @@ def test_the_reward_of_the_page_runs_from_a_folder_of_its_own(catalog, prompts, 
     )
 
 
+def test_the_neural_and_the_remote_reward_of_the_page_score(catalog, prompts, tmp_path, monkeypatch):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/reward.md").read_text(), re.S)
+    code = next(block for block in blocks if "class ClickModel" in block) + next(
+        b for b in blocks if "class Service" in b
+    )
+    (tmp_path / "rewards_of_the_page.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    torch.manual_seed(0)
+    head = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.ReLU(), torch.nn.Linear(32, 1))
+    net = torch.nn.ModuleList([torch.nn.Embedding(48, 16), head])
+    save_model(net, str(tmp_path / "clicks.safetensors"))
+    items = torch.stack([prompts.target, prompts.history[:, -1]], 1)  # [B, 2]
+    drawn = Trajectories.from_items(items, catalog.trie.codes(items), "random")
+    clicks = load_reward("rewards_of_the_page:ClickModel", RewardParts(catalog), weights="clicks.safetensors")
+    user = net[0](prompts.history[2][prompts.history[2] >= 0]).mean(0)
+    expected = [head(torch.cat([user, net[0](item)])).sigmoid().item() for item in items[2]]
+    assert clicks(prompts, drawn)[2].tolist() == pytest.approx(expected, rel=1e-5)
+
+    asked = []
+
+    class Scores(BaseHTTPRequestHandler):
+        def do_POST(self):
+            asked.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            scores = [
+                [item in known for item in row]
+                for row, known in zip(asked[0]["items"], asked[0]["histories"], strict=True)
+            ]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"scores": [[float(score) for score in row] for row in scores]}).encode())
+
+    with HTTPServer(("127.0.0.1", 0), Scores) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        scores = load_reward("rewards_of_the_page:Service", RewardParts(catalog), url=url)(prompts, drawn)
+    assert scores[:, 1].tolist() == [1.0] * len(items)  # the history's last item
+    assert asked[0]["items"][0][0] == catalog.item_ids[prompts.target[0]]
+
+
 def test_what_the_page_says_of_methods_stands_in_the_comparison():
     methods = json.loads((ROOT / "docs/compare.json").read_text())["methods"]
     claims = re.findall(r"\| `(\w+)` `([\w@]+)` \| ([\d.]+) \| ([\d.]+) \|", (ROOT / "docs/compare.md").read_text())
@@ -118,8 +176,8 @@ def test_what_the_page_says_of_methods_stands_in_the_comparison():
 
 def test_the_table_of_the_results_is_that_of_the_comparison():
     methods = json.loads((ROOT / "docs/compare.json").read_text())["methods"]
-    text = (ROOT / "docs/results.md").read_text()
-    section = text[text.index("## Every method") : text.index("## One change")]
+    text = (ROOT / "docs/results/ml-100k.md").read_text()
+    section = text[text.index("## Which method") : text.index("## What does each setting")]
     for method, metrics in methods.items():
         rows = [line for line in section.splitlines() if line.startswith(f"| {method} | ")]
         assert f"{metrics['recall@10']['mean']:.4f}" in rows[0] and f"{metrics['recall@50']['mean']:.4f}" in rows[0]

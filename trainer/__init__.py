@@ -4,13 +4,13 @@ Once per optimizer step it draws K trajectories per prompt, scores them and aver
 the methods is data: an objective, a pure function in `trainer/objectives/`; and a config in `trainer/methods/` whose
 `make_method` says what the loss reads and what trajectories are worth. A new method is these and one line in `METHODS`.
 
-trainer.py      the optimizer step, and what transformers does with files and optimizers otherwise
-batches.py      rows into the prompts of a step     rollouts.py     samplers and the engine behind `policy`
-micro_batch.py  what a step is made of              evaluating.py   what an evaluation measures
-construction.py the parts, from config and caller   given.py, front_door.py, checks.py, from_trl.py   what is refused
-config.py, rollout_config.py   settings of every method, and of those that draw
-scoring/        target, flows, reference            runtime/        launch, processes, checkpoints, export
-reporting/      the run's folder, metrics, tables
+- `trainer`: the optimizer step, and what transformers does with files and optimizers otherwise
+- `batches`: rows into the prompts of a step; `rollouts`: samplers and the engine behind `policy`
+- `micro_batch`: what a step is made of; `evaluating`: what an evaluation measures
+- `construction`: the parts, from config and caller; `given`, `front_door`, `checks`, `from_trl`: what is refused
+- `config`, `rollout_config`: settings of every method, and of those that draw
+- `scoring`: target, flows, reference; `runtime`: launch, processes, checkpoints, export
+- `reporting`: the run's folder, metrics, tables
 """
 
 from trainer.methods.dpo import DPOConfig, SDPOConfig

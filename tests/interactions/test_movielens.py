@@ -60,7 +60,7 @@ def test_a_full_disk_is_named_and_nothing_stays_behind(tmp_path, nearly_full_dis
     assert not any(tmp_path.iterdir())
 
 
-def test_the_licence_is_told_and_recbole_is_not_imported(tmp_path, caplog):
+def test_the_license_is_told_and_recbole_is_not_imported(tmp_path, caplog):
     fetch_movielens_100k(tmp_path)
     assert "research only" in caplog.text and "do not pass it on" in caplog.text
     assert "recbole" not in sys.modules

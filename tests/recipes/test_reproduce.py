@@ -32,26 +32,26 @@ def test_a_rehearsal_ends_with_the_table_of_every_method(source, tmp_path, monke
     folder = tmp_path / "out"
     argv = ["--config", RECIPE, "--source", str(source), "--smoke", str(folder)]
     main(argv)
-    methods = json.loads((folder / "results.json").read_text())["beauty"]
+    methods = json.loads((folder / "beauty.json").read_text())
     from_scratch = {"sft", "sft_longer", "gflownet_scratch"}
     stages = {"sft_continued", "dpo", "sdpo", "grpo", "gflownet_tb", "gflownet", "sft_guided"}
     assert from_scratch | stages | {"mixture", "sasrec", "sasrec_bce", "item_knn"} <= methods.keys()
     assert all(0 <= row["recall@10"]["mean"] <= 1 for row in methods.values())
-    page = (folder / "results.md").read_text()
+    page = (folder / "beauty.md").read_text()
     assert (
         "60 test rows, held out: each user's last item" in page
         and "| LETTER-TIGER | 0.0431 | 0.0672 |" in page
         and "All stages together took" in page
     )
-    assert "(images/beauty.svg)" in page
-    drawn = ElementTree.parse(folder / "images/beauty.svg").getroot()
+    assert "(beauty.svg)" in page
+    drawn = ElementTree.parse(folder / "beauty.svg").getroot()
     assert methods.keys() - {text.text for text in drawn.iter("{http://www.w3.org/2000/svg}text")} == set()
 
     written = (folder / "runs/gflownet/seed_42/model.safetensors").stat().st_mtime_ns
-    (folder / "results.md").write_text(f"Before.\n\n{page}\nAfter.\n")
+    (folder / "beauty.md").write_text(f"Before.\n\n{page}\nAfter.\n")
     main(argv)  # everything is there: only the table is written anew, in its place
     assert (folder / "runs/gflownet/seed_42/model.safetensors").stat().st_mtime_ns == written
-    assert (folder / "results.md").read_text() == f"Before.\n\n{page}\nAfter.\n"
+    assert (folder / "beauty.md").read_text() == f"Before.\n\n{page}\nAfter.\n"
 
 
 def test_a_folder_without_the_files_is_one_sentence(tmp_path):

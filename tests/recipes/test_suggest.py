@@ -66,10 +66,10 @@ def test_every_recipe_is_understood_and_begins_with_its_command(base, monkeypatc
 def test_prepared_data_alone_are_rehearsed_to_the_table(base, tmp_path, monkeypatch):
     monkeypatch.setattr("experiments.sweep.run_stages", run_here)
     reproduce.main(["--data", str(base / "data"), "--smoke", str(tmp_path / "smoke")])
-    methods = json.loads((tmp_path / "smoke/results.json").read_text())[base.name]
+    methods = json.loads((tmp_path / f"smoke/{base.name}.json").read_text())
     assert {"sft", "sft_continued", "gflownet", "sft_guided", "mixture", "sasrec", "als"} <= methods.keys()
-    assert "60 test rows" in (tmp_path / "smoke/results.md").read_text()
-    assert not (base / "runs").exists() and not (base / "results.md").exists()
+    assert "60 test rows" in (tmp_path / f"smoke/{base.name}.md").read_text()
+    assert not (base / "runs").exists() and not (base / "results").exists()
 
 
 def test_recipes_are_not_overwritten(base):

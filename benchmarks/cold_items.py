@@ -90,7 +90,7 @@ def held_out(args: Namespace, catalog: Catalog) -> tuple[Dataset, np.ndarray]:
 
 
 def ranked(run: Path, catalog: Catalog, knn: TextKNN, rows: Dataset, weight: float | None) -> np.ndarray:
-    """The policy's best items [users, 50] in the grown catalogue, guided or not as `evaluate.py` does it."""
+    """The policy's best items [users, 50] in the grown catalog, guided or not as `evaluate.py` does it."""
     trained = GenerativeRecommender.from_pretrained(run, catalog=catalog)
     guide = None if weight is None else Guide(knn, weight, floor=1e-9)
     return trained.rank(rows["history"][:], 50, exclude_history=True, guide=guide)

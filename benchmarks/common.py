@@ -1,4 +1,4 @@
-"""A random catalogue, prompts and backbone of a stated size, settings, and alternating timing."""
+"""A random catalog, prompts and backbone of a stated size, settings, and alternating timing."""
 
 import argparse
 import time

@@ -2,7 +2,7 @@
 
 python benchmarks/concepts.py --folder docs/images
 
-The catalogue and the rewards are made by hand. The policies are trained here, by the objectives of trainer/objectives:
+The catalog and the rewards are made by hand. The policies are trained here, by the objectives of trainer/objectives:
 a table of logits, one for each edge of the trie, 300 steps of 40 trajectories drawn from itself. SFT reads the
 user's next item alone. All begin at the same policy, which knows the shop's sales and not this user.
 """
@@ -43,7 +43,7 @@ METHODS = {"sft": "SFT on the next item", "grpo": "GRPO", "tb": "GFlowNet (tb)"}
 
 
 def problem() -> SimpleNamespace:
-    """The catalogue and its rewards, as those of `convergence.py`: trie, log_reward [4, 10], log_flow [4, nodes]."""
+    """The catalog and its rewards, as those of `convergence.py`: trie, log_reward [4, 10], log_flow [4, nodes]."""
     codes, rewards, _ = zip(*ITEMS.values(), strict=True)
     catalog = Catalog.from_codes(NAMES, np.array(codes), sizes=(3, 2, 3))
     log_reward = torch.tensor(rewards).log().expand(PROMPTS, -1)

@@ -2,7 +2,7 @@
 
 python benchmarks/convergence.py --figure docs/images/convergence.png
 
-A random catalogue of 500 items and 4 prompts with rewards of their own, log-normal with sigma = 1.2. Each objective
+A random catalog of 500 items and 4 prompts with rewards of their own, log-normal with sigma = 1.2. Each objective
 trains a table of logits (semantic IDs of three codes) and a small transformer (of two codes) from trajectories drawn
 at random (off-policy) and from itself (on-policy). SFT learns one item per prompt, drawn from R / Z; GRPO is the
 policy gradient with rewards normalized in each group. Neither is meant to match R / Z; they are drawn for comparison.
@@ -43,7 +43,7 @@ Curve = list[tuple[int, float]]
 
 
 class Problem:
-    """A catalogue with semantic IDs drawn without replacement, the rewards [4, items] and their exact flows."""
+    """A catalog with semantic IDs drawn without replacement, the rewards [4, items] and their exact flows."""
 
     def __init__(self, sizes: tuple[int, ...]) -> None:
         rng = np.random.default_rng(0)
@@ -204,13 +204,13 @@ def train(policy: str, name: str, drawn: str) -> Curve:
 
 def draw(curves: dict[tuple[str, str], dict[str, Curve]], path: Path) -> None:
     styles = method_styles(OBJECTIVES)
-    grey = {"sft": {"color": "#a5a5a5", "ls": ":"}, "grpo": {"color": "#6e6e6e", "ls": "-."}}
+    gray = {"sft": {"color": "#a5a5a5", "ls": ":"}, "grpo": {"color": "#6e6e6e", "ls": "-."}}
     with rc_context(LOOK):
         figure = Figure(figsize=(9.6, 7.2), layout="constrained")
         axes = figure.subplots(2, 2, sharex="row", sharey=True)
         for axis, ((policy, drawn), by_name) in zip(axes.ravel(), curves.items(), strict=True):
             for name, curve in by_name.items():
-                look = grey.get(name)
+                look = gray.get(name)
                 if look is None:
                     look = {"color": styles[name].color, "ls": "--" if OBJECTIVES[name].flow == "exact" else "-"}
                 axis.plot(*zip(*curve, strict=True), lw=1.8, label=name, **look)
@@ -226,7 +226,7 @@ def draw(curves: dict[tuple[str, str], dict[str, Curve]], path: Path) -> None:
             axis.set_ylabel("total variation to R / Z")
         lines = axes[1, 1].get_legend_handles_labels()
         figure.legend(*lines, loc="outside upper left", ncols=9, handlelength=2.2, columnspacing=1.1)
-        figure.supxlabel("dashed: exact flows of the whole catalogue; grey: not meant to match R / Z", size=9)
+        figure.supxlabel("dashed: exact flows of the whole catalog; gray: not meant to match R / Z", size=9)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=110)
 

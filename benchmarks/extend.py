@@ -1,4 +1,4 @@
-"""Seconds in which a catalogue grows by one item in a hundred, as `semantic_ids.extend` does it.
+"""Seconds in which a catalog grows by one item in a hundred, as `semantic_ids.extend` does it.
 
 python benchmarks/extend.py [--items 12000,1000000 --repeats 5]
 
@@ -23,7 +23,7 @@ NOISE = 0.1
 
 
 def make(items: int) -> tuple[Catalog, Codebooks, Callable[[int], np.ndarray]]:
-    """A catalogue with its codebooks, and what draws further vectors [n, WIDTH] from where its own come from."""
+    """A catalog with its codebooks, and what draws further vectors [n, WIDTH] from where its own come from."""
     rng = np.random.default_rng(0)
     centroids = [rng.normal(size=(CODES, WIDTH)).astype(np.float32) / 2**level for level in range(LEVELS)]
 

@@ -3,8 +3,8 @@
 python benchmarks/grpo_step.py
 
 A step is everything: 16 trajectories of the policy per prompt, rewards, forward, backward and AdamW. Both draw in the
-process, ours constrained to the catalogue by the trie, TRL with transformers' generate over the whole vocabulary, as it
-knows no catalogue. TRL runs as fast as it goes here: no gradient checkpointing, no reference policy, no dropout, one
+process, ours constrained to the catalog by the trie, TRL with transformers' generate over the whole vocabulary, as it
+knows no catalog. TRL runs as fast as it goes here: no gradient checkpointing, no reference policy, no dropout, one
 generation and one forward a step, nothing logged. Prompts are of 129 tokens: a start token and 32 items of 4 codes.
 """
 

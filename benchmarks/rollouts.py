@@ -5,7 +5,7 @@ python benchmarks/rollouts.py
 CPU seconds of the process and wall seconds, one thread each, medians. Histories of up to 20 items, as in the paper, and
 of up to 50, as in recipes/ml-100k; the last line is of the latter. Beside them: what the trie constraint adds to
 unconstrained sampling, what handing over weights costs, how far the log-probabilities of engine and policy are apart
-after training, and the cost of the constraint for catalogues of 1,000 to 1,000,000 items.
+after training, and the cost of the constraint for catalogs of 1,000 to 1,000,000 items.
 """
 
 import os

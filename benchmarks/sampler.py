@@ -14,7 +14,7 @@ from catalog import Trie, code_of_token
 
 
 def valid_share(trie: Trie, codes: Tensor) -> float:
-    """Share of code sequences [..., L] that are semantic IDs of the catalogue."""
+    """Share of code sequences [..., L] that are semantic IDs of the catalog."""
     return (trie.leaf(codes) >= 0).float().mean().item()
 
 

@@ -1,9 +1,9 @@
-"""What a training step and a guided beam cost beside the catalogue's size.
+"""What a training step and a guided beam cost beside the catalog's size.
 
 python benchmarks/scale.py
 python benchmarks/scale.py --items 10000000 --no-all
 
-Of a step of flow_kl the part that touches the catalogue is what draws trajectories (the target and a recommender's
+Of a step of flow_kl the part that touches the catalog is what draws trajectories (the target and a recommender's
 curriculum) and what scores them (hit and collaborative rewards, exact flows); `share` is its CPU time over that of the
 rest of the step. With `all` flows are matched along the histories too and kept; a step after the first epoch is
 measured. The guided beam counts the same item-kNN and is compared with the plain one in turn. Medians, one thread.
@@ -61,7 +61,7 @@ def make_trainer(
 
 
 def measure(trainer: GFlowNetTrainer, args: argparse.Namespace) -> tuple[float, float]:
-    """CPU seconds of a step's part that touches the catalogue and of the rest, after one step that is not counted."""
+    """CPU seconds of a step's part that touches the catalog and of the rest, after one step that is not counted."""
     spent = [0.0]
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,8 +85,8 @@ def measure(trainer: GFlowNetTrainer, args: argparse.Namespace) -> tuple[float, 
         trainer.training_step(trainer.model, micro_batch, total)
         trainer.model.zero_grad()
         found.append((spent[0], time.process_time() - started - spent[0]))
-    catalogue, rest = np.median(found[1:], 0)
-    return float(catalogue), float(rest)
+    catalog, rest = np.median(found[1:], 0)
+    return float(catalog), float(rest)
 
 
 def beams(catalog: Catalog, rows: Dataset, knn: ItemKNN, args: argparse.Namespace) -> float:
@@ -139,15 +139,13 @@ def main() -> None:
             kept = {"samplers": {"target": 1}, "flow_positions": "all", "keep_flows": True}
             runs["all, kept"] = kept | {"reward_items": args.reward_items}
         for name, settings in runs.items():
-            catalogue, rest = measure(make_trainer(catalog, rows, knn, args, **settings), args)
-            share.setdefault(name, {})[items] = round(catalogue / rest, 3)
-            table.append(
-                [f"{items:,}", name, f"{1000 * catalogue:.1f}", f"{1000 * rest:.1f}", f"{catalogue / rest:.3f}"]
-            )
+            catalog, rest = measure(make_trainer(catalog, rows, knn, args, **settings), args)
+            share.setdefault(name, {})[items] = round(catalog / rest, 3)
+            table.append([f"{items:,}", name, f"{1000 * catalog:.1f}", f"{1000 * rest:.1f}", f"{catalog / rest:.3f}"])
         ratio = beams(catalog, rows, knn, args)
         share.setdefault("guided beam", {})[items] = round(ratio, 3)
         table.append([f"{items:,}", "guided beam", "", "", f"{ratio:.3f}"])
-    print(markdown_rows(["items", "what", "catalogue ms", "rest ms", "share"], table))
+    print(markdown_rows(["items", "what", "catalog ms", "rest ms", "share"], table))
     print(json.dumps({"share": share}))
 
 

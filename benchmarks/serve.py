@@ -1,4 +1,4 @@
-"""Lists of ten at several beams, loads and catalogues: ours in process and over HTTP, transformers' and vLLM's beams.
+"""Lists of ten at several beams, loads and catalogs: ours in process and over HTTP, transformers' and vLLM's beams.
 
 python benchmarks/serve.py
 python benchmarks/serve.py --quick 1
@@ -6,7 +6,7 @@ python benchmarks/serve.py --sides python,http --items 12000 --beams 50 --loads 
 python benchmarks/serve.py --model runs/beauty/sft
 
 transformers' `generate` has a prefix_allowed_tokens_fn that reads a dictionary of prefixes. vLLM's `LLM.beam_search`
-knows no catalogue, so places of its lists may be no item: nearly all where the policy is untrained or was trained along
+knows no catalog, so places of its lists may be no item: nearly all where the policy is untrained or was trained along
 the trie alone. --model names a checkpoint; for vLLM the fair one is of `normalization: vocabulary`. In process a call
 has as many histories as are asked at once; over HTTP as many clients ask for one list each, and they have a share of
 the machine's cores, as requests from elsewhere would not. The sides take turns of so many calls, so that a drifting

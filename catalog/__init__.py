@@ -3,7 +3,7 @@
 `Catalog` holds the items and their semantic IDs; its `Trie` answers which codes may follow which.
 `word_tokenizer` and `extend_tokenizer` give every code one token. `Trajectories` are the paths that samplers draw
 through the trie, and `exact_log_flow` is what each of its nodes is worth when the reward of every item is known; with
-`SparseReward` and `SparseFlows` few items are named, and the size of the catalogue does not matter.
+`SparseReward` and `SparseFlows` few items are named, and the size of the catalog does not matter.
 """
 
 from typing import TYPE_CHECKING

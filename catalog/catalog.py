@@ -1,4 +1,4 @@
-"""The catalogue: its items, their semantic IDs as a trie, and where it is kept."""
+"""The catalog: its items, their semantic IDs as a trie, and where it is kept."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ MOST_CODES = 1_000_000
 
 
 class Ancestor(NamedTuple):
-    """A catalogue that another one grew from: its fingerprint, and how many items it had."""
+    """A catalog that another one grew from: its fingerprint, and how many items it had."""
 
     fingerprint: str
     items: int
@@ -42,7 +42,7 @@ class Catalog:
 
     titles: what people call the items, "" for one without a title; () where none has one. `names` falls back to ids.
     leaf_is_item: whether a leaf holds exactly one item; if not, a hit counts semantic IDs and not items.
-    grown_from: the catalogues that this one has grown from by `grow`, oldest first; their items are its first ones.
+    grown_from: the catalogs that this one has grown from by `grow`, oldest first; their items are its first ones.
     """
 
     trie: Trie
@@ -63,7 +63,7 @@ class Catalog:
 
     @property
     def fingerprint(self) -> str:
-        """Differs between catalogues that give any item another semantic ID; written into every checkpoint's config."""
+        """Differs between catalogs that give any item another semantic ID; written into every checkpoint's config."""
         digest = hashlib.sha256("\n".join(self.item_ids).encode())
         for tensor in (self.trie.key, self.trie.leaf_of_item):
             digest.update(tensor.cpu().numpy().tobytes())
@@ -71,25 +71,25 @@ class Catalog:
 
     @property
     def titles_digest(self) -> str:
-        """Differs between catalogues in which any item has another title; prompts may hold titles."""
+        """Differs between catalogs in which any item has another title; prompts may hold titles."""
         return hashlib.sha256(json.dumps(self.titles).encode()).hexdigest()[:16]
 
     def check_trained(self, config: PretrainedConfig) -> None:
         """Raise InputError where a model's codes mean other items.
 
-        It must have been trained for this catalogue, or for one that this one has grown from.
+        It must have been trained for this catalog, or for one that this one has grown from.
         """
         known = getattr(config, "catalog_fingerprint", None)
         if known is not None and not self.continues(known):
             raise InputError(
-                f"The model was trained for catalogue {known}, not for {self.fingerprint}: its codes mean other items.",
+                f"The model was trained for catalog {known}, not for {self.fingerprint}: its codes mean other items.",
                 remedy="Give the folder of data it was trained with, or train again.",
                 field="catalog_fingerprint",
                 value=known,
             )
 
     def continues(self, fingerprint: str) -> bool:
-        """Whether this is the catalogue of that fingerprint, or one that grew from it.
+        """Whether this is the catalog of that fingerprint, or one that grew from it.
 
         Raises InputError where the record says so and the first items have other ids or semantic IDs than then.
         """
@@ -100,16 +100,16 @@ class Catalog:
             return False
         if (found := self.first(items).fingerprint) != fingerprint:
             raise InputError(
-                f"The catalogue says that it grew from {fingerprint}, and its first {items} items are of {found}: "
+                f"The catalog says that it grew from {fingerprint}, and its first {items} items are of {found}: "
                 "semantic IDs have moved.",
-                remedy="Extend the prepared folder of the older catalogue again.",
+                remedy="Extend the prepared folder of the older catalog again.",
                 field="grown_from",
                 value=fingerprint,
             )
         return True
 
     def first(self, items: int) -> "Catalog":
-        """The catalogue of the first items alone, with the same codes at each level."""
+        """The catalog of the first items alone, with the same codes at each level."""
         codes = self._codes()[:items]
         return Catalog(Trie.build(codes, self.trie.sizes), self.item_ids[:items], self.titles[:items])
 
@@ -118,7 +118,7 @@ class Catalog:
         return self.trie.codes(torch.arange(self.trie.items, device=self.trie.key.device)).cpu().numpy()
 
     def grow(self, item_ids: Sequence[str], codes: np.ndarray, titles: Sequence[str] = ()) -> "Catalog":
-        """This catalogue with further items behind its own, which keep their numbers and semantic IDs.
+        """This catalog with further items behind its own, which keep their numbers and semantic IDs.
 
         codes: [new, L], of the codes that each level has, since a trained model has a token for no other. Items with
         equal codes share a leaf. titles: "" for an item without one, or none at all.
@@ -128,7 +128,7 @@ class Catalog:
         known = set(self.item_ids)
         if there := [item for item in item_ids if item in known]:
             raise InputError(
-                f"Item {there[0]!r} is in the catalogue already ({len(there)} such items).",
+                f"Item {there[0]!r} is in the catalog already ({len(there)} such items).",
                 remedy="Leave it out: an item keeps its semantic ID.",
                 row=there[0],
                 field="item_ids",
@@ -167,7 +167,7 @@ class Catalog:
         sizes: Sequence[int] | None = None,
         titles: Sequence[str] = (),
     ) -> "Catalog":
-        """A catalogue from semantic IDs [items, L].
+        """A catalog from semantic IDs [items, L].
 
         on_collision: "extend" appends one code that tells items with equal codes apart, so that a leaf is an item;
         "keep" lets a leaf hold several. Where no codes are equal both leave the codes as they are.
@@ -181,7 +181,7 @@ class Catalog:
             )
         if len(set(item_ids)) < len(item_ids):
             repeated = next(item for item, times in Counter(item_ids).items() if times > 1)
-            raise InputError(f"Item {repeated!r} is listed twice in the catalogue.", remedy="Keep one of its rows.")
+            raise InputError(f"Item {repeated!r} is listed twice in the catalog.", remedy="Keep one of its rows.")
         if len(titles) not in (0, len(item_ids)):
             raise InputError(
                 f"{len(item_ids)} items with {len(titles)} titles.", remedy='Give each item a title, "" for none.'
@@ -217,9 +217,9 @@ class Catalog:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":
-        """The catalogue that `save` wrote. Raises InputError where it is missing, damaged or mixed."""
+        """The catalog that `save` wrote. Raises InputError where it is missing, damaged or mixed."""
         folder = Path(folder)
-        table = read_json(folder / "catalog.json", "The catalogue")
+        table = read_json(folder / "catalog.json", "The catalog")
         try:
             tensors = load_file(folder / "catalog.safetensors")
             trie = Trie(**tensors, level_start=tuple(table["level_start"]), sizes=tuple(table["sizes"]))
@@ -227,13 +227,13 @@ class Catalog:
             catalog = cls(trie, tuple(table["item_ids"]), tuple(table["titles"]), grown_from)
         except (OSError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(
-                f"{folder} holds no whole catalogue ({error}).", remedy="Write it again.", file=folder
+                f"{folder} holds no whole catalog ({error}).", remedy="Write it again.", file=folder
             ) from error
         if not (
             trie.items == len(catalog) and trie.nodes == len(trie.key) + 1 and len(catalog.titles) in (0, trie.items)
         ):
             raise InputError(
-                f"{folder} holds catalog.json and catalog.safetensors of two catalogues.",
+                f"{folder} holds catalog.json and catalog.safetensors of two catalogs.",
                 remedy="Write it again.",
                 file=folder,
             )

@@ -12,7 +12,7 @@ CHUNK = 4_000_000
 """Entries [prompts, items] that are summed at once; bounds the memory beside the result."""
 
 DENSE_ITEMS = 50_000
-"""Catalogues up to this size are computed item by item unless a setting says otherwise."""
+"""Catalogs up to this size are computed item by item unless a setting says otherwise."""
 
 
 class Flows(Protocol):
@@ -126,7 +126,7 @@ def _flows(log_reward: Tensor, trie: Trie) -> Tensor:
 def _group_logsumexp(values: Tensor, groups: Groups) -> Tensor:
     """logsumexp over the rows of each group: [n, B] -> [groups, B].
 
-    Only groups of several rows are summed: in public catalogues most nodes have one child after two codes.
+    Only groups of several rows are summed: in public catalogs most nodes have one child after two codes.
     """
     result = values[groups.first]
     if not len(groups.several):

@@ -19,7 +19,7 @@ from catalog.trie import Trie
 
 @dataclass(frozen=True)
 class SparseReward:
-    """What a reward says of the whole catalogue without naming every item.
+    """What a reward says of the whole catalog without naming every item.
 
     items [B, M]: those with a value of their own, -1 for an empty place, distinct within a row; values [B, M] >= 0;
     rest [B] >= 0: the value of all others. nodes [B, S], node_values [B, S]: where whole subtrees of the trie have one
@@ -52,7 +52,7 @@ class SparseReward:
         return values.value[values.of_items(items)]
 
     def dense(self, trie: Trie) -> Tensor:
-        """The value of every item, for small catalogues: [B, items]."""
+        """The value of every item, for small catalogs: [B, items]."""
         return SparseValues.from_rewards([self], [1.0], trie).dense()
 
 
@@ -155,7 +155,7 @@ class SparseValues:
         return place.where(found, self.deepest(self.trie.leaf_of_item[items].long()))
 
     def dense(self) -> Tensor:
-        """The value of every item, for small catalogues: [B, items]."""
+        """The value of every item, for small catalogs: [B, items]."""
         every = torch.arange(self.trie.items, device=self.key.device).expand(self.rows, -1)
         return self.value[self.of_items(every)]
 

@@ -17,7 +17,7 @@ PADDING = -1
 class Trajectories:
     """K root-to-leaf paths of the trie for each of B prompts.
 
-    items [B, K] catalogue numbers; codes [B, K, L]; source [B, K] positions in `SOURCES`, `PADDING` for an empty slot;
+    items [B, K] catalog numbers; codes [B, K, L]; source [B, K] positions in `SOURCES`, `PADDING` for an empty slot;
     log_pf [B, K, L] log-probabilities under the policy that drew them, NaN where no policy did; age [B, K] how many
     optimizer steps ago that policy's weights were the current ones, 0 if not given.
     """

@@ -1,4 +1,4 @@
-"""The catalogue as a tree of codes, held in one sorted array.
+"""The catalog as a tree of codes, held in one sorted array.
 
 Nodes are numbered level by level and, inside a level, by (parent, code), so the edge into node n is row n - 1 of `key`,
 the children of a node are consecutive numbers, and `key` is sorted: no pointers, no dictionaries, and every method is
@@ -169,7 +169,7 @@ class Trie:
         return (row + 1).where(found, -1)
 
     def leaf(self, codes: Tensor) -> Tensor:
-        """The leaf that semantic IDs lead to: [..., L] -> [...], -1 where the catalogue has no such ID."""
+        """The leaf that semantic IDs lead to: [..., L] -> [...], -1 where the catalog has no such ID."""
         node = torch.zeros(codes.shape[:-1], dtype=torch.long, device=codes.device)
         for level in range(self.levels):
             node = self.descend(node, codes[..., level])

@@ -10,12 +10,12 @@ def diversity_metrics(
 ) -> dict[str, float]:
     """Variety of the first k places of all lists together.
 
-    - `coverage@k`: share of the catalogue's items that appear in some list, in [0, 1]
-    - `gini@k`: Gini coefficient of how often each catalogue item is recommended; 0 = all equally often,
+    - `coverage@k`: share of the catalog's items that appear in some list, in [0, 1]
+    - `gini@k`: Gini coefficient of how often each catalog item is recommended; 0 = all equally often,
       1 - 1/items = a single item
     - `first_code_coverage@k`: share of the first codes in use that appear in some list, in [0, 1]
     - `popularity@k`: mean training count of the recommended items divided by the mean training count of the
-      catalogue; 1 = as popular as an item drawn at random, 5 = five times as popular
+      catalog; 1 = as popular as an item drawn at random, 5 = five times as popular
 
     Args:
         ranked: items from best to worst, `[users, >= k]` int; -1 pads a short list.

@@ -6,11 +6,11 @@ from torch import Tensor
 from catalog import DENSE_ITEMS, Trie, exact_log_flow
 
 MATCH_ITEMS = DENSE_ITEMS
-"""Catalogues up to this size are compared item by item."""
+"""Catalogs up to this size are compared item by item."""
 
 
 def match_metrics(log_prob: Tensor, log_target: Tensor, trie: Trie) -> dict[str, Tensor]:
-    """Distances between P_F and R / Z over the semantic IDs of the catalogue, [B] each, in nats where not a share.
+    """Distances between P_F and R / Z over the semantic IDs of the catalog, [B] each, in nats where not a share.
 
     log_prob [B, items] of `TriePolicy.distribution`; log_target [B, items], log R up to a constant. Items that
     share a semantic ID count as one, with the sum of their rewards.

@@ -29,7 +29,7 @@ METRIC_HELP = {
     "mrr@k": Metric(
         RANKING, "MRR@k", "mean of 1 / place of the held-out item, 0 if it is not among the first k", "higher"
     ),
-    "coverage@10": Metric(VARIETY, "Items", "share of the catalogue that some user is shown", "higher"),
+    "coverage@10": Metric(VARIETY, "Items", "share of the catalog that some user is shown", "higher"),
     "first_code_coverage@10": Metric(
         VARIETY, "First codes", "share of the first codes of the semantic IDs that some user is shown", "higher"
     ),
@@ -37,7 +37,7 @@ METRIC_HELP = {
         VARIETY, "Gini", "how unevenly items are shown; 0 = all equally often, near 1 = always the same few", "lower"
     ),
     "popularity@10": Metric(
-        VARIETY, "Popularity", "training count of the shown items, as a multiple of the catalogue's mean", None
+        VARIETY, "Popularity", "training count of the shown items, as a multiple of the catalog's mean", None
     ),
     "tv": Metric(MATCH, "TV", "total variation between P_F and R / Z over all items; 0 = equal, 1 = apart", "lower"),
     "kl": Metric(MATCH, "KL", "KL(R / Z || P_F) over all items, in nats", "lower"),

@@ -166,7 +166,7 @@ class EvaluateArguments(Arguments):
     exact_users: int = field(
         default=0,
         metadata={
-            "help": "Compare the beam's top 10 with the exact ranking of the catalogue on this many users, -1 all."
+            "help": "Compare the beam's top 10 with the exact ranking of the catalog on this many users, -1 all."
         },
     )
     batch_size: int = field(default=64, metadata={"help": "Users per forward."})

@@ -123,7 +123,7 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
     if "{titles}" in (run_settings(run).get("prompt_template") or ""):
-        settings["titles"] = catalog.titles_digest  # titles do not belong to the catalogue's fingerprint
+        settings["titles"] = catalog.titles_digest  # titles do not belong to the catalog's fingerprint
     if args.guide:
         fitted = check_recommender(args.guide, data).as_dict()
         settings["guide"] = {**_guiding(args), "fitted": fitted}

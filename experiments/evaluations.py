@@ -134,7 +134,7 @@ def write_evaluation(
 
 
 def data_provenance(catalog: Catalog, splits: Splits) -> Provenance:
-    """What prepared data are: the catalogue and the rows of every split."""
+    """What prepared data are: the catalog and the rows of every split."""
     return Provenance.from_rows(catalog.fingerprint, splits.rows)
 
 
@@ -155,7 +155,7 @@ def run_settings(run: Path) -> dict[str, Any]:
 def check_data(run: Path, folder: str | Path, data: Provenance, catalog: Catalog | None = None) -> None:
     """Raise InputError where a run was trained on other data than those of the prepared folder.
 
-    With the folder's catalogue, data that have only grown by further items since are the same.
+    With the folder's catalog, data that have only grown by further items since are the same.
     """
 
     def as_grown(of: Provenance) -> Provenance:

@@ -40,7 +40,7 @@ class Match(NamedTuple):
 
 
 def comparable(catalog: Catalog) -> bool:
-    """Whether a policy over the catalogue is compared with rewards, item by item."""
+    """Whether a policy over the catalog is compared with rewards, item by item."""
     return catalog.leaf_is_item and len(catalog) <= MATCH_ITEMS
 
 
@@ -144,7 +144,7 @@ def calibration(
     """log(R / Z) and log P_F of 20,000 (user, item) pairs of the first rows, and the mean distance of the two.
 
     log_target: a batch -> log R of every item [B, items]. Three of four items are drawn evenly; the rest have the
-    highest rewards, since elsewhere most rewards are the floor. Both are exact distributions over the catalogue.
+    highest rewards, since elsewhere most rewards are the floor. Both are exact distributions over the catalog.
     """
     rng, table = np.random.default_rng(0), rows.to_list()[:MATCH_USERS]
     pairs: list[np.ndarray] = []

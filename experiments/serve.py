@@ -10,7 +10,7 @@ def build(args: ServeArguments, key: str | None) -> tuple[Any, str]:
     """The app around the recommender, and what it serves in words.
 
     Raises InputError or SetupError where the folder holds no whole recommender, the catalog grew from another one, the
-    guide knows another catalogue, or the engine does not start.
+    guide knows another catalog, or the engine does not start.
     """
     from recommenders import GenerativeRecommender, load_recommender
     from serving.app import make_app
@@ -29,4 +29,4 @@ def build(args: ServeArguments, key: str | None) -> tuple[Any, str]:
     served.warm_up()
     about = {"model": args.model, "engine": args.engine, "guide": args.guide, "version": version("gflowgr")}
     app = make_app(served, key=key, about=about, seconds=args.timeout)
-    return app, f"{len(recommender.catalog)} items of catalogue {recommender.catalog.fingerprint}"
+    return app, f"{len(recommender.catalog)} items of catalog {recommender.catalog.fingerprint}"

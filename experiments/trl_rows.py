@@ -59,9 +59,9 @@ def export_rows(data: str | Path, output_dir: str | Path, **settings: Any) -> di
 
 
 def load_tokenizer(catalog: Catalog, model: str | None) -> PreTrainedTokenizerBase:
-    """The tokenizer of `model` with the catalogue's codes, or one of these alone; it puts no token around a text.
+    """The tokenizer of `model` with the catalog's codes, or one of these alone; it puts no token around a text.
 
-    Raises InputError where the model was trained for another catalogue, or has no end-of-text token.
+    Raises InputError where the model was trained for another catalog, or has no end-of-text token.
     """
     if model is None:
         return word_tokenizer(catalog.trie.sizes)

@@ -14,7 +14,7 @@ held_out.py   what a split holds out, in words: `HeldOut`
 training.py   what training may see: `training_sequences`, `training_matrix`, `training_counts`, `untrained`
 rows.py       a row as it was at an earlier item: `cut`, and at each of its items: `prefixes`;
               what is wrong with rows: `check_rows`, `unrankable`
-prepared.py   catalogue and splits as one folder: `save_prepared`, `load_prepared`
+prepared.py   catalog and splits as one folder: `save_prepared`, `load_prepared`
 movielens.py  a public log to start from: `fetch_movielens_100k`, `read_titles`
 prompts.py    rows -> what the model reads: `PromptBuilder` makes a `PromptBatch`
 texts.py      the same as text: `prompt_texts` of a batch, `item_texts` of items

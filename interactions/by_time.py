@@ -21,7 +21,7 @@ dates, but for instance places in a list; every later bound is the year 5138 of 
 def by_time(
     log: pd.DataFrame, item_ids: Sequence[str], max_history: int, at: Sequence[str | float] = QUANTILES
 ) -> Splits:
-    """Split `log` (of `read_log`) at two times; `item_ids` are the ids of the catalogue, `max_history` items a prompt.
+    """Split `log` (of `read_log`) at two times; `item_ids` are the ids of the catalog, `max_history` items a prompt.
 
     Training is the events before the first time, in windows as `leave_one_out` has them. A validation row's target is
     its user's first event in [first, second), a test row's the first one at or after the second. The history is ALL

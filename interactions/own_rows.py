@@ -61,14 +61,14 @@ def read_rows(path: str | Path, columns: Mapping[str, str] | None = None) -> pd.
 def own_splits(
     files: Mapping[str, str | Path], frames: Mapping[str, pd.DataFrame], item_ids: Sequence[str], max_history: int
 ) -> Splits:
-    """Splits of rows as they are; `item_ids` are the ids of the catalogue.
+    """Splits of rows as they are; `item_ids` are the ids of the catalog.
 
     Without a frame `train`, training is the history of each user's first validation row, cut into windows of at most
     `max_history + 1` items as by `leave_one_out`: rows of a user must then be in the order of time, so that it precedes
     all that is held out.
 
     files, frames: what `train`, `validation` and `test` were read from, and what `read_rows` gave.
-    Raises InputError for items that are not in the catalogue and for a row that stands in two splits.
+    Raises InputError for items that are not in the catalog and for a row that stands in two splits.
     """
     tables = {name: _dataset(frame, item_ids, f"{files[name]}") for name, frame in frames.items()}
     told = {name: f"the rows of {Path(files[name]).name}" for name in frames}

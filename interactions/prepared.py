@@ -1,4 +1,4 @@
-"""A prepared folder: catalogue, splits and counts, whole or absent."""
+"""A prepared folder: catalog, splits and counts, whole or absent."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -30,12 +30,12 @@ def save_prepared(
     settings: Mapping[str, Any] | None = None,
     beside: Callable[[Path], None] | None = None,
 ) -> None:
-    """Write catalogue, splits and metrics.json as one folder, marked as complete.
+    """Write catalog, splits and metrics.json as one folder, marked as complete.
 
     A folder that was prepared before is replaced as a whole: a killed process leaves the old one or the new one.
     counts: what metrics.json holds. settings: what decided the result, for the marker; values as JSON has them.
     beside: writes the codebooks of the semantic IDs into the folder that it is given.
-    Raises InputError where rows and catalogue do not fit, and for a folder with other files, which are never removed;
+    Raises InputError where rows and catalog do not fit, and for a folder with other files, which are never removed;
     SetupError where another process prepares the same folder or the disk is full.
     """
     folder = Path(folder).resolve()
@@ -52,9 +52,9 @@ def save_prepared(
 
 
 def load_prepared(folder: str | Path) -> tuple[Catalog, Splits]:
-    """The catalogue and the splits that `save_prepared` wrote.
+    """The catalog and the splits that `save_prepared` wrote.
 
-    Raises InputError for a folder that is missing, not complete, or holds a catalogue or rows other than it was
+    Raises InputError for a folder that is missing, not complete, or holds a catalog or rows other than it was
     completed with.
     """
     folder = Path(folder)
@@ -87,7 +87,7 @@ def check_free(folder: Path) -> None:
 
 
 def _provenance(catalog: Catalog, splits: Splits, settings: Mapping[str, Any]) -> Provenance:
-    """What a prepared folder is made of. Raises InputError for rows that the catalogue does not fit."""
+    """What a prepared folder is made of. Raises InputError for rows that the catalog does not fit."""
     for name in NAMES:
         if len(rows := getattr(splits, name)):
             check_rows(name, rows, len(catalog))

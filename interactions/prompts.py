@@ -109,7 +109,7 @@ def _copied(value: Any) -> Any:
 
 
 class PromptBuilder:
-    """Turns rows (history and, where it is known, target, ...) into a `PromptBatch` for one catalogue and tokenizer.
+    """Turns rows (history and, where it is known, target, ...) into a `PromptBatch` for one catalog and tokenizer.
 
     max_history: how many of the newest items of a history the model reads; must be at least 1.
 
@@ -193,7 +193,7 @@ class PromptBuilder:
             wrong = [v for v in items.tolist() if isinstance(v, bool | float) or not 0 <= v < self.trie.items]
             raise InputError(
                 f"User {row.get('user')!r} has {wrong[0]!r} in the history, but items are 0 to {self.trie.items - 1}.",
-                remedy="Leave padding out, and number the items as the catalogue does.",
+                remedy="Leave padding out, and number the items as the catalog does.",
                 field="history",
                 row=row.get("user"),
                 value=wrong[0],
@@ -247,7 +247,7 @@ def _titles(catalog: Catalog) -> list[str]:
     missing = len(catalog) - sum(map(bool, catalog.titles))
     if missing == len(catalog):
         raise InputError(
-            "prompt_template has {titles} but the catalogue has none.",
+            "prompt_template has {titles} but the catalog has none.",
             remedy="Prepare the data with titles, or leave {titles} out.",
             field="prompt_template",
         )

@@ -22,7 +22,7 @@ COLUMNS = {"user", "history", "target", *OPTIONAL, *(f"history_{name}" for name 
 class Provenance:
     """What decides a prepared folder, a fitted recommender, a run or an evaluation.
 
-    catalog: the catalogue's fingerprint. splits: the digest of the rows of each split that was used, see `rows_digest`.
+    catalog: the catalog's fingerprint. splits: the digest of the rows of each split that was used, see `rows_digest`.
     settings: what decides the result beside the data; values as JSON has them.
     """
 
@@ -34,7 +34,7 @@ class Provenance:
     def from_rows(
         cls, catalog: str, rows: Mapping[str, Dataset], settings: Mapping[str, Any] | None = None
     ) -> "Provenance":
-        """From a catalogue's fingerprint and the rows of each split, by the columns that splits hold."""
+        """From a catalog's fingerprint and the rows of each split, by the columns that splits hold."""
         digests = {}
         for name, some in rows.items():
             known = [column for column in some.column_names if column in COLUMNS]

@@ -68,7 +68,7 @@ def _check_items(name: str, column: str, values: pa.Array, row: np.ndarray, item
     if not pa.types.is_integer(values.type) and len(values):
         raise InputError(
             f"{name}: {column} holds {values.type} and no integers.",
-            remedy="An item is its number in the catalogue.",
+            remedy="An item is its number in the catalog.",
             field=column,
             value=str(values.type),
         )
@@ -79,12 +79,12 @@ def _check_items(name: str, column: str, values: pa.Array, row: np.ndarray, item
         numbers = np.asarray(values)
         bad = (numbers < 0) | (numbers >= items)
         value = numbers[bad.argmax()].item() if bad.any() else None
-        fault = "padding" if value == -1 else "no item of the catalogue"
+        fault = "padding" if value == -1 else "no item of the catalog"
     if bad.any():
         raise InputError(
             f"{name}: row {row[bad.argmax()]} has {value} in {column}, which is {fault}: items are 0 to {items - 1} "
             f"({int(bad.sum())} such values).",
-            remedy="Leave padding out, and prepare rows and catalogue from one log.",
+            remedy="Leave padding out, and prepare rows and catalog from one log.",
             field=column,
             row=int(row[bad.argmax()]),
             value=value,

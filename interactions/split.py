@@ -23,7 +23,7 @@ SEQUENCES, RECORD = "sequences", "held_out.json"
 
 @dataclass(frozen=True)
 class Splits:
-    """Prompt rows. Every split has the same schema, and an item is a number: its position in the catalogue.
+    """Prompt rows. Every split has the same schema, and an item is a number: its position in the catalog.
 
     `user` string; `history` list of int32, the items before the target, oldest first; `target` int32; and, when the log
     has them, `behavior` string and `rating` float32 of the target, `history_behavior` and `history_rating`, lists of
@@ -76,7 +76,7 @@ class Splits:
 
 
 def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) -> Splits:
-    """Split `log` (of `read_log`) user by user; `item_ids` are the ids of the catalogue, `max_history` items a prompt.
+    """Split `log` (of `read_log`) user by user; `item_ids` are the ids of the catalog, `max_history` items a prompt.
 
     A test row's target is the user's last item, a validation row's the second last, and the history is the user's WHOLE
     past: the prompt is cut later, but what is ranked may exclude all of it. Train rows are windows of at most
@@ -84,7 +84,7 @@ def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) 
     `max_history` before it. So two windows share one item, which is a target in the earlier and context in the later.
     With every position of `history + target` trained, each training item but a user's first is predicted exactly once.
 
-    Raises InputError for repeated `item_ids`, items that are not in the catalogue, or users with fewer than 3 items.
+    Raises InputError for repeated `item_ids`, items that are not in the catalog, or users with fewer than 3 items.
     """
     log = in_order(log)
     items = log_items(log, item_ids)  # [interactions]
@@ -109,29 +109,29 @@ def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) 
 
 
 def log_items(log: pd.DataFrame, item_ids: Sequence[str]) -> np.ndarray:
-    """`item_numbers` of a log's interactions; says how many items of the catalogue have none."""
+    """`item_numbers` of a log's interactions; says how many items of the catalog have none."""
     numbers = item_numbers(log["item"], item_ids, "the log")
     if unseen := len(item_ids) - len(np.unique(numbers)):
-        logger.info("%d of %d items of the catalogue have no interactions", unseen, len(item_ids))
+        logger.info("%d of %d items of the catalog have no interactions", unseen, len(item_ids))
     return numbers
 
 
 def item_numbers(items: pd.Series, item_ids: Sequence[str], what: str) -> np.ndarray:
-    """The position of each item in the catalogue, [n]. what: names where the items stand, in a message.
+    """The position of each item in the catalog, [n]. what: names where the items stand, in a message.
 
-    Raises InputError for repeated `item_ids` and for items that are not in the catalogue.
+    Raises InputError for repeated `item_ids` and for items that are not in the catalog.
     """
     catalog = pd.Index(list(item_ids), dtype="str")
     if catalog.has_duplicates:
         raise InputError(
-            f"The catalogue repeats item {catalog[catalog.duplicated()][0]!r}.",
+            f"The catalog repeats item {catalog[catalog.duplicated()][0]!r}.",
             remedy="Give each item of item_ids one position.",
         )
     numbers = catalog.get_indexer(pd.Index(items))
     if (unknown := numbers < 0).any():
         raise InputError(
-            f"{items[unknown].nunique()} items of {what} are not in the catalogue, e.g. {items[unknown].iloc[0]!r}.",
-            remedy="Build the catalogue from these items too, or drop their interactions.",
+            f"{items[unknown].nunique()} items of {what} are not in the catalog, e.g. {items[unknown].iloc[0]!r}.",
+            remedy="Build the catalog from these items too, or drop their interactions.",
             value=items[unknown].iloc[0],
         )
     return numbers

@@ -5,7 +5,7 @@ exact `distribution`. The forward policy P_F is renormalized over the legal chil
 `CausalPolicy` wraps a decoder-only model, `EncoderDecoderPolicy` a T5, and `policy_of` chooses. `Exploration` says how
 draws may depart from P_F. `check_shared_prefix` compares `log_probs` with its plain twin on a run's first step, and
 `Agreement` says what is rounding; `check_backbone` refuses backbones that would be silently wrong. `load_backbone`
-reads a checkpoint, or makes a new backbone, with the catalogue's codes in its vocabulary.
+reads a checkpoint, or makes a new backbone, with the catalog's codes in its vocabulary.
 """
 
 from policy.agreement import Agreement

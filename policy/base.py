@@ -201,7 +201,7 @@ class TriePolicy(ABC):
         """P_F over the children of the nodes [B, K] that the branches have come to: [B, K, width].
 
         Branches without a choice at or below their node are not read, since all their steps have log-probability 0:
-        in public catalogues that is most of them after two codes.
+        in public catalogs that is most of them after two codes.
         """
         certain = torch.full((*nodes.shape, width), -torch.inf, device=nodes.device)
         certain[..., 0] = 0.0

@@ -54,7 +54,7 @@ def _cached_log_probs(policy: TriePolicy, prompts: PromptBatch, items: Tensor) -
 
 
 def _deepest(trie: Trie) -> Tensor:
-    """Two items [2] whose paths have as many choices as any, far apart; one where the catalogue has one leaf."""
+    """Two items [2] whose paths have as many choices as any, far apart; one where the catalog has one leaf."""
     choices = (trie.first_child.diff() > 1).long()  # [nodes]
     for level in range(1, trie.levels + 1):
         nodes = trie.nodes_at(level)

@@ -1,4 +1,4 @@
-"""What the head of a language model gives at the nodes of paths: logits of the catalogue's codes alone where it can."""
+"""What the head of a language model gives at the nodes of paths: logits of the catalog's codes alone where it can."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

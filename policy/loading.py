@@ -1,4 +1,4 @@
-"""A backbone and its tokenizer: new, or of a checkpoint, to which the catalogue's codes are added."""
+"""A backbone and its tokenizer: new, or of a checkpoint, to which the catalog's codes are added."""
 
 import logging
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def load_backbone(
     backbone: dict[str, Any] | str | None = None,
     seed: int = 42,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A checkpoint, its vocabulary extended by the catalogue's codes where they are missing; or a new backbone.
+    """A checkpoint, its vocabulary extended by the catalog's codes where they are missing; or a new backbone.
 
     Args:
         catalog: whose codes the vocabulary is to hold.
@@ -45,7 +45,7 @@ def load_backbone(
 
     Raises:
         InputError: neither is given, transformers cannot load or make it, the folder holds no whole checkpoint, or the
-            model was trained for another catalogue.
+            model was trained for another catalog.
     """
     if model is not None:
         model = str(model)

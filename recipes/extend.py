@@ -1,4 +1,4 @@
-"""Further items into a prepared folder: the catalogue grows, and what was there keeps its semantic IDs and numbers.
+"""Further items into a prepared folder: the catalog grows, and what was there keeps its semantic IDs and numbers.
 
 python -m recipes.extend --data runs/mine/data --vectors new_items.npz --output_dir runs/mine/grown
 """

@@ -1,4 +1,4 @@
-"""An interaction log, or rows that are split already, into a catalogue with semantic IDs and splits.
+"""An interaction log, or rows that are split already, into a catalog with semantic IDs and splits.
 
 python -m recipes.prepare --config recipes/ml-100k/data.yaml
 python -m recipes.prepare --log my_log.csv --output_dir runs/mine/data

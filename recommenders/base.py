@@ -20,7 +20,7 @@ Histories = Sequence[Sequence[int]]
 
 
 class Recommender(Protocol):
-    """A fitted model that scores the whole catalogue for any history, also for users it never saw.
+    """A fitted model that scores the whole catalog for any history, also for users it never saw.
 
     `without` names what a model that counts must not have counted: B lists, the whole training sequence of the user
     behind each history, once. Counts over users contain the answer to every training history, and without the share of

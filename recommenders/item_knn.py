@@ -105,7 +105,7 @@ class ItemKNN:
     def _scores(self, histories: Histories, without: Histories | None) -> sparse.csr_matrix:
         """`score` of the neighbors of the histories' items, `[B, items]` float32; others have 0.
 
-        Rows and columns of other items are left out before anything is multiplied, so the catalogue costs nothing.
+        Rows and columns of other items are left out before anything is multiplied, so the catalog costs nothing.
         """
         rows = len(histories)
         weights = occurrences(histories, len(self.users), self.decay)  # [B, items]

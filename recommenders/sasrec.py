@@ -32,8 +32,8 @@ class SASRecSettings:
     """How the network looks and how it is trained.
 
     layer: "sasrec" = a transformer's, "hstu" and "ligr" = those of `sasrec_layers`.
-    loss: "softmax" = cross-entropy over the catalogue; "bce" = as published, against one item the user never took;
-    "sampled_softmax" and "gbce" = against `negatives` drawn items a batch, for large catalogues, see `sasrec_losses`;
+    loss: "softmax" = cross-entropy over the catalog; "bce" = as published, against one item the user never took;
+    "sampled_softmax" and "gbce" = against `negatives` drawn items a batch, for large catalogs, see `sasrec_losses`;
     calibration: of gbce.
     vectors: a file of item vectors as `text_knn` takes it, for instance of titles: an item's embedding is then one of
     its own plus a learned projection of its vector.

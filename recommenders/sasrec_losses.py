@@ -1,4 +1,4 @@
-"""The losses of SASRec: over the catalogue, or over sampled items where the catalogue is large.
+"""The losses of SASRec: over the catalog, or over sampled items where the catalog is large.
 
 Each is made of the training part once, and is then called for a batch with the states at P positions.
 """
@@ -55,7 +55,7 @@ def make_loss(splits: Splits, items: int, settings: "SASRecSettings") -> Loss:
 
 
 def softmax(network: "Network", at: Positions) -> Tensor:
-    """Cross-entropy over the catalogue."""
+    """Cross-entropy over the catalog."""
     return F.cross_entropy(network.logits(at.states), at.target)
 
 

@@ -101,7 +101,7 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
     A trained policy is one too: the folder of a finished run, or a copy that kind "policy" made.
 
     Raises:
-        InputError: there is none, it is not whole, or it was fitted on the items of another catalogue or on other rows.
+        InputError: there is none, it is not whole, or it was fitted on the items of another catalog or on other rows.
     """
     folder, kept = Path(folder), made_of(folder)
     Provenance.from_rows(catalog.fingerprint, rows or {}, kept.settings).check(

@@ -48,7 +48,7 @@ class TextKNN:
 
     @dataclass(frozen=True)
     class Settings:
-        """vectors: a file .npz (ids, vectors) with all items of the catalogue, as `prepare` takes it, or .npy."""
+        """vectors: a file .npz (ids, vectors) with all items of the catalog, as `prepare` takes it, or .npy."""
 
         vectors: str = ""
         width: float = 0.1
@@ -67,7 +67,7 @@ class TextKNN:
 
     @classmethod
     def from_catalog(cls, splits: Splits, catalog: Catalog, settings: Settings) -> "TextKNN":
-        """The vectors of the catalogue's items in the metric of the training histories (`within_histories`).
+        """The vectors of the catalog's items in the metric of the training histories (`within_histories`).
 
         The temperature is fitted on the validation items. Raises InputError for a file that lacks an item or cannot be
         read.

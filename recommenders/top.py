@@ -31,7 +31,7 @@ class Top(NamedTuple):
 def find_top(recommender: Any, histories: Sequence[Sequence[int]], k: int, without: Any = None) -> Top:
     """The k best items of a recommender: by its own `top`, else of all its probabilities, some rows at a time.
 
-    recommender: a `Recommender`; with a method `top` of these arguments it need not score the whole catalogue.
+    recommender: a `Recommender`; with a method `top` of these arguments it need not score the whole catalog.
     """
     if hasattr(recommender, "top"):
         return recommender.top(histories, k, without)

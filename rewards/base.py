@@ -21,7 +21,7 @@ class Reward(Protocol):
 
     A reward that also has `catalog(batch) -> [B, items]` scores every item at once, which makes exact flows possible.
     One with `sparse(batch) -> SparseReward` names few items and says what all others have, which makes them possible in
-    a catalogue of any size; small catalogues need no `catalog` then.
+    a catalog of any size; small catalogs need no `catalog` then.
     One with the attribute `signed = True` returns values below 0, and only a `WeightedSum` that is signed takes it.
     """
 
@@ -75,7 +75,7 @@ class WeightedSum:
 
     @property
     def scores_catalog(self) -> bool:
-        """Whether every term can score the whole catalogue."""
+        """Whether every term can score the whole catalog."""
         return all(hasattr(reward, "catalog") or hasattr(reward, "sparse") for reward in self.rewards.values())
 
     @property
@@ -98,7 +98,7 @@ class WeightedSum:
         return values, torch.stack(cuts).amax(0) if cuts else torch.zeros_like(parts[0].rest)
 
     def _sparse_value(self, name: str, batch: PromptBatch, trie: Trie) -> SparseReward:
-        with self._named_errors(name, batch, "the whole catalogue"):
+        with self._named_errors(name, batch, "the whole catalog"):
             reward = self.rewards[name].sparse(batch.copy())  # type: ignore[attr-defined]
         check_sparse(name, reward, len(batch), trie, signed=self.signed)
         return reward
@@ -106,7 +106,7 @@ class WeightedSum:
     def _value(self, name: str, batch: PromptBatch, trajectories: Trajectories | None) -> Tensor:
         """One reward of trajectories [B, K], or of every item [B, items] where none are given; checked."""
         reward: Any = self.rewards[name]
-        items = "the whole catalogue" if trajectories is None else f"items {self._ids(trajectories)} and others"
+        items = "the whole catalog" if trajectories is None else f"items {self._ids(trajectories)} and others"
         with self._named_errors(name, batch, items):
             if trajectories is not None:
                 value = reward(batch.copy(), trajectories.copy())

@@ -49,7 +49,7 @@ class Collaborative:
         top = best_items(self.recommender, batch, self.reward_items + spare)
         if top.items.numel() and (highest := int(top.items.max())) >= trie.items:
             raise InputError(
-                f"The recommender names item {highest} and the catalogue has {trie.items}.",
+                f"The recommender names item {highest} and the catalog has {trie.items}.",
                 remedy="Fit it on the data of this run.",
             )
         leaf = trie.leaf_of_item[top.items].long().where(top.items >= 0, -1)  # [B, M]

@@ -13,7 +13,7 @@ class Likelihood:
 
     r_y[b, k] = P_F(item[b, k] | prompt b) / max_i P_F(i | prompt b)
 
-    The largest probability is that of the whole catalogue, exactly, so the policy's favorite has 1 and nothing has
+    The largest probability is that of the whole catalog, exactly, so the policy's favorite has 1 and nothing has
     more. The weights are the current ones, so the reward changes as the policy learns.
 
     reward_items: above 0 the semantic IDs that a beam of this width finds have their values, and all others 0.

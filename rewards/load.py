@@ -66,7 +66,7 @@ class RewardParts:
 def load_reward(name: str, parts: RewardParts, /, **settings: Any) -> Reward:
     """The reward called `name`, or the one that the import path "my_module:my_reward" leads to.
 
-    A class is constructed with the catalogue as its first argument and with `settings`. A function is the reward itself
+    A class is constructed with the catalog as its first argument and with `settings`. A function is the reward itself
     and has no settings. Either may be TRL's kind of reward, see `as_reward`. Modules are also looked for in the working
     directory. Raises InputError naming what is missing.
     """
@@ -149,7 +149,7 @@ def settings_of(name: str) -> list[str]:
     if not isinstance(imported, type):
         return []
     parts = {part.name for part in fields(RewardParts)}
-    arguments = list(inspect.signature(imported).parameters)[1:]  # the first one is the catalogue
+    arguments = list(inspect.signature(imported).parameters)[1:]  # the first one is the catalog
     return [argument for argument in arguments if argument not in parts]
 
 

@@ -38,7 +38,7 @@ class MatchedCodes:
     def sparse(self, batch: PromptBatch) -> SparseReward:
         """The subtrees below every node that has the target's code at its level.
 
-        A share of 1 / codes of the nodes of a level, so it is exact and grows with the catalogue, if slowly.
+        A share of 1 / codes of the nodes of a level, so it is exact and grows with the catalog, if slowly.
         """
         trie = self.trie = self.trie.to(batch.history.device)
         path = trie.path(batch.target)  # [B, L + 1]

@@ -16,7 +16,7 @@ class PolicySampler:
     exploration: how the draws depart from P_F; their log-probabilities stay those of P_F.
 
     beams: instead of draws, the best items that a beam of width `count` finds, best first: the on-policy strategy of
-    GFlowGR (arXiv 2506.16114). They are distinct and need no seed; where the catalogue has fewer, the rest is padding.
+    GFlowGR (arXiv 2506.16114). They are distinct and need no seed; where the catalog has fewer, the rest is padding.
     """
 
     def __init__(self, policy: TriePolicy, beams: bool = False, exploration: Exploration = ON_POLICY) -> None:

@@ -33,7 +33,7 @@ class RandomSampler:
     def _rejecting(self, batch: PromptBatch, count: int, draws: torch.Generator) -> Tensor:
         """Draws of any item, of which those that are known or drawn before are dropped: [B, count].
 
-        The largest number of items that a user can know is far below the catalogue's, so few are.
+        The largest number of items that a user can know is far below the catalog's, so few are.
         """
         known = known_leaves(self.trie, batch)
         taken = int((self.trie.items_below[known.clamp(min=0)] * (known >= 0)).sum(1).max())
@@ -53,7 +53,7 @@ class RandomSampler:
     def _check(left: int, count: int) -> None:
         if left < count:
             raise InputError(
-                f"{count} random trajectories are asked for, but only {left} items of the catalogue are unknown to a "
+                f"{count} random trajectories are asked for, but only {left} items of the catalog are unknown to a "
                 "user.",
                 remedy="Ask for fewer.",
             )

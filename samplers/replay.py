@@ -104,13 +104,13 @@ class ReplaySampler:
             temporary.write_bytes(save(state, metadata))
 
     def load(self, path: Path) -> None:
-        """Read what `save` wrote. Raises InputError where it was written for another catalogue."""
+        """Read what `save` wrote. Raises InputError where it was written for another catalog."""
         with safe_open(path, "pt") as file:
             metadata = file.metadata()
             if (written := metadata["catalog_fingerprint"]) != self.catalog_fingerprint:
                 raise InputError(
-                    f"{path} remembers items of catalogue {written}, not of {self.catalog_fingerprint}.",
-                    remedy="Resume with the catalogue it was written for, or delete the file to begin with an empty "
+                    f"{path} remembers items of catalog {written}, not of {self.catalog_fingerprint}.",
+                    remedy="Resume with the catalog it was written for, or delete the file to begin with an empty "
                     "memory.",
                     file=path,
                 )

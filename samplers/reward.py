@@ -14,7 +14,7 @@ DrawReward = Callable[[PromptBatch, int, torch.Generator], Tensor]
 
 
 class RewardSampler:
-    """Independent draws from R / Z, after floor and temperature, exactly and at any size of the catalogue.
+    """Independent draws from R / Z, after floor and temperature, exactly and at any size of the catalog.
 
     draw_reward: draws items from the target distribution of the run.
     """

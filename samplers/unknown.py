@@ -32,9 +32,9 @@ def is_unknown(trie: Trie, known: Tensor, items: Tensor) -> Tensor:
 def best_unknown(trie: Trie, batch: PromptBatch, recommender: Any, pool: int) -> Tensor:
     """The `pool` unknown items that the recommender finds likeliest, best first: [B, min(pool, items)].
 
-    recommender: prompts -> probabilities [B, items]; in a catalogue beyond `DENSE_ITEMS` its `top` is asked. Where it
+    recommender: prompts -> probabilities [B, items]; in a catalog beyond `DENSE_ITEMS` its `top` is asked. Where it
     tells fewer items apart, those that it holds for equally unlikely follow: in the dense form in the order of `topk`,
-    beyond it spread evenly over the catalogue. -1 behind the last one where fewer are unknown.
+    beyond it spread evenly over the catalog. -1 behind the last one where fewer are unknown.
     """
     if trie.items <= DENSE_ITEMS:
         score = recommender(batch).masked_fill(~unknown_items(trie, batch), -torch.inf)
@@ -51,7 +51,7 @@ def best_unknown(trie: Trie, batch: PromptBatch, recommender: Any, pool: int) ->
 
 
 def _others(trie: Trie, batch: PromptBatch, items: Tensor, count: int) -> Tensor:
-    """`count` items spread over the catalogue, -1 where one is among items [B, M]: [B, count]."""
+    """`count` items spread over the catalog, -1 where one is among items [B, M]: [B, count]."""
     steps = torch.arange(1, count + 1, device=items.device) * max(1, trie.items // (count + 1))
     spread = (batch.target.unsqueeze(1) + steps) % trie.items
     return spread.masked_fill((spread.unsqueeze(2) == items.unsqueeze(1)).any(2), -1)

@@ -1,12 +1,12 @@
 """The item tokenizer: what makes semantic IDs.
 
 - `item_vectors` (`vectors`): what they are made from: interactions, files or titles, one kind or several fused
-- `interaction_vectors`: those of training interactions alone, for catalogues without text
+- `interaction_vectors`: those of training interactions alone, for catalogs without text
 - `quantizer`: vectors into codes: `residual_kmeans` or `rq_vae`, by name in `QUANTIZERS`
 - `codebooks`: what is kept of a quantizer, by which `extend` (`extension`) codes items that come later; `free_ids`: the
   nearest semantic ID that no item has
 - `index`: codes from a file: LETTER, LC-Rec, MiniOneRec or plain JSON
-- `prepare` (`preparation`): a log into a folder with the catalogue and the splits; `settings` are its settings
+- `prepare` (`preparation`): a log into a folder with the catalog and the splits; `settings` are its settings
 """
 
 from typing import TYPE_CHECKING

@@ -28,7 +28,7 @@ class Codebooks:
 
     centroids: of each level, [codes, d'] float32. encoder: weight and bias of the linear layers, with ReLU between
     them, that turn a vector [d] into one [d']; () where vectors are taken as they are.
-    origin: "quantizer" where its codes are the catalogue's own; "index" where the centroids are means of the vectors of
+    origin: "quantizer" where its codes are the catalog's own; "index" where the centroids are means of the vectors of
     items that an index gave their codes, so that not every item is nearest to its own.
     """
 

@@ -1,4 +1,4 @@
-"""Items that come later: codes by what is kept of the quantizer, in a catalogue that grows and moves nothing."""
+"""Items that come later: codes by what is kept of the quantizer, in a catalog that grows and moves nothing."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,7 @@ def extend(
     vectors: np.ndarray,
     titles: Sequence[str] = (),
 ) -> Catalog:
-    """The catalogue with further items, whose semantic IDs are those of their vectors.
+    """The catalog with further items, whose semantic IDs are those of their vectors.
 
     An item gets the nearest codes level by level. Where another item has that semantic ID already it gets the nearest
     last code that is free, or else the nearest one before it with a free one below; the code that `on_collision:
@@ -37,12 +37,12 @@ def extend(
         catalog: whose semantic IDs `codebooks` are of.
         codebooks: what `prepare` kept of the quantizer, `Codebooks.load`.
         item_ids: of the new items, in the form of `normal_ids`.
-        vectors: [new, d], from the model that made those of the catalogue.
+        vectors: [new, d], from the model that made those of the catalog.
         titles: of the new items, "" for one without; () for none.
 
     Raises:
         InputError: an item is there already or given twice, vectors are of another width or not finite, the codebooks
-            are of another catalogue, or no semantic ID is left.
+            are of another catalog, or no semantic ID is left.
     """
     ids = normal_ids(item_ids, "the item").texts
     refuse_repeated(ids, "The list of new items")
@@ -59,7 +59,7 @@ def extend(
 
 
 def extend_prepared(data: str | Path, output_dir: str | Path, **settings: Any) -> dict[str, Any]:
-    """A prepared folder with further items in its catalogue, whole or not at all; the rows are the same.
+    """A prepared folder with further items in its catalog, whole or not at all; the rows are the same.
 
     Args:
         data: the prepared folder, which keeps its codebooks.

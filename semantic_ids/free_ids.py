@@ -27,7 +27,7 @@ class FreeIds:
         ):
             raise InputError(
                 f"Codebooks of {codebooks.levels} levels for semantic IDs of {codes.shape[1]} codes up to "
-                f"{codes.max(0).tolist()}: they are of another catalogue.",
+                f"{codes.max(0).tolist()}: they are of another catalog.",
                 remedy="Load both from one prepared folder.",
                 field="codebooks",
             )

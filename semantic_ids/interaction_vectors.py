@@ -1,4 +1,4 @@
-"""Item vectors from interactions alone, for catalogues without text."""
+"""Item vectors from interactions alone, for catalogs without text."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""An interaction log, or split rows, into a prepared folder: the catalogue with its semantic IDs, and the splits."""
+"""An interaction log, or split rows, into a prepared folder: the catalog with its semantic IDs, and the splits."""
 
 import logging
 from collections.abc import Callable, Collection, Sequence
@@ -48,7 +48,7 @@ HELD_OUT = ("validation", "test")
 
 
 def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> dict[str, Any]:
-    """A log, or rows that are split already, into catalogue and splits, whole or not at all.
+    """A log, or rows that are split already, into catalog and splits, whole or not at all.
 
     Args:
         log: the file, or "movielens-100k"; None where `train`, `validation` and `test` are given.
@@ -124,7 +124,7 @@ def check_prepared(folder: str | Path, args: DataArguments, recipe: str) -> None
 
 
 class Given(NamedTuple):
-    """What was read. items: the ids of all items. split: from the ids of the catalogue to the splits."""
+    """What was read. items: the ids of all items. split: from the ids of the catalog to the splits."""
 
     items: Collection[str]
     split: Callable[[Sequence[str]], Splits]
@@ -176,7 +176,7 @@ def _titles(args: DataArguments) -> dict[str, str]:
 
 
 def _counts(catalog: Catalog, splits: Splits) -> dict[str, Any]:
-    """What the catalogue and the splits hold, and how many held-out rows are out of reach, and why."""
+    """What the catalog and the splits hold, and how many held-out rows are out of reach, and why."""
     trained = training_counts(splits, len(catalog))
     counts: dict[str, Any] = {
         "held_out": splits.held_out.test,

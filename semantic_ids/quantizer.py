@@ -46,7 +46,7 @@ def residual_kmeans(vectors: np.ndarray, sizes: tuple[int, ...], *, iterations: 
     residual = np.ascontiguousarray(vectors, np.float32)
     codes, centroids = np.empty((len(vectors), len(sizes)), np.int64), []
     for level, size in enumerate(sizes):
-        # min_points only silences a warning: small catalogues are wanted here
+        # min_points only silences a warning: small catalogs are wanted here
         kmeans = faiss.Kmeans(residual.shape[1], size, niter=iterations, seed=seed + level, min_points_per_centroid=1)
         kmeans.train(residual)
         assert kmeans.centroids is not None  # since it is trained

@@ -1,4 +1,4 @@
-"""How a log becomes a catalogue and splits: the settings of `prepare`."""
+"""How a log becomes a catalog and splits: the settings of `prepare`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +15,7 @@ HISTORIES = "histories"
 class DataArguments(Arguments):
     """Settings of `prepare`."""
 
-    output_dir: str = field(metadata={"help": "Folder for the catalogue and the splits."})
+    output_dir: str = field(metadata={"help": "Folder for the catalog and the splits."})
     log: str | None = field(
         default=None,
         metadata={
@@ -162,10 +162,10 @@ class ExtendArguments(Arguments):
     """Settings of `extend`."""
 
     data: str = field(metadata={"help": "Folder that prepare.py wrote, or extend.py."})
-    output_dir: str = field(metadata={"help": "Folder for the grown catalogue and the same splits."})
+    output_dir: str = field(metadata={"help": "Folder for the grown catalog and the same splits."})
     vectors: list[str] = field(
         metadata={
-            "help": "Vectors of the new items, from what made the catalogue's: a file .npz (ids, vectors), or a folder "
+            "help": "Vectors of the new items, from what made the catalog's: a file .npz (ids, vectors), or a folder "
             "of a sentence-transformers model, which reads the titles of `items`. As many as were fused, in that order."
         }
     )

@@ -60,7 +60,7 @@ def fuse(parts: Sequence[np.ndarray]) -> np.ndarray:
 def affinity(vectors: np.ndarray, splits: Splits) -> float:
     """How much more alike an item and the user's next one are than two at random: cosines, in standard deviations.
 
-    vectors [items, d] in the order of the catalogue; pairs are of training sequences only, and items at random are as
+    vectors [items, d] in the order of the catalog; pairs are of training sequences only, and items at random are as
     popular as the next ones. It is about 0 where rows belong to other items, of which IDs would be noise.
     """
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True).clip(1e-12)

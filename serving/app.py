@@ -45,7 +45,7 @@ class Answers:
         asked = Recommend.model_validate_json(await request.body())
         self._check_catalog(asked)
         if asked.k > self.items:
-            refuse("k", asked.k, f"the catalogue has {self.items} items")
+            refuse("k", asked.k, f"the catalog has {self.items} items")
         width = asked.beam_width or max(self.served.beam_width, asked.k)
         if width < asked.k:
             refuse("beam_width", width, f"k is {asked.k}")
@@ -77,7 +77,7 @@ class Answers:
 
     def _check_catalog(self, asked: Histories) -> None:
         if asked.catalog not in (None, self.fingerprint):
-            sentence = f"The server's catalogue is {self.fingerprint}, not {asked.catalog}: ask another server."
+            sentence = f"The server's catalog is {self.fingerprint}, not {asked.catalog}: ask another server."
             raise HTTPException(409, sentence)
 
     async def _answer(self, how: Hashable, rows: list[Row]) -> Response:
@@ -104,7 +104,7 @@ def make_app(served: Served, *, key: str | None, about: Mapping[str, Any], secon
 
     With a key, requests need the header `Authorization: Bearer KEY`. seconds: within which a list is there. A refusal
     is one sentence: 400 for what cannot be asked, 401 for another key, 408 and 413 for a body that is too slow or too
-    large, 409 for another catalogue, 500 where the engine fails, 503 where too much waits and of /health as long as the
+    large, 409 for another catalog, 500 where the engine fails, 503 where too much waits and of /health as long as the
     engine fails or hangs, 504 where it takes too long.
     """
     metrics = Metrics()

@@ -40,7 +40,7 @@ class Metrics:
             registry=registry,
         )  # fmt: skip
         self.unknown = Counter(
-            "gflowgr_unknown_events", "Events of histories whose item the catalogue does not have.", registry=registry
+            "gflowgr_unknown_events", "Events of histories whose item the catalog does not have.", registry=registry
         )
 
     def batch(self, rows: int, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""A catalogue of 48 items and a backbone of about 20,000 weights, made on the spot."""
+"""A catalog of 48 items and a backbone of about 20,000 weights, made on the spot."""
 
 import os
 import resource

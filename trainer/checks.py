@@ -61,7 +61,7 @@ def check_run(
 
 
 def check_count(args: TrainingConfig, model: Any, prompts: PromptBuilder, count: int, *, evaluates: bool) -> None:
-    """Raise InputError where the catalogue or the backbone has no place for `count` trajectories of a prompt."""
+    """Raise InputError where the catalog or the backbone has no place for `count` trajectories of a prompt."""
     if count > prompts.trie.leaves:
         raise InputError(
             f"{count} trajectories per prompt of {prompts.trie.leaves} semantic IDs in all.", remedy="Lower K."

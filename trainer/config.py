@@ -232,7 +232,7 @@ class TrainingConfig(TrainingArguments):
         return False
 
     def named_items(self, items: int) -> int:
-        """How many items of a prompt have rewards of their own in a catalogue of `items`, 0 where all have."""
+        """How many items of a prompt have rewards of their own in a catalog of `items`, 0 where all have."""
         return 0
 
     @property

@@ -7,10 +7,10 @@ from catalog.errors import InputError
 _ROWS = "Rows become prompts by max_history and prompt_template."
 _LOAD = "Load the model yourself and give it as model."
 _REFERENCE = "The reference stays the policy that training starts from; ref_model replaces it."
-_DRAWS = "Draws keep to the catalogue's trie; set temperature, or settings of samplers: policy."
+_DRAWS = "Draws keep to the catalog's trie; set temperature, or settings of samplers: policy."
 _ENGINE = "Give it in vllm_engine."
 _DRIFT = "Draws of older weights are weighed by the ratio to these; see rollout_staleness."
-_NO_TOOLS = "Trajectories are items of the catalogue."
+_NO_TOOLS = "Trajectories are items of the catalog."
 
 ARGUMENTS = {
     "compute_loss_func": "Write a method, see docs/methods.md.",
@@ -52,7 +52,7 @@ _SETTINGS = {
         *("loss_weights", "ld_alpha", "f_divergence_type", "f_alpha_divergence_coef", "use_weighting", "discopop_tau"),
     ),
     "Evaluations rank by beam search, see beam_width.": ("num_generations_eval",),
-    "An item has as many codes as the catalogue has levels.": (
+    "An item has as many codes as the catalog has levels.": (
         *("max_completion_length", "mask_truncated_completions", "max_tool_calling_iterations"),
     ),
     _DRAWS: (
@@ -64,7 +64,7 @@ _SETTINGS = {
     "A step draws for its own prompts; set global_batch_size.": ("generation_batch_size", "steps_per_generation"),
     "Each trajectory is trained once; replay draws it again.": ("num_iterations",),
     _ENGINE: ("vllm_model_impl", "vllm_gpu_memory_utilization", "vllm_tensor_parallel_size"),
-    "It follows from max_history and the catalogue.": ("vllm_max_model_length",),
+    "It follows from max_history and the catalog.": ("vllm_max_model_length",),
     "Give vllm_server_base_url.": ("vllm_server_host", "vllm_server_port", "vllm_group_port"),
     "Set early_clip for ECPO's bound of negative advantages.": ("delta",),
     "Set epsilon and epsilon_high: the objective is GRPO's, clipped step by step.": (

@@ -42,7 +42,7 @@ def make_model(model: Any, tokenizer: Any, catalog: Any, seed: int) -> tuple[Any
     loaded, own = load_backbone(catalog, str(model), None, seed)
     if tokenizer is not None and tokenizer.get_vocab() != own.get_vocab():
         raise InputError(
-            f"processing_class has other tokens than the tokenizer of {model} with the catalogue's codes.",
+            f"processing_class has other tokens than the tokenizer of {model} with the catalog's codes.",
             remedy="Leave it out, or load the model yourself.",
             field="processing_class",
         )
@@ -109,7 +109,7 @@ def _check_column(name: str, rows: Dataset, column: str) -> None:
     if item is None or not (pa.types.is_integer(item) or pa.types.is_null(item)):
         raise InputError(
             f"{name}: the column {column} holds {kind}.",
-            remedy="Items are whole numbers, places in the catalogue, and a history is a list of them.",
+            remedy="Items are whole numbers, places in the catalog, and a history is a list of them.",
             field=name,
             value=column,
         )

@@ -33,7 +33,7 @@ class PathFlows:
 class Scores:
     """What trajectories are worth: reward [B, K] >= 0; log_reward [B, K], what a flow objective matches.
 
-    Where items share a leaf and the reward scores the catalogue, log_reward is that of the leaf, the sum of its items.
+    Where items share a leaf and the reward scores the catalog, log_reward is that of the leaf, the sum of its items.
 
     flows are those of the trajectories, None where the objective does not ask for exact ones; so is history, the flows
     on the path to each item of the history, after the items before it. The first has nothing before it: it is not real.

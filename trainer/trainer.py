@@ -45,7 +45,7 @@ from trainer.scoring.flow_heads import NAME, attach_flow_head, flow_heads, param
 class RecommenderTrainer(Trainer):
     """Trains a generative recommender on prompts with K trajectories each; the method says what these are worth.
 
-    model: a backbone of transformers whose vocabulary holds the catalogue's code tokens, or the folder or hub name of
+    model: a backbone of transformers whose vocabulary holds the catalog's code tokens, or the folder or hub name of
     one, which takes them in. args: the config of a method. train_dataset: rows with `history`, `target` and any further
     columns (`interactions.leave_one_out`), as a Dataset or a list of dictionaries; eval_dataset: the same, or a
     dictionary of such by name. processing_class: the tokenizer, by default that of the model's folder.
@@ -294,7 +294,7 @@ class RecommenderTrainer(Trainer):
 
     @cached_property
     def provenance(self) -> Provenance:
-        """What decides this run: catalogue, rows, backbone, settings, and what was given in Python."""
+        """What decides this run: catalog, rows, backbone, settings, and what was given in Python."""
         splits = named_splits(self.train_dataset, self.eval_dataset)
         further = {"method": type(self).__name__, "python_parts": self.python_parts}
         return run_provenance(self.args, self.model, self.catalog, splits, self.runtime_info, further)

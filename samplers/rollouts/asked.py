@@ -94,7 +94,7 @@ class FinishRequest(StrictRequest):
 class Bounds:
     """What a request may hold.
 
-    trie: the catalogue's. vocabulary: tokens of the model. longest: tokens of the longest prompt.
+    trie: the catalog's. vocabulary: tokens of the model. longest: tokens of the longest prompt.
     """
 
     trie: Trie

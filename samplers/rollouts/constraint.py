@@ -1,4 +1,4 @@
-"""The trie inside vLLM: each step, the logits of tokens that lead out of the catalogue become -inf.
+"""The trie inside vLLM: each step, the logits of tokens that lead out of the catalog become -inf.
 
 Both classes are passed to an engine explicitly (`logits_processors=[...]`), never as an entry point, since the two
 model runners of vLLM share one entry-point group and reject each other's processors. A request asks for the constraint
@@ -26,7 +26,7 @@ with extra("rollouts", "The trie inside vLLM"):
     from vllm.v1.worker.gpu.sample.logits_processor import LogitsProcessor as LogitsProcessorV2
 
 ARGUMENT = "trie"
-"""Name of the request's argument, and of the folder with the catalogue in the engine's `additional_config`."""
+"""Name of the request's argument, and of the folder with the catalog in the engine's `additional_config`."""
 
 
 class TrieConstraint:
@@ -45,12 +45,12 @@ class TrieConstraint:
     def from_config(cls, config: VllmConfig, device: torch.device) -> "TrieConstraint":
         """The constraint of an engine, from the folder that its `additional_config` names and its tokenizer.
 
-        Raises InputError for a folder that is missing, or of another catalogue than the model was trained for.
+        Raises InputError for a folder that is missing, or of another catalog than the model was trained for.
         """
         folder = config.additional_config.get(ARGUMENT) if isinstance(config.additional_config, dict) else None
         if folder is None:
             raise InputError(
-                f"The engine's additional_config names no catalogue under {ARGUMENT!r}.",
+                f"The engine's additional_config names no catalog under {ARGUMENT!r}.",
                 remedy="Give it the folder that holds catalog.json.",
                 field=ARGUMENT,
             )

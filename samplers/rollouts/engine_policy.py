@@ -43,7 +43,7 @@ class EnginePolicy(TriePolicy):
     ) -> "EnginePolicy":
         """The policy of a finished run, computed by vLLM in this process.
 
-        catalog: the folder that `Catalog.save` wrote, of the catalogue that `prompts` was made for. dtype and settings:
+        catalog: the folder that `Catalog.save` wrote, of the catalog that `prompts` was made for. dtype and settings:
         see `VLLMEngine`, which also says what is raised where vLLM does not start. Raises InputError for a folder that
         holds no whole checkpoint.
         """
@@ -63,7 +63,7 @@ class EnginePolicy(TriePolicy):
     def draw(self, prompts: PromptBatch, count: int, seeds: list[int]) -> tuple[Tensor, Tensor]:
         """`count` draws from P_F per prompt, by its seed: items [B, count], log_pf [B, count, L].
 
-        Raises RunError where the engine drew what is no item of the catalogue, DivergedError for weights that have
+        Raises RunError where the engine drew what is no item of the catalog, DivergedError for weights that have
         diverged.
         """
         tokens, log_pf = self.engine.sample(prompts.token_lists(), count, seeds)
@@ -153,8 +153,8 @@ class EnginePolicy(TriePolicy):
         if not torch.equal(found, expected):
             wrong = found[found != expected][0]
             raise RunError(
-                f"The rollout engine gave the token {wrong}, which leads to no item of the catalogue.",
-                remedy="Start it with this run's catalogue and vocabulary.",
+                f"The rollout engine gave the token {wrong}, which leads to no item of the catalog.",
+                remedy="Start it with this run's catalog and vocabulary.",
             )
 
 

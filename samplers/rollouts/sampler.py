@@ -68,7 +68,7 @@ class RolloutSampler:
             future.result()
 
     def sample(self, batch: PromptBatch, count: int, seed: int) -> Trajectories:
-        """Raises RunError where the engine drew what is no item of the catalogue."""
+        """Raises RunError where the engine drew what is no item of the catalog."""
         started = self._started.pop(self._name(batch, count, seed), None)
         drawn = started.result() if started else self._draw(batch, count, seed)
         found = with_padding(drawn.items, batch, self._trie, "policy")

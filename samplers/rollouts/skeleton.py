@@ -1,4 +1,4 @@
-"""The folder that a colocated engine starts from: architecture, tokenizer and catalogue, without weights."""
+"""The folder that a colocated engine starts from: architecture, tokenizer and catalog, without weights."""
 
 import errno
 import hashlib
@@ -19,9 +19,9 @@ CACHE = "GFLOWGR_CACHE"
 
 
 def cached_skeleton(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog) -> tuple[Path, Path]:
-    """The folders of the model and of the catalogue in the cache, named by their content and written where missing.
+    """The folders of the model and of the catalog in the cache, named by their content and written where missing.
 
-    Runs of the same architecture, vocabulary and catalogue so start from the same path, which vLLM's cache of compiled
+    Runs of the same architecture, vocabulary and catalog so start from the same path, which vLLM's cache of compiled
     kernels has in its keys. Any number of processes may ask at once, also on machines that share the cache's disk.
     Raises SetupError where the cache cannot be written.
     """
@@ -50,7 +50,7 @@ def cached_skeleton(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
 def save_skeleton(
     folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, catalog: Catalog
 ) -> tuple[Path, Path]:
-    """Write the same into a folder of one's own; returns the folders of the model and of the catalogue."""
+    """Write the same into a folder of one's own; returns the folders of the model and of the catalog."""
     _save_model(folder, model, tokenizer)
     catalog.save(folder / "catalog")  # not beside the config: vLLM takes any safetensors file there for weights
     return folder, folder / "catalog"

@@ -56,13 +56,13 @@ def test_stated_sizes_may_be_larger_than_those_in_use():
         ([], [], None, r"0 items with codes of shape \(0,\)"),
     ],
 )
-def test_items_and_codes_that_make_no_catalogue_are_refused(item_ids, codes, sizes, message):
+def test_items_and_codes_that_make_no_catalog_are_refused(item_ids, codes, sizes, message):
     with pytest.raises(ValueError, match=message):
         Catalog.from_codes(item_ids, np.array(codes), sizes=sizes)
 
 
 @pytest.mark.parametrize("on_collision", ["extend", "keep"])
-def test_a_saved_catalogue_is_loaded_as_it_was_and_can_be_replaced(on_collision, tmp_path):
+def test_a_saved_catalog_is_loaded_as_it_was_and_can_be_replaced(on_collision, tmp_path):
     for titles in ((), ("Größe", "b", "b")):
         catalog = make_catalog([(0, 1), (2, 0), (0, 1)], on_collision=on_collision, titles=titles)
         catalog.save(tmp_path / "a" / "b")
@@ -70,15 +70,15 @@ def test_a_saved_catalogue_is_loaded_as_it_was_and_can_be_replaced(on_collision,
     assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"catalog.json", "catalog.safetensors"}
 
 
-def test_a_missing_catalogue_is_named(tmp_path):
-    with pytest.raises(InputError, match=r"The catalogue .*catalog\.json does not exist"):
+def test_a_missing_catalog_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"The catalog .*catalog\.json does not exist"):
         Catalog.load(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("items", "title", "file"), [(100_000, "", "catalog.safetensors"), (2, "t" * 600_000, "catalog.json")]
 )
-def test_a_full_disk_leaves_the_saved_catalogue_as_it_was(items, title, file, tmp_path, nearly_full_disk):
+def test_a_full_disk_leaves_the_saved_catalog_as_it_was(items, title, file, tmp_path, nearly_full_disk):
     small = make_catalog([(0, 1), (2, 0)])
     large = make_catalog([(n // 256, n % 256) for n in range(items)], titles=[title] * items)
     small.save(tmp_path)

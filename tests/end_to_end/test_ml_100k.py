@@ -20,7 +20,7 @@ import torch
 
 
 class Short:
-    """More for items that lie early in the catalogue."""
+    """More for items that lie early in the catalog."""
 
     def __init__(self, catalog):
         self.items = len(catalog)

@@ -1,4 +1,4 @@
-"""Distances between two distributions over a catalogue, against their definitions."""
+"""Distances between two distributions over a catalog, against their definitions."""
 
 import numpy as np
 import pytest

@@ -124,7 +124,7 @@ def test_a_row_in_two_splits_is_refused():
         )
 
 
-def test_an_item_outside_the_catalogue_is_refused():
+def test_an_item_outside_the_catalog_is_refused():
     with raises(InputError, value="i99"):
         split(train=frame(("a", [0], 1)), validation=frame(("a", [99], 2)), test=frame(("a", [0, 1], 2)))
 

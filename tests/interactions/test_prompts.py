@@ -77,7 +77,7 @@ def test_a_prompt_of_no_items_is_refused(catalog, tokenizer):
         PromptBuilder(catalog, tokenizer, max_history=0)
 
 
-def test_a_tokenizer_of_another_catalogue_is_refused(catalog):
+def test_a_tokenizer_of_another_catalog_is_refused(catalog):
     with pytest.raises(ValueError, match="extend_tokenizer"):
         PromptBuilder(catalog, word_tokenizer((2, 2)), max_history=2)
 
@@ -163,6 +163,6 @@ def test_templates_that_cannot_be_filled_in_are_refused(template, message):
     assert f"prompt_template={template!r}" in str(error.value) and message in str(error.value)
 
 
-def test_titles_that_the_catalogue_lacks_are_refused():
-    with pytest.raises(ValueError, match="prompt_template has {titles} but the catalogue has none. Prepare"):
+def test_titles_that_the_catalog_lacks_are_refused():
+    with pytest.raises(ValueError, match="prompt_template has {titles} but the catalog has none. Prepare"):
         PromptBuilder(replace(TITLED, titles=()), BYTES, 2, "{titles}: {history}")

@@ -99,19 +99,19 @@ def test_what_was_done_with_an_item_stands_where_the_item_stands(sequences, max_
         assert ratings == [100 * (place + n) + item for n, item in enumerate(items)]
 
 
-def test_an_item_number_is_the_position_in_the_catalogue(caplog):
+def test_an_item_number_is_the_position_in_the_catalog(caplog):
     with caplog.at_level(logging.INFO, logger="interactions.split"):
         splits = leave_one_out(make_log([[0, 1, 2]]), ["i2", "x", "i0", "y", "i1"], max_history=5)
     assert rows_of(splits.test) == [("u0", [2, 4], 0)]
     assert len(splits.train) == 0 and splits.train.features == splits.test.features
-    assert "2 of 5 items of the catalogue have no interactions" in caplog.text
+    assert "2 of 5 items of the catalog have no interactions" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("sequences", "item_ids", "max_history", "message"),
     [
         ([[0, 1, 2], [3, 4], [5]], ITEM_IDS, 3, r"2 users have fewer than 3 interactions \(first: 'u1'\).*k_core"),
-        ([[0, 1, 2, 1]], ["i0"], 3, "2 items of the log are not in the catalogue, e.g. 'i1'. Build the catalogue"),
+        ([[0, 1, 2, 1]], ["i0"], 3, "2 items of the log are not in the catalog, e.g. 'i1'. Build the catalog"),
         ([[0, 1, 2]], [*ITEM_IDS, "i3"], 3, "repeats item 'i3'. Give each item"),
         ([[0, 1, 2]], ITEM_IDS, 0, "max_history=0.*Set max_history >= 1"),
     ],

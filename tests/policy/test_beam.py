@@ -1,4 +1,4 @@
-"""Beams over random catalogues: cut to their best k, and among the items of a stock, against the whole beam."""
+"""Beams over random catalogs: cut to their best k, and among the items of a stock, against the whole beam."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ KINDS = ["qwen3", "t5"]
 
 @cache
 def backbone(kind: str) -> PreTrainedModel:
-    """One backbone for all catalogues, with weights of which some choices are nearly certain and others are not."""
+    """One backbone for all catalogs, with weights of which some choices are nearly certain and others are not."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **({"vocab_size": len(word_tokenizer(SIZES))} | SMALL[kind]))
     model = auto_class(config).from_config(config)
@@ -73,7 +73,7 @@ class Case:
 
 @st.composite
 def cases(draw: Callable, kind: str) -> Case:
-    """A catalogue of 2 to 40 items, some of which share their codes, with exclusions, a stock and a guide."""
+    """A catalog of 2 to 40 items, some of which share their codes, with exclusions, a stock and a guide."""
     rng = np.random.default_rng(draw(st.integers(0, 10_000)))
     count = draw(st.integers(2, 40))
     codes = rng.integers(0, SIZES, (count, 3))

@@ -1,4 +1,4 @@
-"""A pretrained checkpoint takes in the catalogue's codes: which rows its embeddings gain, and what stays as it was."""
+"""A pretrained checkpoint takes in the catalog's codes: which rows its embeddings gain, and what stays as it was."""
 
 import json
 import logging

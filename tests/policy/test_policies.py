@@ -1,4 +1,4 @@
-"""The policies of every kind of backbone against brute force: every item of a small catalogue, one full row each."""
+"""The policies of every kind of backbone against brute force: every item of a small catalog, one full row each."""
 
 from itertools import pairwise, product
 
@@ -30,7 +30,7 @@ def exact(policy, prompts) -> Tensor:
     return policy.naive_log_probs(prompts, EVERY.expand(len(prompts), -1)).sum(-1)
 
 
-def test_naive_probabilities_sum_to_one_over_the_catalogue(exact):
+def test_naive_probabilities_sum_to_one_over_the_catalog(exact):
     torch.testing.assert_close(exact.exp().sum(-1), torch.ones(4))
     assert exact.exp().max() > 0.05  # far from uniform, so that the tests below can fail
 
@@ -105,7 +105,7 @@ def test_sample_frequencies_follow_the_exact_distribution(policy, prompts, exact
     assert ((frequency - exact.exp()).abs()[~common]).max() < 0.01
 
 
-def test_a_wide_beam_returns_the_catalogue_in_exact_order(policy, prompts, exact):
+def test_a_wide_beam_returns_the_catalog_in_exact_order(policy, prompts, exact):
     items, score = policy.beam(prompts, 48)
     assert torch.equal(items, exact.argsort(descending=True))
     torch.testing.assert_close(score, exact.sort(descending=True).values, atol=1e-5, rtol=1e-5)
@@ -119,7 +119,7 @@ def test_branches_without_a_choice_left_are_not_read(policy, prompts, monkeypatc
         return advance(branches, tokens, column)
 
     monkeypatch.setattr(CachedBranches, "advance", counted)
-    policy.beam(prompts, 48)  # as wide as the catalogue: it comes to every node
+    policy.beam(prompts, 48)  # as wide as the catalog: it comes to every node
     levels = list(pairwise(policy.trie.level_start))[1:-1]
     assert read == [int(policy.trie.open[a:b].sum()) for a, b in levels]
     assert read[-1] < levels[-1][1] - levels[-1][0]
@@ -262,7 +262,7 @@ def test_children_are_all_of_each_node_and_states_those_of_the_nodes(policy, pro
 def test_a_guided_beam_ranks_by_the_policy_times_a_power_of_the_reward(policy, prompts, exact):
     log_reward = torch.randn(4, 48, generator=torch.Generator().manual_seed(5))
     guide = FlowGuide(DenseFlows(log_reward, policy.trie), weight=0.7)
-    items, score = policy.beam(prompts, 48, guide=guide)  # as wide as the catalogue, so that nothing is passed over
+    items, score = policy.beam(prompts, 48, guide=guide)  # as wide as the catalog, so that nothing is passed over
     product = exact + 0.7 * log_reward.log_softmax(-1)
     torch.testing.assert_close(score, product.sort(descending=True).values, atol=1e-4, rtol=1e-4)
     assert (items == product.argsort(descending=True)).float().mean() > 0.95

@@ -24,7 +24,7 @@ HISTORIES = [[0, 2, 4], [1], []]
 
 @pytest.fixture
 def fit(blocks, catalog, tmp_path, tmp_path_factory, monkeypatch):
-    """Fits into a folder called like the kind; the catalogue has 48 items, of which 40 were taken."""
+    """Fits into a folder called like the kind; the catalog has 48 items, of which 40 were taken."""
 
     monkeypatch.chdir(tmp_path_factory.mktemp("vectors"))
     vectors = np.random.default_rng(0).normal(size=(48, 6))
@@ -138,7 +138,7 @@ def test_a_mixture_needs_its_parts_fitted_on_the_same_data(fit, blocks, tmp_path
     assert not (tmp_path / "mixture").exists()
 
 
-def test_another_catalogue_is_refused(fit, catalog, tmp_path):
+def test_another_catalog_is_refused(fit, catalog, tmp_path):
     fit("popularity")
     codes = catalog.trie.codes(torch.arange(48)).flip(0).numpy()
     other = Catalog.from_codes(catalog.item_ids, codes)

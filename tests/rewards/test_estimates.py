@@ -33,7 +33,7 @@ def test_where_the_model_knows_nothing_the_reward_is_0(shared, make_batch):
     assert value.tolist() == [[0] * 6]
 
 
-def test_a_model_of_another_catalogue_is_refused(shared, make_batch):
+def test_a_model_of_another_catalog_is_refused(shared, make_batch):
     with pytest.raises(ValueError, match=r"scores have shape \[1, 7\] for 1 users and 6 items. Fit it on the data"):
         Collaborative(shared, lambda batch: torch.ones(1, 7)).catalog(make_batch([5], [[1]]))
 

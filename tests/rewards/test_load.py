@@ -76,7 +76,7 @@ def test_a_function_of_ten_lines_is_a_reward(shared, parts, make_batch, draw):
 
 
 @pytest.mark.usefixtures("reachable")
-def test_a_class_gets_the_catalogue(shared, parts, make_batch, draw):
+def test_a_class_gets_the_catalog(shared, parts, make_batch, draw):
     reward = load_reward("my_reward:Rank", parts)
     torch.testing.assert_close(reward(make_batch([0]), draw(shared, [[3, 1]])), torch.tensor([[3, 1]]) / 6)
     scored = build_rewards({"hit": 1.0, "my_reward:Rank": 6.0}, parts).catalog(make_batch([0]))
@@ -165,7 +165,7 @@ def test_an_error_inside_a_users_module_is_shown_as_it_is(parts):
         load_reward("my_slip:recent", parts)
 
 
-def test_a_function_cannot_score_the_catalogue(parts, make_batch, folder, monkeypatch):
+def test_a_function_cannot_score_the_catalog(parts, make_batch, folder, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     reward = build_rewards({"my_reward:recent": 1.0}, parts)
     assert not reward.scores_catalog

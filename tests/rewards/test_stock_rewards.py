@@ -79,7 +79,7 @@ def test_at_least_the_shared_prefix_agrees(catalog, prompts):
 
 
 @pytest.mark.parametrize("name", [*STOCK, "sum"])
-def test_the_catalogue_at_once_equals_a_trajectory_to_every_item(name, given):
+def test_the_catalog_at_once_equals_a_trajectory_to_every_item(name, given):
     parts, prompts = given
     wanted = SETTINGS if name == "sum" else {name: SETTINGS[name]}
     reward = build_rewards({kind: {"weight": 0.5} | settings for kind, settings in wanted.items()}, parts)
@@ -91,7 +91,7 @@ def test_the_catalogue_at_once_equals_a_trajectory_to_every_item(name, given):
 
 @pytest.mark.parametrize("name", [*STOCK, "sum"])
 def test_what_a_reward_names_and_the_rest_are_all_it_says(name, given):
-    """reward_items of the whole catalogue changes nothing; a lower one only drops what is worth less."""
+    """reward_items of the whole catalog changes nothing; a lower one only drops what is worth less."""
     parts, prompts = given
     wanted = SETTINGS if name == "sum" else {name: SETTINGS[name]}
     trie = parts.catalog.trie

@@ -70,7 +70,7 @@ def test_what_a_reward_changes_in_place_changes_nothing_else(shared, make_batch,
 
 
 class Scored:
-    """A reward of the whole catalogue that is always `value`."""
+    """A reward of the whole catalog that is always `value`."""
 
     def __init__(self, value):
         self.value = value

@@ -1,4 +1,4 @@
-"""A recommender whose scores are known, and a catalogue in which items share semantic IDs."""
+"""A recommender whose scores are known, and a catalog in which items share semantic IDs."""
 
 from collections.abc import Callable
 

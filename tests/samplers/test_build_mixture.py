@@ -8,7 +8,7 @@ from tests.raising import raises
 
 @pytest.fixture
 def parts(policy, recommender):
-    return SamplerParts(policy.trie, policy, recommender, lambda: 0.5, "catalogue", draw_reward=lambda *asked: asked)
+    return SamplerParts(policy.trie, policy, recommender, lambda: 0.5, "catalog", draw_reward=lambda *asked: asked)
 
 
 def test_every_source_has_a_sampler_of_its_name(parts):
@@ -30,7 +30,7 @@ def test_numbers_are_counts_and_tables_hold_counts_and_settings(parts, prompts):
     assert mixture.counts == {"target": 1, "policy": 2, "curriculum": 3, "replay": 1}
     drawn, replay = mixture.samplers["curriculum"], mixture.samplers["replay"]
     assert mixture.samplers["policy"].beams and (drawn.pool, drawn.window, drawn.until) == (24, 0.25, 0.5)
-    assert (replay.size, replay.prioritize, replay.catalog_fingerprint) == (4, "error", "catalogue")
+    assert (replay.size, replay.prioritize, replay.catalog_fingerprint) == (4, "error", "catalog")
     assert mixture.sample(prompts, seed=0).items.shape == (4, 7)
 
 
@@ -41,7 +41,7 @@ def test_samplers_of_ones_own_replace_and_add(parts, policy):
 
 
 def test_without_a_recommender_the_others_work(policy):
-    parts = SamplerParts(policy.trie, policy, None, lambda: 0.5, "catalogue")
+    parts = SamplerParts(policy.trie, policy, None, lambda: 0.5, "catalog")
     assert build_mixture({"target": 1, "random": 2, "curriculum": 0}, parts, {}).count == 3
     for name in ("curriculum", "confidence"):
         with pytest.raises(ValueError, match=f"{name} needs a .* Set recommender to the folder of a fitted one"):

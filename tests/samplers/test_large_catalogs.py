@@ -1,4 +1,4 @@
-"""Samplers of a catalogue that is too large for a row of all items: the same candidates, without one."""
+"""Samplers of a catalog that is too large for a row of all items: the same candidates, without one."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from samplers.unknown import unknown_items
 
 @pytest.fixture
 def large(monkeypatch):
-    """Every catalogue counts as large."""
+    """Every catalog counts as large."""
     for module in ("random", "unknown"):
         monkeypatch.setattr(f"samplers.{module}.DENSE_ITEMS", 0)
 

@@ -43,7 +43,7 @@ def test_beams_are_the_best_of_the_policys_beam_with_the_log_probability_of_each
     assert drawn.log_pf.shape == drawn.codes.shape and not drawn.log_pf.requires_grad
 
 
-def test_a_beam_wider_than_the_catalogue_ends_with_padding(policy, prompts):
+def test_a_beam_wider_than_the_catalog_ends_with_padding(policy, prompts):
     drawn = PolicySampler(policy, beams=True).sample(prompts, 50, seed=0)
     assert (drawn.source[:, :48] == SOURCES.index("policy")).all() and (drawn.source[:, 48:] == PADDING).all()
     assert torch.equal(drawn.items[:, 48:], prompts.target.unsqueeze(1).expand(-1, 2))

@@ -29,7 +29,7 @@ def seen(items, source="random"):
 
 def filled(rewards, users=("a",), **arguments):
     """A memory that saw item 2 n with the reward rewards[n]."""
-    replay = ReplaySampler(TRIE, "catalogue", **arguments)
+    replay = ReplaySampler(TRIE, "catalog", **arguments)
     items = 2 * torch.arange(len(rewards)).expand(len(users), -1)
     reward = torch.tensor(rewards).expand(len(users), -1)
     replay.update(batch_of(users), seen(items), reward, torch.zeros_like(reward))
@@ -61,7 +61,7 @@ def test_draws_are_without_replacement_never_the_target_and_padded():
 
 @pytest.mark.parametrize(("prioritize", "expected"), [("reward", 2.0), ("error", 3.0)])
 def test_the_priority_is_the_reward_or_the_size_of_the_error(prioritize, expected):
-    replay = ReplaySampler(TRIE, "catalogue", prioritize=prioritize)
+    replay = ReplaySampler(TRIE, "catalog", prioritize=prioritize)
     replay.update(batch_of("a"), seen([[6]]), torch.tensor([[2.0]]), torch.tensor([[-3.0]]))
     assert replay.users == {"a": {6: pytest.approx(expected + LEAST)}}
 
@@ -74,7 +74,7 @@ def test_what_is_replayed_or_met_again_gets_its_new_priority_and_no_second_place
 
 
 def test_the_target_and_padding_are_not_remembered():
-    replay = ReplaySampler(TRIE, "catalogue")
+    replay = ReplaySampler(TRIE, "catalog")
     drawn = Trajectories.concat([seen([[0]], "target"), seen([[2]]), seen([[4]], "policy")])
     drawn = replace(drawn, source=drawn.source.where(drawn.items != 2, PADDING))
     replay.update(batch_of("a"), drawn, torch.ones(1, 3), torch.ones(1, 3))
@@ -100,7 +100,7 @@ steps = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(steps=steps, size=st.integers(1, 5), seed=st.integers(0, 2**31), count=st.integers(1, 7))
 def test_memory_is_bounded_distinct_and_survives_a_round_trip(steps, size, seed, count):
-    replay, latest = ReplaySampler(TRIE, "catalogue", size=size), {}
+    replay, latest = ReplaySampler(TRIE, "catalog", size=size), {}
     for users, entries in steps:
         items = torch.tensor([[item for item, _ in entries]]).expand(len(users), -1)
         reward = torch.tensor([[reward for _, reward in entries]]).expand(len(users), -1)
@@ -110,7 +110,7 @@ def test_memory_is_bounded_distinct_and_survives_a_round_trip(steps, size, seed,
         assert 1 <= len(own) <= size
         assert len({int(TRIE.leaf_of_item[item]) for item in own}) == len(own)
         assert own == {item: pytest.approx(latest[user, item] + LEAST) for item in own}
-    copy = ReplaySampler(TRIE, "catalogue", size=size)
+    copy = ReplaySampler(TRIE, "catalog", size=size)
     copy.load_state_dict(replay.state_dict())
     assert [(u, list(own.items())) for u, own in copy.users.items()] == [
         (u, list(own.items())) for u, own in replay.users.items()
@@ -126,7 +126,7 @@ def test_memory_is_bounded_distinct_and_survives_a_round_trip(steps, size, seed,
 def test_a_saved_memory_draws_and_goes_on_bit_for_bit(tmp_path):
     replay, path = filled([0.1, 0.7, 0.3, 0.9], users=["ü", "b", 7], size=4), tmp_path / "deep" / "replay.safetensors"
     replay.save(path)
-    copy = ReplaySampler(TRIE, "catalogue", size=4)
+    copy = ReplaySampler(TRIE, "catalog", size=4)
     copy.load(path)
     batch = batch_of([7, "b", "ü"])
     for memory in (replay, copy):
@@ -138,16 +138,16 @@ def test_a_saved_memory_draws_and_goes_on_bit_for_bit(tmp_path):
 
 
 def test_an_empty_memory_is_saved_too(tmp_path):
-    ReplaySampler(TRIE, "catalogue").save(tmp_path / "replay.safetensors")
+    ReplaySampler(TRIE, "catalog").save(tmp_path / "replay.safetensors")
     copy = filled([1.0])
     copy.load(tmp_path / "replay.safetensors")
     assert copy.users == {}
 
 
-def test_another_catalogue_is_refused(tmp_path):
+def test_another_catalog_is_refused(tmp_path):
     path = tmp_path / "replay.safetensors"
     filled([1.0]).save(path)
-    with pytest.raises(ValueError, match=f"{path} .*catalogue, not of another. Resume with .* or delete the file"):
+    with pytest.raises(ValueError, match=f"{path} .*catalog, not of another. Resume with .* or delete the file"):
         ReplaySampler(TRIE, "another").load(path)
 
 
@@ -160,4 +160,4 @@ def test_another_catalogue_is_refused(tmp_path):
 )
 def test_a_memory_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        ReplaySampler(TRIE, "catalogue", **arguments)
+        ReplaySampler(TRIE, "catalog", **arguments)

@@ -37,7 +37,7 @@ def test_random_items_are_distinct_and_never_known_to_the_user(catalog, prompts)
             assert len(set(row)) == most and not set(row) & user
 
 
-def test_random_items_are_uniform_over_the_rest_of_the_catalogue(catalog, prompts):
+def test_random_items_are_uniform_over_the_rest_of_the_catalog(catalog, prompts):
     draws = torch.stack([RandomSampler(catalog.trie).sample(prompts, 4, seed).items for seed in range(3000)], 1)
     for row, user in zip(draws.flatten(1), known_items(prompts), strict=True):
         counts = np.bincount(row.numpy(), minlength=48)[[item for item in range(48) if item not in user]]
@@ -55,7 +55,7 @@ def test_random_items_depend_on_the_seed_alone(catalog, prompts):
     assert not torch.equal(sampler.sample(prompts, 5, seed=8).items, first)
 
 
-def test_a_catalogue_with_too_few_unknown_items_is_refused():
+def test_a_catalog_with_too_few_unknown_items_is_refused():
     catalog = Catalog.from_codes(list("abcde"), np.arange(5)[:, None])
     prompts = PromptBuilder(catalog, word_tokenizer((5,)), max_history=5)(
         [{"history": [0], "target": 1}, {"history": [0, 1], "target": 2}]

@@ -24,7 +24,7 @@ def vectors():
 
 @pytest.fixture(scope="module")
 def made(vectors):
-    """A catalogue of 60 items, the codebooks it was made with, and the vectors of four items more."""
+    """A catalog of 60 items, the codebooks it was made with, and the vectors of four items more."""
     codes, _, codebooks = residual_kmeans(vectors[:60], SIZES)
     return Catalog.from_codes([f"i{n}" for n in range(60)], codes), codebooks, vectors[60:]
 
@@ -100,7 +100,7 @@ def test_equal_vectors_get_different_semantic_ids(made):
     assert grown.leaf_is_item and len(grown) == 63
 
 
-def test_a_model_is_good_for_what_grew_from_its_catalogue_and_for_nothing_else(made, tmp_path):
+def test_a_model_is_good_for_what_grew_from_its_catalog_and_for_nothing_else(made, tmp_path):
     catalog, codebooks, new = made
     once = extend(catalog, codebooks, ["a"], new[:1])
     extend(once, codebooks, ["b"], new[1:2]).save(tmp_path)
@@ -115,7 +115,7 @@ def test_a_model_is_good_for_what_grew_from_its_catalogue_and_for_nothing_else(m
             other.check_trained(GPT2Config(catalog_fingerprint=once.fingerprint))
 
 
-def test_a_grown_catalogue_whose_old_semantic_ids_moved_is_refused(made, tmp_path):
+def test_a_grown_catalog_whose_old_semantic_ids_moved_is_refused(made, tmp_path):
     catalog, codebooks, new = made
     extend(catalog, codebooks, ["a"], new[:1]).save(tmp_path)
     table = json.loads((tmp_path / "catalog.json").read_text())

@@ -89,7 +89,7 @@ def test_items_of_equal_codes_are_ranked_in_their_order_and_counted(rows):
     assert colliding(codes) == sum(rows.count(row) > 1 for row in rows)
 
 
-def test_a_catalogue_of_an_index_has_its_items_and_codes(tmp_path):
+def test_a_catalog_of_an_index_has_its_items_and_codes(tmp_path):
     index = read_index(written(tmp_path, '{"p": [1, 0], "q": [0, 2], "r": [1, 0]}'))
     assert Catalog.from_codes(*index).trie.leaves == 3
     catalog = Catalog.from_codes(*index, on_collision="keep")

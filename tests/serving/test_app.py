@@ -229,7 +229,7 @@ def test_a_server_of_a_grown_catalog_recommends_its_new_items(make_model, tokeni
     grown = catalog.grow(["new"], catalog.trie.codes(torch.arange(1)).numpy())  # shares the semantic ID of item0
     grown.save(tmp_path / "grown")
     app, what = build(ServeArguments(model=str(tmp_path / "run"), catalog=str(tmp_path / "grown"), device="cpu"), None)
-    assert what == f"49 items of catalogue {grown.fingerprint}"
+    assert what == f"49 items of catalog {grown.fingerprint}"
     with served(app) as url:
         (row,) = results(post(url, history=["new", "item3"], k=48, exclude_seen=False, catalog=grown.fingerprint))
         assert row["unknown"] == 0 and {"new", "item0"} <= set(row["items"])

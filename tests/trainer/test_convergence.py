@@ -1,4 +1,4 @@
-"""Every flow objective reaches R / Z on a whole random catalogue, from trajectories of others and from its own."""
+"""Every flow objective reaches R / Z on a whole random catalog, from trajectories of others and from its own."""
 
 import pytest
 

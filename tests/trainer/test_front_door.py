@@ -99,7 +99,7 @@ def test_rows_of_other_kinds_are_refused(rows, make_trainer):
 
 
 @pytest.mark.parametrize("kind", [SFTTrainer, DPOTrainer, GFlowNetTrainer])
-def test_what_is_no_model_config_tokenizer_or_catalogue_is_refused(kind, make_model, catalog, tokenizer, tmp_path):
+def test_what_is_no_model_config_tokenizer_or_catalog_is_refused(kind, make_model, catalog, tokenizer, tmp_path):
     right = dict(model=make_model(), processing_class=tokenizer, catalog=catalog, train_dataset=ROWS)
     for wrong in (TrainingArguments(output_dir=str(tmp_path), use_cpu=True), {"output_dir": "run"}):
         with raises(InputError, field="args"):
@@ -157,7 +157,7 @@ def test_without_args_a_run_has_a_folder_of_its_own(kind, config, folder, make_m
 
 
 class Parity:
-    """A reward of this project; it is given the catalogue where a recipe names it."""
+    """A reward of this project; it is given the catalog where a recipe names it."""
 
     def __init__(self, catalog=None):
         pass

@@ -85,7 +85,7 @@ def test_every_objective_trains_and_its_loss_falls(objective, kind, make_trainer
 
 
 @pytest.mark.parametrize("objective", ["exact_tb", "exact_db", "flow_kl"])
-def test_exact_objectives_get_the_flows_of_the_whole_catalogue(objective, make_trainer):
+def test_exact_objectives_get_the_flows_of_the_whole_catalog(objective, make_trainer):
     trainer = make_trainer(rewards=ItemValue(), objective=objective)
     step, output = micro_batch(trainer)
     inputs = objective_inputs(trainer, step, output)
@@ -129,7 +129,7 @@ def test_with_a_reference_an_indifferent_reward_asks_for_the_reference_itself(ob
     assert trainer.method.held_out_metrics(trainer.eval_dataset, 8)["tv"] > 1e-3
 
 
-def test_a_reward_without_a_catalogue_is_matched_relative_to_the_reference_too(make_trainer):
+def test_a_reward_without_a_catalog_is_matched_relative_to_the_reference_too(make_trainer):
     trainer = make_trainer(rewards=ItemValue().__call__, objective="vargrad", reference_weight=0.5)
     step, output = micro_batch(trainer)
     torch.testing.assert_close(step.scores.log_reward, step.scores.reward.log() + 0.5 * output.log_pf.sum(-1))
@@ -255,11 +255,11 @@ def test_a_replay_memory_of_nobody_is_refused(make_trainer, train_rows):
 
 
 def test_what_an_exact_objective_cannot_do_without_is_named(make_trainer):
-    with pytest.raises(ValueError, match="exact_tb needs the reward of the whole catalogue"):
+    with pytest.raises(ValueError, match="exact_tb needs the reward of the whole catalog"):
         make_trainer(rewards=ItemValue().__call__, objective="exact_tb")
 
 
-def test_a_catalogue_score_that_disagrees_with_the_reward_is_refused(make_trainer):
+def test_a_catalog_score_that_disagrees_with_the_reward_is_refused(make_trainer):
     class Odd(ItemValue):
         def catalog(self, batch):
             return super().catalog(batch) + 1

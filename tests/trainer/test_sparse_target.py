@@ -117,7 +117,7 @@ def test_what_cannot_be_named_is_refused_before_the_first_step(make_trainer, mon
     make_trainer(objective="flow_kl", reward_items=5)
 
 
-def test_by_default_items_are_named_where_the_catalogue_is_large(tmp_path):
+def test_by_default_items_are_named_where_the_catalog_is_large(tmp_path):
     config = GFlowNetConfig(output_dir=str(tmp_path), use_cpu=True)
     assert [config.named_items(items) for items in (48, 50_000, 50_001)] == [0, 0, 200]
 
@@ -149,7 +149,7 @@ def test_a_guide_of_few_items_finds_what_a_guide_of_all_finds(policy, prompts, t
 
 
 @pytest.mark.slow
-def test_a_catalogue_of_a_million_items_from_its_codes_to_lists(make_model, tmp_path):
+def test_a_catalog_of_a_million_items_from_its_codes_to_lists(make_model, tmp_path):
     started, items = time.process_time(), 1_000_000
     rng = np.random.default_rng(0)
     codes = rng.permutation(np.unique(rng.integers(0, 256, (items + 20_000, 4)), axis=0))[:items]

@@ -31,8 +31,8 @@ GPT2 = {"kind": "gpt2", "n_embd": 64}
 def make_engine(make_model, tokenizer, catalog, tmp_path):
     def make(**settings):
         model = make_model(**settings)
-        folder, catalogue = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
-        engine = VLLMEngine(folder, catalogue, longest=21, dtype="float32", weights=False)
+        folder, catalog = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
+        engine = VLLMEngine(folder, catalog, longest=21, dtype="float32", weights=False)
         engine.load(PolicySource(model), 0)
         return engine, CausalPolicy(model, catalog.trie, node_tokens(tokenizer, catalog.trie))
 
@@ -112,8 +112,8 @@ def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):
     catalog = Catalog.from_codes([str(i) for i in range(200)], np.unique(codes, axis=0)[:200], sizes=(8, 9, 10))
     tokenizer = word_tokenizer(catalog.trie.sizes)
     model = make_model(**QWEN3, vocab_size=len(tokenizer))
-    folder, catalogue = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
-    engine = VLLMEngine(folder, catalogue, longest=16, dtype="float32", weights=False)
+    folder, catalog = save_skeleton(tmp_path / "engine", model, tokenizer, catalog)
+    engine = VLLMEngine(folder, catalog, longest=16, dtype="float32", weights=False)
     engine.load(PolicySource(model), 0)
     builder = PromptBuilder(catalog, tokenizer, 5)
     prompts = builder(rows[:2])
@@ -178,7 +178,7 @@ def test_bad_input_ends_with_one_sentence(make_engine, prompts, tokenizer, catal
     ):
         with pytest.raises((RuntimeError, ValueError), match=message):
             VLLMEngine(tmp_path / "engine", tmp_path / "engine/catalog", longest=21, dtype="float32", settings=settings)
-    with pytest.raises(RuntimeError, match="no item of the catalogue"):
+    with pytest.raises(RuntimeError, match="no item of the catalog"):
         other = Catalog.from_codes(["a"], np.zeros((1, 4), int), sizes=catalog.trie.sizes).trie
         RolloutSampler(engine, CausalPolicy(policy.model, other, node_tokens(tokenizer, other))).sample(prompts, 8, 0)
 
@@ -243,9 +243,9 @@ def test_an_engine_with_other_weights_is_refused(make_trainer):
 
 
 def test_a_cache_that_is_too_small_ends_with_one_sentence(make_model, tokenizer, catalog, tmp_path):
-    folder, catalogue = save_skeleton(tmp_path / "engine", make_model(**QWEN3), tokenizer, catalog)
+    folder, catalog = save_skeleton(tmp_path / "engine", make_model(**QWEN3), tokenizer, catalog)
     with pytest.raises(
         RuntimeError, match="on a CPU kv_cache_memory_bytes"
     ):  # the last test: vLLM leaves a mess behind
         settings = {"kv_cache_memory_bytes": 1000}
-        VLLMEngine(folder, catalogue, longest=21, dtype="float32", weights=False, settings=settings)
+        VLLMEngine(folder, catalog, longest=21, dtype="float32", weights=False, settings=settings)

@@ -20,7 +20,7 @@ MAX_HISTORY = 5
 
 @pytest.fixture(scope="module")
 def folder(catalog, tokenizer, tmp_path_factory):
-    """A checkpoint as a run leaves it, with its catalogue inside."""
+    """A checkpoint as a run leaves it, with its catalog inside."""
     torch.manual_seed(0)
     config = AutoConfig.for_model("qwen3", vocab_size=len(tokenizer), catalog_fingerprint=catalog.fingerprint, **SHAPE)
     model = AutoModelForCausalLM.from_config(config)

@@ -52,7 +52,7 @@ def config_of(folder, tokenizer, **about):
     return SimpleNamespace(additional_config={"trie": str(folder)}, model_config=SimpleNamespace(**model))
 
 
-def test_an_engine_without_its_catalogue_is_refused(catalog, tokenizer, tmp_path):
+def test_an_engine_without_its_catalog_is_refused(catalog, tokenizer, tmp_path):
     from samplers.rollouts.constraint import TrieConstraint
 
     catalog.save(tmp_path)

@@ -86,7 +86,7 @@ class Served:
             return json.load(answer)["choices"]
 
     def legal(self, **asked):
-        """Whether each choice is an item of the catalogue."""
+        """Whether each choice is an item of the catalog."""
         shared = {"model": "policy", "prompt": [[1, 4], [1, 5]], "max_tokens": 4, "return_token_ids": True, "seed": 1}
         return [tuple(choice["token_ids"]) in self.items for choice in self.choices(shared | asked)]
 

@@ -24,7 +24,7 @@ from trainer.runtime.best_model import bare_metric
 from trainer.scoring.scorer import TargetScorer
 
 REWARD_ITEMS = 200
-"""What reward_items is by default where the catalogue is large."""
+"""What reward_items is by default where the catalog is large."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class GFlowNetConfig(RolloutConfig):
         default="tb",
         metadata={
             "help": "Flow objective. With learned flows: 'tb', 'db', 'subtb'; without: 'vargrad'; with the exact flows "
-            "of a reward that scores the whole catalogue: 'exact_tb', 'exact_db', 'flow_kl'."
+            "of a reward that scores the whole catalog: 'exact_tb', 'exact_db', 'flow_kl'."
         },
     )
     flow_weight: float = field(
@@ -69,7 +69,7 @@ class GFlowNetConfig(RolloutConfig):
         default=None,
         metadata={
             "help": "How many items of a prompt have rewards of their own, a recommender's best and what other rewards "
-            "name; all others share one, and no step touches the whole catalogue. 0 scores every item. By default 0 "
+            "name; all others share one, and no step touches the whole catalog. 0 scores every item. By default 0 "
             "up to 50,000 items, and 200 beyond."
         },
     )
@@ -105,7 +105,7 @@ class GFlowNetConfig(RolloutConfig):
         default=64,
         metadata={
             "help": "How many of eval_dataset's rows each evaluation compares exactly with R / Z, all items at once; 0 "
-            "for none. Needs a reward that scores the catalogue, of at most 50,000 items."
+            "for none. Needs a reward that scores the catalog, of at most 50,000 items."
         },
     )
 
@@ -181,7 +181,7 @@ class GFlowNetConfig(RolloutConfig):
         return True
 
     def named_items(self, items: int) -> int:
-        """How many items of a prompt have rewards of their own in a catalogue of `items`, 0 where all have.
+        """How many items of a prompt have rewards of their own in a catalog of `items`, 0 where all have.
 
         Raises InputError where there are not so many.
         """
@@ -189,7 +189,7 @@ class GFlowNetConfig(RolloutConfig):
             return 0 if items <= DENSE_ITEMS else REWARD_ITEMS
         if self.reward_items > items:
             raise InputError(
-                f"reward_items={self.reward_items}: the catalogue has {items} items.",
+                f"reward_items={self.reward_items}: the catalog has {items} items.",
                 remedy="Lower it, or set 0 to score all of them.",
                 field="reward_items",
                 value=self.reward_items,
@@ -233,7 +233,7 @@ class GFlowNet:
         metric = bare_metric(self._args.metric_for_best_model or "", self._args.eval_metrics)
         if metric in METRIC_HELP and METRIC_HELP[metric].group == MATCH and not self._matches:
             raise InputError(
-                f"metric_for_best_model={metric}: it needs a reward of the whole catalogue, and at most "
+                f"metric_for_best_model={metric}: it needs a reward of the whole catalog, and at most "
                 f"{MATCH_ITEMS:,} items.",
                 remedy="Use a metric of the ranking, or such a reward.",
                 field="metric_for_best_model",
@@ -315,13 +315,13 @@ class GFlowNet:
 
     @property
     def _matches(self) -> bool:
-        """Whether an evaluation compares P_F and R / Z over the whole catalogue."""
+        """Whether an evaluation compares P_F and R / Z over the whole catalog."""
         return bool(
             self.scorer.reward.scores_catalog and self._args.match_rows and self._parts.trie.items <= MATCH_ITEMS
         )
 
     def held_out_metrics(self, rows: Dataset, batch_size: int) -> dict[str, float]:
-        """Total variation, KL and more between P_F and R / Z over the whole catalogue, on the first match_rows rows."""
+        """Total variation, KL and more between P_F and R / Z over the whole catalog, on the first match_rows rows."""
         if not self._matches:
             return {}
         policy, target = self._parts.policy, self.scorer.target

@@ -2,7 +2,7 @@
 
 `sft` raises the likelihood of what users took, `dpo` and `sdpo` prefer it to other items, `grpo` raises what has more
 reward than its group. The flow objectives match the policy's flow to the reward. They differ in where log F(s) comes
-from: a learned head (`tb`, `db`, `subtb`), the trajectories at hand (`vargrad`), or the reward of the whole catalogue
+from: a learned head (`tb`, `db`, `subtb`), the trajectories at hand (`vargrad`), or the reward of the whole catalog
 (`exact_tb`, `exact_db`, `flow_kl`). A new flow objective is one file here and one line below, and a setting that no
 other one has is a field of `GFlowNetConfig`.
 """
@@ -28,7 +28,7 @@ class FlowObjective(NamedTuple):
     """A flow objective and what it needs.
 
     flow: where log_flow comes from; "prompt" is a learned log Z(u) in log_flow[..., 0], "nodes" a learned log F(s) of
-    every node, "exact" the reward of the whole catalogue. options: its keyword arguments, each with the field of
+    every node, "exact" the reward of the whole catalog. options: its keyword arguments, each with the field of
     `GFlowNetConfig` that is bound to it. children: whether it reads all children of the visited nodes, for which flow
     must be "exact". trajectories: the fewest it works with.
     """

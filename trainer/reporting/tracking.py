@@ -77,7 +77,7 @@ class TrajectoryTables:
 
 
 def table_rows(micro_batch: MicroBatch, log_pf: Tensor, catalog: Catalog) -> list[dict[str, Any]]:
-    """COLUMNS of every trajectory of the first prompts; items by title, or by id where the catalogue has no titles.
+    """COLUMNS of every trajectory of the first prompts; items by title, or by id where the catalog has no titles.
 
     log_pf [B, K, L]; a row holds its sum over the path, in nats.
     """

@@ -1,4 +1,4 @@
-"""LoRA on a backbone whose vocabulary holds the catalogue's codes."""
+"""LoRA on a backbone whose vocabulary holds the catalog's codes."""
 
 from dataclasses import replace
 from typing import Any

@@ -53,7 +53,7 @@ def make_engine(
     assert isinstance(args.vllm_engine, dict)  # by RolloutConfig
     settings: dict[str, Any] = dict(args.vllm_engine)
     with accelerator.local_main_process_first():  # the others of a node then find it written
-        folder, catalogue = cached_skeleton(accelerator.unwrap_model(model), tokenizer, catalog)
+        folder, catalog = cached_skeleton(accelerator.unwrap_model(model), tokenizer, catalog)
     size = settings.get("tensor_parallel_size", 1)
     if accelerator.num_processes % size:
         raise InputError(
@@ -71,7 +71,7 @@ def make_engine(
     half = args.bf16 or next(model.parameters()).dtype == torch.bfloat16
     engine = VLLMEngine(
         folder,
-        catalogue,
+        catalog,
         longest=prompts.longest,
         dtype=settings.pop("dtype", "bfloat16" if half else "float32"),
         weights=False,

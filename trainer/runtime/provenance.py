@@ -78,7 +78,7 @@ def run_provenance(
     runtime_info: Mapping[str, Any],
     further: Mapping[str, Any],
 ) -> Provenance:
-    """What decides a run: catalogue, rows by split, backbone, settings, and what was given in Python.
+    """What decides a run: catalog, rows by split, backbone, settings, and what was given in Python.
 
     runtime_info: what the processes are. further: the method, and what was given. Ask before training, since
     transformers adapts the backbone's config to the tokenizer.

@@ -58,7 +58,7 @@ class TargetScorer:
             )
 
     def check(self, batch: PromptBatch, trajectories: Trajectories) -> None:
-        """Raise InputError where the reward cannot score these, or not as it scores the whole catalogue."""
+        """Raise InputError where the reward cannot score these, or not as it scores the whole catalog."""
         values = self.reward(batch, trajectories)
         if self.target.whole == "dense":
             of_trajectories = self.reward.catalog(batch).gather(1, trajectories.items)
@@ -88,7 +88,7 @@ def _make_target(
         field = "objective" if exact else "samplers"
         raise InputError(
             f"{f'objective={args.objective}' if exact else 'samplers: reward'} needs the reward of the whole "
-            f"catalogue, and of {sorted(reward.rewards)} some score trajectories only.",
+            f"catalog, and of {sorted(reward.rewards)} some score trajectories only.",
             remedy="Give each a method catalog(batch) -> [B, items] or sparse(batch) -> SparseReward, or use tb or "
             "vargrad.",
             field=field,

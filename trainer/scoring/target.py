@@ -30,7 +30,7 @@ class Target:
     """log target = log max(R, floor) / temperature + reference_weight * log P_ref; the last term is relative TB's.
 
     at: the value of "reward_floor" or "reward_temperature" at this moment of the training. whole: how the reward of the
-    whole catalogue is computed and the trajectories' read off: "dense", item by item, or "sparse", of the items that it
+    whole catalog is computed and the trajectories' read off: "dense", item by item, or "sparse", of the items that it
     names; None where it is not. exact: whether exact flows are, for which it must. A sparse target has no reference.
     """
 

@@ -1,4 +1,4 @@
-"""The folder that an engine starts from is one for all runs of an architecture, a vocabulary and a catalogue."""
+"""The folder that an engine starts from is one for all runs of an architecture, a vocabulary and a catalog."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -21,9 +21,9 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_named_by_its_content(cache, make_model, tokenizer, catalog):
-    folder, catalogue = cached_skeleton(make_model("qwen3"), tokenizer, catalog)
+    folder, catalog = cached_skeleton(make_model("qwen3"), tokenizer, catalog)
     adapted = peft.get_peft_model(make_model("qwen3"), peft.LoraConfig(r=2, target_modules=["q_proj"]))
-    assert cached_skeleton(adapted, tokenizer, catalog) == (folder, catalogue)
+    assert cached_skeleton(adapted, tokenizer, catalog) == (folder, catalog)
     others = [
         cached_skeleton(make_model("qwen3", num_hidden_layers=1), tokenizer, catalog)[0],
         cached_skeleton(make_model("gpt2"), tokenizer, catalog)[0],
@@ -36,7 +36,7 @@ def test_a_folder_is_named_by_its_content(cache, make_model, tokenizer, catalog)
         f.name for f in (folder, *others)
     }
     assert AutoConfig.from_pretrained(folder).architectures == ["Qwen3ForCausalLM"] and not broken(folder)
-    assert Catalog.load(catalogue).fingerprint == catalog.fingerprint and not list(folder.glob("*.safetensors"))
+    assert Catalog.load(catalog).fingerprint == catalog.fingerprint and not list(folder.glob("*.safetensors"))
 
 
 def test_many_processes_may_ask_at_once_and_a_folder_that_lost_files_is_written_again(
@@ -45,10 +45,10 @@ def test_many_processes_may_ask_at_once_and_a_folder_that_lost_files_is_written_
     model = make_model("qwen3")
     with ThreadPoolExecutor(4) as pool:
         found = set(pool.map(lambda _: cached_skeleton(model, tokenizer, catalog), range(8)))
-    ((folder, catalogue),) = found
+    ((folder, catalog),) = found
     assert not broken(folder)
-    (catalogue / "catalog.json").unlink()
-    assert cached_skeleton(model, tokenizer, catalog) == (folder, catalogue) and not broken(folder)
+    (catalog / "catalog.json").unlink()
+    assert cached_skeleton(model, tokenizer, catalog) == (folder, catalog) and not broken(folder)
     assert [path.name for path in cache.iterdir()] == [folder.name]
     own, _ = save_skeleton(tmp_path / "own", model, tokenizer, catalog)
     assert (own / "config.json").read_bytes() == (folder / "config.json").read_bytes()

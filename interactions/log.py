@@ -93,7 +93,9 @@ def _repeated(log: pd.DataFrame) -> np.ndarray:
     for name in what:
         column = log[name].cat.codes if isinstance(log[name].dtype, pd.CategoricalDtype) else log[name]
         key = hash_array(column.to_numpy() + 0, categorize=False) + key * np.uint64(0x9E3779B97F4A7C15)
-    alike = np.flatnonzero(pd.Series(key).duplicated(keep=False))  # few, so that only these are compared
+    ordered = np.sort(key)
+    several = np.append(ordered[1:][ordered[1:] == ordered[:-1]], np.uint64(0))
+    alike = np.flatnonzero(several[np.searchsorted(several[:-1], key)] == key)  # few, so that only these are compared
     repeated = np.zeros(len(log), bool)
     repeated[alike] = log.iloc[alike].duplicated(what)
     return repeated

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -217,16 +217,17 @@ class Catalog:
         If one of them cannot be written, all stay as they were.
         """
         folder = Path(folder)
-        table = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
-        with complete(folder / TENSORS) as tensors, complete(folder / TEXTS) as texts:
+        table: dict[str, Any] = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
+        with complete(folder / TENSORS) as tensors:
             tensors.write_bytes(save({name: getattr(self.trie, name) for name in Trie.TENSORS}))
-            columns = {"id": self.item_ids.column} | ({"title": self.titles.column} if self.titles else {})
-            named = pa.table(columns)
-            with texts.open("wb") as file, pa.ipc.new_file(file, named.schema) as writer:
-                writer.write_table(named)
-            digests = {name: file_digest(path) for name, path in ((TENSORS, tensors), (TEXTS, texts))}
-            grown_from = [one._asdict() for one in self.grown_from]
-            write_json(folder / RECORD, {**table, "grown_from": grown_from, "sha256": digests})
+            with complete(folder / TEXTS) as texts:
+                titles = {"title": self.titles.column} if self.titles else {}
+                named = pa.table({"id": self.item_ids.column} | titles)
+                with texts.open("wb") as file, pa.ipc.new_file(file, named.schema) as writer:
+                    writer.write_table(named)
+                table["grown_from"] = [one._asdict() for one in self.grown_from]
+                table["sha256"] = {TENSORS: file_digest(tensors), TEXTS: file_digest(texts)}
+                write_json(folder / RECORD, table)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":

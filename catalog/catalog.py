@@ -3,21 +3,21 @@
 import hashlib
 import json
 import logging
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from transformers import PretrainedConfig
 
 from catalog.errors import InputError
-from catalog.files import complete, read_json, write_json
+from catalog.files import complete, file_digest, read_json, write_json
+from catalog.text_column import TextColumn, first_repeated
 from catalog.tokens import MOST_LEVELS
 from catalog.trie import Trie
 
@@ -25,6 +25,7 @@ logger = logging.getLogger(__name__)
 
 Collisions = Literal["extend", "keep"]
 
+TENSORS, TEXTS, RECORD = "catalog.safetensors", "catalog.arrow", "catalog.json"
 MOST_CODES = 1_000_000
 """Codes of all levels together, each of which is a token of the vocabulary."""
 
@@ -40,22 +41,27 @@ class Ancestor(NamedTuple):
 class Catalog:
     """What can be recommended. Item i has the id `item_ids[i]` in the log and the semantic ID `trie.codes(i)`.
 
-    titles: what people call the items, "" for one without a title; () where none has one. `names` falls back to ids.
+    titles: what people call the items, "" for one without a title; empty where none has one. `names` falls back to ids.
+    Both may be given as any sequence of str.
     leaf_is_item: whether a leaf holds exactly one item; if not, a hit counts semantic IDs and not items.
     grown_from: the catalogs that this one has grown from by `grow`, oldest first; their items are its first ones.
     """
 
     trie: Trie
-    item_ids: tuple[str, ...]
-    titles: tuple[str, ...]
+    item_ids: Sequence[str]
+    titles: Sequence[str]
     grown_from: tuple[Ancestor, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("item_ids", "titles"):
+            object.__setattr__(self, name, TextColumn(getattr(self, name)))
 
     @property
     def leaf_is_item(self) -> bool:
         return self.trie.leaves == self.trie.items
 
     @property
-    def names(self) -> tuple[str, ...]:
+    def names(self) -> Sequence[str]:
         """What an item is called where people read it: its title, or its id where it has none."""
         if not self.titles:
             return self.item_ids
@@ -64,7 +70,7 @@ class Catalog:
     @property
     def fingerprint(self) -> str:
         """Differs between catalogs that give any item another semantic ID; written into every checkpoint's config."""
-        digest = hashlib.sha256("\n".join(self.item_ids).encode())
+        digest = _joined_digest(self.item_ids, "\n", str)
         for tensor in (self.trie.key, self.trie.leaf_of_item):
             digest.update(tensor.cpu().numpy().tobytes())
         return digest.hexdigest()[:16]
@@ -72,7 +78,7 @@ class Catalog:
     @property
     def titles_digest(self) -> str:
         """Differs between catalogs in which any item has another title; prompts may hold titles."""
-        return hashlib.sha256(json.dumps(self.titles).encode()).hexdigest()[:16]
+        return _joined_digest(self.titles, ", ", json.dumps, "[]").hexdigest()[:16]
 
     def check_trained(self, config: PretrainedConfig) -> None:
         """Raise InputError where a model's codes mean other items.
@@ -179,8 +185,8 @@ class Catalog:
             raise InputError(
                 f"{len(item_ids)} items with codes of shape {codes.shape}.", remedy="Give each item a row of codes."
             )
-        if len(set(item_ids)) < len(item_ids):
-            repeated = next(item for item, times in Counter(item_ids).items() if times > 1)
+        ids = TextColumn(item_ids)
+        if (repeated := first_repeated(ids)) is not None:
             raise InputError(f"Item {repeated!r} is listed twice in the catalog.", remedy="Keep one of its rows.")
         if len(titles) not in (0, len(item_ids)):
             raise InputError(
@@ -188,56 +194,79 @@ class Catalog:
             )
         sizes = tuple(sizes or (code + 1 for code in codes.max(0).tolist()))
         _check_sizes(sizes)
-        if outside := np.argwhere((codes < 0) | (codes >= np.array(sizes))).tolist():
-            item, level = outside[0]
+        if (codes.min(0) < 0).any() or (codes.max(0) >= sizes).any():
+            item, level = np.argwhere((codes < 0) | (codes >= np.array(sizes)))[0].tolist()
             raise InputError(
                 f"Item {item_ids[item]!r} has code {codes[item, level]} at level {level + 1}, which holds the codes "
                 f"0 to {sizes[level] - 1}.",
                 remedy="Correct the index or the stated size.",
             )
-        rank = collision_rank(codes)
-        if rank.any():
+        trie = Trie.build(codes, sizes)
+        if not trie.leaf_is_item:
+            rank = trie.rank_in_leaf
             logger.info("%d of %d items share their codes with an earlier item", (rank > 0).sum(), len(codes))
             if on_collision == "extend":
-                codes, sizes = np.c_[codes, rank], (*sizes, int(rank.max()) + 1)
+                sizes = (*sizes, int(rank.max()) + 1)
                 _check_sizes(sizes)
-        return cls(Trie.build(codes, sizes), tuple(item_ids), tuple(titles))
+                trie = Trie.build(np.c_[codes, rank], sizes)
+        return cls(trie, ids, titles)
 
     def save(self, folder: str | Path) -> None:
-        """Write catalog.safetensors (the trie) and catalog.json (everything else) under `folder`.
+        """Write catalog.safetensors (the trie), catalog.arrow (ids and titles) and catalog.json (the rest) there.
 
-        If one of them cannot be written, both stay as they were.
+        If one of them cannot be written, all stay as they were.
         """
         folder = Path(folder)
-        shape = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
-        with complete(folder / "catalog.safetensors") as temporary:
-            temporary.write_bytes(save({name: getattr(self.trie, name) for name in Trie.TENSORS}))
-            table = {**shape, "grown_from": [one._asdict() for one in self.grown_from]}
-            write_json(folder / "catalog.json", {**table, "item_ids": self.item_ids, "titles": self.titles})
+        table: dict[str, Any] = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
+        with complete(folder / TENSORS) as tensors:
+            tensors.write_bytes(save({name: getattr(self.trie, name) for name in Trie.TENSORS}))
+            with complete(folder / TEXTS) as texts:
+                titles = {"title": self.titles.column} if self.titles else {}
+                named = pa.table({"id": self.item_ids.column} | titles)
+                with texts.open("wb") as file, pa.ipc.new_file(file, named.schema) as writer:
+                    writer.write_table(named)
+                table["grown_from"] = [one._asdict() for one in self.grown_from]
+                table["sha256"] = {TENSORS: file_digest(tensors), TEXTS: file_digest(texts)}
+                write_json(folder / RECORD, table)
 
     @classmethod
     def load(cls, folder: str | Path) -> "Catalog":
-        """The catalog that `save` wrote. Raises InputError where it is missing, damaged or mixed."""
+        """The catalog that `save` wrote; its ids and titles stay in the file, which is mapped.
+
+        Raises InputError where a file is missing, or is another one than catalog.json was written with.
+        """
         folder = Path(folder)
-        table = read_json(folder / "catalog.json", "The catalog")
+        table = read_json(folder / RECORD, "The catalog")
         try:
-            tensors = load_file(folder / "catalog.safetensors")
+            for name, digest in table["sha256"].items():
+                if file_digest(folder / name) != digest:
+                    raise InputError(
+                        f"{folder} holds no whole catalog: {name} was changed or cut since catalog.json was written.",
+                        remedy="Write it again.",
+                        file=folder / name,
+                    )
+            tensors = load_file(folder / TENSORS)
             trie = Trie(**tensors, level_start=tuple(table["level_start"]), sizes=tuple(table["sizes"]))
-            grown_from = tuple(Ancestor(**one) for one in table.get("grown_from", ()))
-            catalog = cls(trie, tuple(table["item_ids"]), tuple(table["titles"]), grown_from)
-        except (OSError, SafetensorError, KeyError, TypeError) as error:
+            texts = pa.ipc.open_file(pa.memory_map(str(folder / TEXTS))).read_all()
+            ids, titles = (
+                texts[name].combine_chunks() if name in texts.column_names else () for name in ("id", "title")
+            )
+            return cls(trie, ids, titles, tuple(Ancestor(**one) for one in table["grown_from"]))
+        except InputError:
+            raise
+        except (OSError, ValueError, SafetensorError, KeyError, TypeError) as error:
             raise InputError(
                 f"{folder} holds no whole catalog ({error}).", remedy="Write it again.", file=folder
             ) from error
-        if not (
-            trie.items == len(catalog) and trie.nodes == len(trie.key) + 1 and len(catalog.titles) in (0, trie.items)
-        ):
-            raise InputError(
-                f"{folder} holds catalog.json and catalog.safetensors of two catalogs.",
-                remedy="Write it again.",
-                file=folder,
-            )
-        return catalog
+
+
+def _joined_digest(texts: Sequence[str], between: str, form: Callable[[str], str], around: str = "") -> "hashlib._Hash":
+    """The SHA-256 of the texts in some form with `between` between them and one letter of `around` on each side."""
+    digest = hashlib.sha256(around[:1].encode())
+    for number, part in enumerate(TextColumn(texts).parts()):
+        digest.update(((between if number else "") + between.join(map(form, part))).encode())
+    digest.update(around[1:].encode())
+    return digest
 
 
 def _check_sizes(sizes: Sequence[int]) -> None:
@@ -262,5 +291,4 @@ def _check_sizes(sizes: Sequence[int]) -> None:
 
 def collision_rank(codes: np.ndarray) -> np.ndarray:
     """Each item's position [items] among the items with the same codes [items, L]: 0 for the first of every group."""
-    table = pd.DataFrame(codes)
-    return table.groupby([*table], sort=False).cumcount().to_numpy()
+    return Trie.build(codes, tuple(codes.max(0) + 1)).rank_in_leaf

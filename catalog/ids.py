@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from pandas.api.types import infer_dtype
 
 from catalog.errors import InputError
 
@@ -16,7 +17,8 @@ EXACT = 2**53
 
 @dataclass(frozen=True)
 class Ids:
-    """texts: str of any index; stripped: how many lost blanks around them; made_integer: how many lost a ".0"."""
+    """texts: str of any index, or categories of it where these were given; stripped: how many lost blanks around them;
+    made_integer: how many lost a ".0"."""
 
     texts: pd.Series
     stripped: int = 0
@@ -29,10 +31,14 @@ def normal_ids(values: Iterable[object], what: str, file: str | Path | None = No
     Integers that pandas turned into floats, in a column of numbers or as text all of which ends in ".0", are written as
     integers again: 12.0 -> "12". Nothing else is changed: "007" is not "7".
 
+    Of pandas' categories each one is looked at once, and such in a message are then ids, not rows.
+
     what: names the ids in a message. Raises InputError with the row (the index of a series) and the value of the first
     id that is missing, empty, a truth value, bytes or a list, text that is not UTF-8, or a float of 2^53 and more.
     """
     column = values if isinstance(values, pd.Series) else pd.Series(list(values), dtype=object)
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return _normal_categories(column, what, file, field)
 
     def refuse(wrong: ArrayLike, fault: str, remedy: str) -> None:
         bad = np.asarray(wrong, bool)
@@ -66,6 +72,30 @@ def normal_ids(values: Iterable[object], what: str, file: str | Path | None = No
     if len(trimmed) and not made_integer and trimmed.str.fullmatch(r"-?\d+\.0").all():
         trimmed, made_integer = trimmed.str[:-2], len(trimmed)
     return Ids(trimmed, stripped, made_integer)
+
+
+def encoded(column: pd.Series) -> pd.Series:
+    """A column of text or of integers as categories; any other as it is."""
+    if infer_dtype(column, skipna=False) not in ("string", "integer"):
+        return column
+    codes, values = pd.factorize(column)
+    return pd.Series(pd.Categorical.from_codes(codes, values), column.index, name=column.name)
+
+
+def _normal_categories(column: pd.Series, what: str, file: str | Path | None, field: str | None) -> Ids:
+    first = column.drop_duplicates()  # each category at its first row, which a message names
+    values = first.astype(column.cat.categories.dtype)
+    known = normal_ids(values, what, file, field)
+    number, texts = pd.factorize(known.texts)  # different categories may become one id
+    codes = column.cat.codes.to_numpy()
+    new = np.zeros(len(column.cat.categories), np.int32)
+    new[first.cat.codes] = number
+    stripped = 0
+    if known.stripped:
+        padded = first[(values.str.strip() != values).to_numpy()]
+        stripped = int(np.bincount(codes, minlength=len(new))[padded.cat.codes].sum())
+    made = pd.Categorical.from_codes(new[codes], pd.Index(texts, dtype="str"))
+    return Ids(pd.Series(made, column.index), stripped, len(column) if known.made_integer else 0)
 
 
 def refuse_repeated(ids: pd.Series, what: str, file: str | Path | None = None) -> None:

@@ -5,6 +5,7 @@ the children of a node are consecutive numbers, and `key` is sorted: no pointers
 a handful of tensor operations on whatever device the tensors live on.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+
+from catalog.sorting import stable_argsort
 
 
 class Groups(NamedTuple):
@@ -59,23 +62,34 @@ class Trie:
     @classmethod
     def build(cls, codes: np.ndarray, sizes: tuple[int, ...]) -> "Trie":
         """The trie of the semantic IDs `codes` [items, L]; row i is item i and 0 <= codes[:, l] < sizes[l]."""
-        width = max(sizes)
-        node = np.zeros(len(codes), np.int64)  # [items], how far each item has come
-        keys, level_start = [], [0, 1]
+        width, items = max(sizes), len(codes)
+        if math.prod(map(int, sizes)) < 2**63:
+            order = stable_argsort(np.ravel_multi_index(tuple(codes.T), sizes))
+        else:
+            order = np.lexsort(codes.T[::-1])
+        keys, children, level_start = [], [], [0, 1]
+        node = np.zeros(items, np.int32)  # of the items in order: how far each has come
+        begins = np.zeros(items, bool)  # whether another node begins there
+        begins[:1] = True
         for level in range(codes.shape[1]):
-            edges, child = np.unique(node * width + codes[:, level], return_inverse=True)
-            node = level_start[-1] + child
-            keys.append(edges)
-            level_start.append(level_start[-1] + len(edges))
-        key, first_leaf = np.concatenate(keys), level_start[-2]
-        first_child = 1 + np.searchsorted(key, np.arange(level_start[-1] + 1) * width)
-        leaf_start = np.concatenate([[0], np.bincount(node - first_leaf).cumsum()])
+            code = codes[order, level]
+            parents = np.flatnonzero(begins)
+            begins[1:] |= code[1:] != code[:-1]
+            first = np.flatnonzero(begins)
+            keys.append(node[first] * np.int64(width) + code[first])
+            children.append(level_start[-1] + np.searchsorted(first, parents))
+            node = np.cumsum(begins, dtype=np.int32)
+            node += level_start[-1] - 1
+            level_start.append(level_start[-1] + len(first))
+        leaf_of_item = np.empty(items, np.int32)
+        leaf_of_item[order] = node
+        nodes = level_start[-1]
         return cls(
-            key=torch.from_numpy(key),
-            first_child=_int32(first_child),
-            leaf_of_item=_int32(node),
-            leaf_items=_int32(node.argsort(kind="stable")),
-            leaf_start=_int32(leaf_start),
+            key=torch.from_numpy(np.concatenate(keys)),
+            first_child=_int32(np.concatenate([*children, np.full(len(first) + 1, nodes)])),
+            leaf_of_item=torch.from_numpy(leaf_of_item),
+            leaf_items=_int32(order),
+            leaf_start=_int32(np.append(first, items)),
             level_start=tuple(level_start),
             sizes=tuple(sizes),
         )
@@ -207,6 +221,16 @@ class Trie:
     def leaf_is_item(self) -> bool:
         """Whether no two items share a semantic ID."""
         return self.leaves == self.items
+
+    @property
+    def rank_in_leaf(self) -> np.ndarray:
+        """Each item's position [items] among the items of its leaf, in the order of their numbers."""
+        rank = np.empty(self.items, np.int64)
+        sizes = self.leaf_start.diff().cpu().numpy()
+        rank[self.leaf_items.cpu().numpy()] = np.arange(self.items) - np.repeat(
+            self.leaf_start[:-1].cpu().numpy(), sizes
+        )
+        return rank
 
     @cached_property
     def groups(self) -> tuple[Groups, ...]:

@@ -161,7 +161,7 @@ def _holds_events(path: Path, names: Mapping[str, str]) -> bool:
 
 
 def _from_events(path: Path, names: Mapping[str, str]) -> Iterable[History]:
-    grouped = in_order(_events(path, names)).groupby("user", sort=False)["item"]
+    grouped = in_order(_events(path, names)).groupby("user", sort=False, observed=True)["item"]
     return (History(str(user), items.to_list()) for user, items in grouped)
 
 

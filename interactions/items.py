@@ -64,7 +64,7 @@ def _item_from_row(path: Path, number: int, row: object) -> tuple[object, object
 
 
 def _items_from_table(path: Path) -> dict[str, str]:
-    table = read_table(path, ITEM_COLUMNS | LOG_COLUMNS)
+    table = read_table(path, dict.fromkeys((*ITEM_COLUMNS, *LOG_COLUMNS), "text"))
     names = column_names(table)
     if log := log_layout(names, {}):
         raise InputError(

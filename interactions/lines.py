@@ -1,6 +1,7 @@
-"""Files that are read line by line, so that a row is whole in memory and the file is not: JSON lines and `.dat`."""
+"""Files that are read line by line, so that a row is whole in memory and the file is not: JSON lines, `.dat`, CSV."""
 
 import ast
+import csv
 import gzip
 import json
 import zlib
@@ -77,6 +78,63 @@ def _decoded(line: bytes) -> str:
         return line.decode()
     except UnicodeDecodeError:  # MovieLens 1M is Latin-1, its 10M is UTF-8
         return line.decode("latin-1")
+
+
+def csv_rows(path: Path, **dialect: Any) -> Iterator[tuple[int, list[str | None]]]:
+    """The cells of the lines that are not blank, header included, with their numbers; empty and missing ones are None.
+
+    dialect: of `csv.reader`. Raises InputError with the first line that is not UTF-8, has more cells than the first one
+    or holds a cell that goes on in the next line, and where the file cannot be read.
+    """
+    rows = csv.reader(_utf8(path), strict=True, **dialect)
+    width = 0
+    while True:
+        number = rows.line_num + 1
+        try:
+            cells = next(rows, None)
+        except csv.Error as error:
+            ended = "unexpected end of data" in str(error)
+            raise malformed(
+                path, number, f"EOF inside string starting at line {number}" if ended else str(error)
+            ) from None
+        if cells is None:
+            return
+        if rows.line_num > number or any("\r" in cell or "\0" in cell for cell in cells):
+            raise line_break(path, number)
+        if cells == [] or (cells == [""] and width != 1):
+            continue
+        width = width or len(cells)
+        if len(cells) > width:
+            raise malformed(path, number, f"Expected {width} fields in line {number}, saw {len(cells)}")
+        yield number, [cell or None for cell in cells] + [None] * (width - len(cells))
+
+
+def _utf8(path: Path) -> Iterator[str]:
+    for number, line in numbered_lines(path):
+        try:
+            yield line.decode()
+        except UnicodeDecodeError as error:
+            raise malformed(path, number, f"line {number} is not UTF-8 text, {error.reason}") from error
+
+
+def malformed(path: Path, number: int | None, reason: str) -> InputError:
+    """What to raise for a file that is no table, because of a line."""
+    return InputError(
+        f"{path} is not a well-formed UTF-8 table: {reason}.",
+        remedy="Correct the file; where it is compressed, let its name end in .gz.",
+        file=path,
+        row=number,
+    )
+
+
+def line_break(path: Path, number: int) -> InputError:
+    """What to raise for a cell with a line break: a quote that is not closed swallows all lines up to the next one."""
+    return InputError(
+        f"{path}: a cell of line {number} goes on in the next line, or holds a NUL: a quote may lack its end.",
+        remedy="Close or remove the quote; replace line breaks that are meant, or leave their column out.",
+        file=path,
+        row=number,
+    )
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:

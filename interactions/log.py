@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from pandas.api.types import infer_dtype
+from pandas.util import hash_array
 
 from catalog.errors import InputError
 from catalog.files import read_json
-from catalog.ids import normal_ids, refuse_repeated
+from catalog.ids import encoded, normal_ids, refuse_repeated
 from interactions.layouts import LOG_COLUMNS, LOGS, item_layout, log_layout
 from interactions.numbers import numbers, timestamps
-from interactions.tables import column_names, filled, read_table, shown
+from interactions.tables import Kind, column_names, filled, read_table, shown
 
 logger = logging.getLogger(__name__)
 
@@ -22,9 +23,10 @@ NUMERIC = ("timestamp", "rating")
 
 
 def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
-    """One row per interaction, in the file's order: `user` str, `item` str, `timestamp` int64, or float64.
+    """One row per interaction, in the file's order: `user`, `item`, `timestamp` int64, or float64.
 
-    `behavior` (str) and `rating` (float64) are there when the file has them. The file's name tells its format: LETTER's
+    `behavior` and `rating` (float64) are there when the file has them. Users, items and behaviors are pandas' categories
+    of str: a text is held once, and a row holds its number. The path's name tells the format: LETTER's
     `*.inter.json` (timestamp: position in the user's list), or one that `read_table` reads. Its columns are `user`,
     `item` and `timestamp`, or those of a data set in `LOGS` of layouts.py; `columns` maps our names to the file's,
     e.g. `{"user": "uid"}`. Ids are in the form of `normal_ids`. Dates become integers since 1970, in the file's unit.
@@ -40,16 +42,18 @@ def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.Data
         if columns:
             raise InputError(f"{path} is JSON and has no columns.", remedy=f"Leave out columns={columns}.", file=path)
         return _read_sequences(path)
-    log = _select(read_table(path, LOG_COLUMNS | {*columns.values()}), path, columns)
+    kinds: dict[str, Kind] = dict.fromkeys((*LOG_COLUMNS, *columns.values()), "id")
+    times = {columns.get("timestamp"), *(layout.timestamp for layout in LOGS)}
+    log = _select(read_table(path, kinds | dict.fromkeys(times - {None}, "number")), path, columns)
     if log.empty:
         raise InputError(
             f"{path} has no interactions.", remedy="Give a file with at least one row below the header.", file=path
         )
-    repeated = log.duplicated(log.columns.difference(["rating"]).tolist())
-    if repeated.any():
+    if (repeated := _repeated(log)).any():
         logger.info("%s: dropped %d exact duplicates of %d interactions", path, repeated.sum(), len(log))
         log.attrs["duplicates"] = int(repeated.sum())
-    return log[~repeated].reset_index(drop=True)
+        log = log[~repeated]
+    return log.reset_index(drop=True)
 
 
 def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
@@ -59,13 +63,13 @@ def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
     """
     if k < 1:
         raise InputError(f"k={k} is no number of interactions.", remedy="Set it to 1 or more.", field="k", value=k)
-    while not log.empty:
-        users = log.groupby("user")["user"].transform("size")
-        items = log.groupby("item")["item"].transform("size")
-        enough = (users >= k) & (items >= k)
+    users, items = (pd.factorize(log[name])[0] for name in ("user", "item"))
+    rows = np.arange(len(log))
+    while len(rows):
+        enough = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k)
         if enough.all():
-            return log.reset_index(drop=True)
-        log = log[enough]
+            return (log if len(rows) == len(log) else log.iloc[rows]).reset_index(drop=True)
+        rows, users, items = rows[enough], users[enough], items[enough]
     raise InputError(f"No interaction is left in the {k}-core.", remedy=f"Lower k={k}.", field="k", value=k)
 
 
@@ -75,8 +79,26 @@ def in_order(log: pd.DataFrame) -> pd.DataFrame:
     Ties keep the file's order. That order matters: half of the events of MovieLens 100K are tied, and Amazon's same-day
     ties are in the order of product numbers, which a model can learn, so that results look better than they are.
     """
-    users, _ = pd.factorize(log["user"])
-    return log.iloc[np.lexsort((log["timestamp"], users))].reset_index(drop=True)
+    users, times = pd.factorize(log["user"])[0], log["timestamp"].to_numpy()
+    later = np.diff(users)
+    if (later >= 0).all() and (times[1:] >= times[:-1])[later == 0].all():
+        return log.reset_index(drop=True)
+    return log.iloc[np.lexsort((times, users))].reset_index(drop=True)
+
+
+def _repeated(log: pd.DataFrame) -> np.ndarray:
+    """Whether an earlier row has the same user, item, timestamp and behavior: bool [rows]."""
+    what = log.columns.difference(["rating"]).tolist()
+    key = np.zeros(len(log), np.uint64)
+    for name in what:
+        column = log[name].cat.codes if isinstance(log[name].dtype, pd.CategoricalDtype) else log[name]
+        key = hash_array(column.to_numpy() + 0, categorize=False) + key * np.uint64(0x9E3779B97F4A7C15)
+    ordered = np.sort(key)
+    several = np.append(ordered[1:][ordered[1:] == ordered[:-1]], np.uint64(0))
+    alike = np.flatnonzero(several[np.searchsorted(several[:-1], key)] == key)  # few, so that only these are compared
+    repeated = np.zeros(len(log), bool)
+    repeated[alike] = log.iloc[alike].duplicated(what)
+    return repeated
 
 
 def _select(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> pd.DataFrame:
@@ -88,8 +110,8 @@ def _select(table: pd.DataFrame, path: Path, columns: dict[str, str]) -> pd.Data
         if name in NUMERIC:
             log[name] = timestamps(column, path) if name == "timestamp" else numbers(column, path).astype("float64")
         else:
-            ids = normal_ids(column, f"the {name}", path, name)
-            log[name] = ids.texts
+            ids = normal_ids(encoded(column), f"the {name}", path, name)
+            log[name] = encoded(ids.texts)
             counts["ids_stripped"] += ids.stripped
             counts["ids_made_integer"] += ids.made_integer
     made = pd.DataFrame(log)
@@ -129,9 +151,10 @@ def _read_sequences(path: Path) -> pd.DataFrame:
     ids = {"user": normal_ids(sequences, "the user", path), "item": normal_ids(items, "the item", path)}
     refuse_repeated(ids["user"].texts, "The log", path)
     users = np.repeat(ids["user"].texts.to_numpy(), [len(listed) for listed in sequences.values()])
-    log = pd.DataFrame({"user": users, "item": ids["item"].texts.to_numpy()}).astype(str)
+    items_of_all = ids["item"].texts.reset_index(drop=True).astype("str")
+    log = pd.DataFrame({"user": encoded(pd.Series(users, dtype="str")), "item": encoded(items_of_all)})
     if stripped := sum(column.stripped for column in ids.values()):
         log.attrs["ids_stripped"] = stripped
     if made_integer := sum(column.made_integer for column in ids.values()):
         log.attrs["ids_made_integer"] = made_integer
-    return log.assign(timestamp=log.groupby("user", sort=False).cumcount().astype("int64"))
+    return log.assign(timestamp=log.groupby("user", sort=False, observed=True).cumcount().astype("int64"))

@@ -12,6 +12,8 @@ from interactions.tables import refuse
 
 def timestamps(column: pd.Series, path: Path) -> pd.Series:
     """Numbers as `numbers` has them; dates of one form, also as ISO 8601 text, as integers since 1970."""
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        column = column.astype(column.cat.categories.dtype)
     if not is_datetime64_any_dtype(column) and column.dtype.kind not in "iufb":
         text = column.astype(str).str.strip()
         if pd.to_numeric(text, errors="coerce").isna().all():
@@ -24,10 +26,16 @@ def timestamps(column: pd.Series, path: Path) -> pd.Series:
 
 
 def numbers(column: pd.Series, path: Path) -> pd.Series:
-    """int64 where all are integers of that range, else float64.
+    """int64 where all are integers of that range, else float64; of categories each is looked at once.
 
     Raises InputError for the first value that is no finite number, and for an integer that float64 would round.
     """
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        first = column.drop_duplicates()
+        found = numbers(first.astype(column.cat.categories.dtype), path)
+        table = np.zeros(len(column.cat.categories), found.dtype)
+        table[first.cat.codes] = found
+        return pd.Series(table[column.cat.codes], column.index, name=column.name)
     fault = f"a {column.name} that is not a number"
     if column.dtype.kind == "b":
         refuse(column, np.ones(len(column), bool), path, fault)

@@ -36,7 +36,7 @@ def read_rows(path: str | Path, columns: Mapping[str, str] | None = None) -> pd.
             field="columns",
             value=unknown[0],
         )
-    table = read_table(path, {columns.get(name, name) for name in COLUMNS})
+    table = read_table(path, {columns.get(name, name): "text" for name in COLUMNS})
     if table.empty:
         raise InputError(f"{path} has no rows.", remedy="Give a file with at least one.", file=path)
     found = {name: filled(table, columns.get(name, name), path, name) for name in COLUMNS}

@@ -12,6 +12,7 @@ from interactions.rows import check_rows
 from interactions.split import NAMES, Splits
 
 FILES = {
+    "catalog.arrow",
     "catalog.json",
     "catalog.safetensors",
     "codebooks.json",

@@ -23,7 +23,7 @@ def check_rows(name: str, rows: Dataset, items: int) -> None:
             raise InputError(
                 f"{name} has no column {column!r}.", remedy="Give rows of history and target.", field=column
             )
-    history, target = _column(rows, "history"), _column(rows, "target")
+    history, target = arrow_column(rows, "history"), arrow_column(rows, "target")
     if not _is_list(history.type):
         raise InputError(
             f"{name}: history is {history.type} and no list.",
@@ -47,10 +47,10 @@ def check_rows(name: str, rows: Dataset, items: int) -> None:
 
 def unrankable(rows: Dataset) -> np.ndarray:
     """Whether the history of each row holds its target, bool [rows]: with `exclude_history` no ranking can hold it."""
-    history = _column(rows, "history")
+    history = arrow_column(rows, "history")
     lengths = np.asarray(history.value_lengths())
     row = np.repeat(np.arange(len(rows)), lengths)  # [items of all histories]
-    target = np.asarray(_column(rows, "target"))
+    target = np.asarray(arrow_column(rows, "target"))
     found = np.zeros(len(rows), bool)
     found[row[np.asarray(history.flatten()) == target[row]]] = True
     return found
@@ -91,7 +91,8 @@ def _check_items(name: str, column: str, values: pa.Array, row: np.ndarray, item
         )
 
 
-def _column(rows: Dataset, name: str) -> pa.Array:
+def arrow_column(rows: Dataset, name: str) -> pa.Array:
+    """A column of rows as one array of Arrow, no Python object a row."""
     column = rows.select_columns(name).with_format("arrow")[:][name].combine_chunks()
     return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 

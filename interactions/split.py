@@ -127,7 +127,10 @@ def item_numbers(items: pd.Series, item_ids: Sequence[str], what: str) -> np.nda
             f"The catalog repeats item {catalog[catalog.duplicated()][0]!r}.",
             remedy="Give each item of item_ids one position.",
         )
-    numbers = catalog.get_indexer(pd.Index(items))
+    if isinstance(items.dtype, pd.CategoricalDtype):
+        numbers = catalog.get_indexer(items.cat.categories)[items.cat.codes]
+    else:
+        numbers = catalog.get_indexer(pd.Index(items))
     if (unknown := numbers < 0).any():
         raise InputError(
             f"{items[unknown].nunique()} items of {what} are not in the catalog, e.g. {items[unknown].iloc[0]!r}.",
@@ -160,15 +163,15 @@ def prompt_rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, target:
     """One prompt row for each history start:target; positions in `log`, whose item numbers are `items` [events]."""
     offsets, positions = _spans(start, target)
     columns = {
-        "user": pa.array(log["user"].iloc[target], pa.string()),
+        "user": _texts(log["user"], target),
         "history": pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(items[positions], pa.int32())),
         "target": pa.array(items[target], pa.int32()),
     }
-    for name, kind in (("behavior", pa.string()), ("rating", pa.float32())):
+    for name, taken in (("behavior", _texts), ("rating", _ratings)):
         if name in log:
-            past = pa.array(log[name].iloc[positions], kind)
+            past = taken(log[name], positions)
             columns[f"history_{name}"] = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), past)
-            columns[name] = pa.array(log[name].iloc[target], kind)
+            columns[name] = taken(log[name], target)
     return datasets.Dataset(pa.table(columns))
 
 
@@ -176,7 +179,15 @@ def sequence_rows(log: pd.DataFrame, items: np.ndarray, start: np.ndarray, end: 
     """`Splits.sequences` of the events start:end of each user, positions in `log`; none is empty."""
     offsets, positions = _spans(start, end)
     history = pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), pa.array(items[positions], pa.int32()))
-    return datasets.Dataset(pa.table({"user": pa.array(log["user"].iloc[start], pa.string()), "history": history}))
+    return datasets.Dataset(pa.table({"user": _texts(log["user"], start), "history": history}))
+
+
+def _texts(column: pd.Series, rows: np.ndarray) -> pa.Array:
+    return pa.array(column.iloc[rows].array).cast(pa.string())
+
+
+def _ratings(column: pd.Series, rows: np.ndarray) -> pa.Array:
+    return pa.array(column.iloc[rows], pa.float32())
 
 
 def _spans(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

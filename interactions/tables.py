@@ -2,25 +2,32 @@
 
 import csv
 import difflib
-import re
 import sys
 import zlib
-from collections.abc import Collection, Iterable, Iterator
-from itertools import islice
+from array import array
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from glob import has_magic
+from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
+import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pandas.api.types import union_categoricals
 
 from catalog.errors import InputError
 from catalog.files import require_file
 from interactions.layouts import names_of_columns
-from interactions.lines import dat_rows, json_rows, unreadable
+from interactions.lines import csv_rows, dat_rows, json_rows, line_break, malformed, unreadable
 
 CHUNK = 200_000
 """Lines of a CSV file that are in memory with all their columns."""
+Kind = Literal["id", "number", "text"]
+"""How a column of text is held: an id once for all its rows (pandas' categories), numbers as integers where they are."""
 
 
 def ending(path: Path) -> str:
@@ -28,28 +35,41 @@ def ending(path: Path) -> str:
     return path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
 
 
-def read_table(path: Path, keep: Collection[str] | None = None) -> pd.DataFrame:
-    """The cells of a file whose name tells its format, or of a folder of parquet files.
+def read_table(path: Path, kinds: Mapping[str, Kind] | None = None) -> pd.DataFrame:
+    """The cells of a file whose name tells its format, of a folder of parquet files, or of all files of a pattern.
 
     Read are `*.csv`, RecBole's `*.inter` and `*.item`, JSON lines `*.jsonl` and `*.json` (a line may also be a Python
     dict), MovieLens' `*.dat`, each also packed as `*.gz`, and `*.parquet`. The index is each row's `line` or `row` in
-    the file. CSV, atomic and .dat files give strings; empty cells are missing.
+    the file; of several files, such as `events/*.csv`, the `row` in all of them, in the order of their names. CSV,
+    atomic and .dat files give strings; empty cells are missing.
 
-    keep: the columns to hold, so that the other cells of a large file are not in memory together; None for all.
+    kinds: the columns to hold, so that the other cells of a large file are not in memory together; None for all.
     `attrs["columns"]` names all columns of the file. Raises InputError as `read_log` does.
     """
+    if path.is_dir() or ending(path) == ".parquet":
+        return _read_parquet(path, kinds)
+    if len(files := table_files(path)) == 1:
+        return _read_file(files[0], kinds)
+    parts = [_read_file(file, kinds) for file in files]
+    for file, part in zip(files, parts, strict=True):
+        if (found := column_names(part)) != column_names(parts[0]):
+            raise InputError(
+                f"{file} has other columns than {files[0].name} (columns: {shown(found)}).",
+                remedy="Let all files of a pattern have the same ones.",
+                file=file,
+            )
+    return _stacked(parts)
+
+
+def _read_file(path: Path, kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
     kind = ending(path)
-    if kind == ".parquet" or path.is_dir():
-        return _kept(_read_parquet(path), keep)
     require_file(path, "The table")
-    if kind == ".csv":
-        return _read_csv(path, keep, sep=",")
-    if kind in (".inter", ".item"):
-        return _read_csv(path, keep, sep="\t", quoting=csv.QUOTE_NONE)
+    if kind in (".csv", ".inter", ".item"):
+        return _read_csv(path, kinds, kind == ".csv")
     if kind in (".jsonl", ".json"):
-        return _collected(json_rows(path), keep)
+        return _collected(json_rows(path), kinds)
     if kind == ".dat":
-        return _collected(dat_rows(path), keep)
+        return _collected(dat_rows(path), kinds)
     raise InputError(
         f"{path} has an unknown format.",
         remedy="Use a name that ends in .inter, .inter.json, .csv, .jsonl, .json, .dat (each also .gz) or .parquet.",
@@ -99,14 +119,20 @@ def refuse(column: pd.Series, bad: np.ndarray, path: Path, fault: str) -> None:
         )
 
 
-def parquet_files(path: Path) -> list[Path]:
-    """The file, or all parquet files below a folder, sorted. Raises InputError where there is none."""
-    if not path.exists():
-        raise InputError(f"{path} does not exist.", remedy="Check the path.", file=path)
-    files = sorted(path.rglob("*.parquet")) if path.is_dir() else [path]
-    if not files:
-        raise InputError(f"{path} is a folder without parquet files.", remedy="Give a file.", file=path)
-    return files
+def table_files(path: Path) -> list[Path]:
+    """The file, all parquet files below a folder, or all files of a pattern such as `events/*.csv`, sorted.
+
+    Raises InputError where there is none.
+    """
+    if path.is_dir():
+        found, none = sorted(path.rglob("*.parquet")), "is a folder without parquet files"
+    elif has_magic(str(path)) and not path.exists():
+        found, none = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor)))), "matches no file"
+    else:
+        return [path]
+    if not found:
+        raise InputError(f"{path} {none}.", remedy="Check the path, or give a file.", file=path)
+    return found
 
 
 PARQUET_ERRORS = (pa.ArrowException, ValueError, OSError, TypeError, NotImplementedError)
@@ -119,101 +145,138 @@ def unreadable_parquet(path: Path, error: Exception) -> InputError:
     )
 
 
-def _read_parquet(path: Path) -> pd.DataFrame:
-    parquet_files(path)
+def _read_parquet(path: Path, kinds: Mapping[str, Kind] | None) -> pd.DataFrame:
+    files = table_files(path)
+    if not files[0].exists():
+        raise InputError(f"{path} does not exist.", remedy="Check the path.", file=path)
     try:
-        table = pd.read_parquet(path)
+        source = path if path.exists() else files
+        schema = ds.dataset(source, format="parquet", partitioning="hive").schema
+        if repeated := next((name for name in schema.names if schema.names.count(name) > 1), None):
+            raise InputError(f"{path} has two columns {repeated!r}.", remedy="Rename one.", file=path, field=repeated)
+        kept = [name for name in schema.names if kinds is None or name in kinds]
+        ids = [name for name in kept if kinds and kinds[name] == "id" and _is_text(schema.field(name).type)]
+        read = pq.read_table(source, columns=kept, read_dictionary=ids, partitioning="hive")
+        table = read.unify_dictionaries().to_pandas(ignore_metadata=bool(ids))
     except PARQUET_ERRORS as error:
+        if isinstance(error, InputError):
+            raise
         raise unreadable_parquet(path, error) from error
-    if repeated := [name for name, twice in zip(table, table.columns.duplicated(), strict=True) if twice]:
-        raise InputError(
-            f"{path} has two columns {repeated[0]!r}.", remedy="Rename one.", file=path, field=str(repeated[0])
-        )
-    return table.set_axis(pd.RangeIndex(1, len(table) + 1, name="row"))
+    return _table(table.set_axis(pd.RangeIndex(1, len(table) + 1, name="row")), schema.names)
 
 
-def _kept(table: pd.DataFrame, keep: Collection[str] | None) -> pd.DataFrame:
-    names = [str(name) for name in table.columns]
-    kept = table if keep is None else table[[name for name in table.columns if name in keep]]
-    kept.attrs = {"columns": names}
-    return kept
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
 
 
-def _collected(rows: Iterable[tuple[int, dict[str, Any]]], keep: Collection[str] | None) -> pd.DataFrame:
+def _table(table: pd.DataFrame, names: Iterable[object]) -> pd.DataFrame:
+    table.attrs = {"columns": [str(name) for name in names]}
+    return table
+
+
+def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables with the same columns one after another, the rows numbered from 1."""
+    columns: dict[str, Any] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        some = [part[name] for part in parts]
+        ids = all(isinstance(column.dtype, pd.CategoricalDtype) for column in some)
+        columns[name] = union_categoricals(some) if ids else pd.concat(some, ignore_index=True).array
+    rows = pd.RangeIndex(1, sum(map(len, parts)) + 1, name="row")
+    return _table(pd.DataFrame(columns, index=rows), column_names(parts[0]))
+
+
+def _collected(
+    rows: Iterable[tuple[int, dict[str, Any]]], kinds: Mapping[str, Kind] | None, header: Sequence[str] = ()
+) -> pd.DataFrame:
     """Numbered rows as a table; what is not kept of a row is forgotten before the next one is read."""
-    names: dict[str, None] = {}
-    cells: dict[str, list[Any]] = {}
-    numbers: list[int] = []
+    names: dict[str, None] = dict.fromkeys(header)
+    cells: dict[str, list[Any]] = {name: [] for name in header if kinds is None or name in kinds}
+    numbers = array("q")
     for number, row in rows:
         names.update(dict.fromkeys(row))
         for name in row:
-            if name not in cells and (keep is None or name in keep):
+            if name not in cells and (kinds is None or name in kinds):
                 cells[name] = [None] * len(numbers)
         for name, column in cells.items():
             value = row.get(name)
             column.append(sys.intern(value) if type(value) is str else value)  # users and items come many times
         numbers.append(number)
-    table = pd.DataFrame(cells, index=pd.Index(numbers, name="line", dtype="int64"))
-    table.attrs = {"columns": [str(name) for name in names]}
-    return table
+    return _table(pd.DataFrame(cells, index=pd.Index(np.array(numbers), name="line", dtype="int64")), names)
 
 
-def _read_csv(path: Path, keep: Collection[str] | None, **options: Any) -> pd.DataFrame:
-    parts: list[pd.DataFrame] = []
-    names: list[str] = []
-    for rows in _csv_chunks(path, **options):
-        rows = rows.set_axis((rows.index + 1).rename("line"))
-        start = 0
-        if not parts:
-            first = rows.iloc[0].fillna("").str.strip().to_list()
-            known = names_of_columns(ending(path), first)
-            names, start = (list(known), 0) if known else (_header(first, path), 1)
-        _refuse_line_breaks(rows, path)
-        parts.append(_kept(rows.iloc[start:].set_axis(names, axis="columns").dropna(how="all"), keep))
-    table = pd.concat(parts)
-    table.attrs = {"columns": names}
-    return table
-
-
-def _csv_chunks(path: Path, **options: Any) -> Iterator[pd.DataFrame]:
-    """The lines of the file, header included, some at a time."""
-    read = {"dtype": str, "keep_default_na": False, "na_values": [""], "skip_blank_lines": False, **options}
+def _read_csv(path: Path, kinds: Mapping[str, Kind] | None, quoted: bool) -> pd.DataFrame:
     try:
-        # The header is read as a row, since pandas would take the surplus cells of the rows below it for an index.
-        with pd.read_csv(path, header=None, chunksize=CHUNK, **read) as chunks:
-            yield from chunks
+        return _scanned_csv(path, kinds, *(",", '"') if quoted else ("\t", None))
+    except (
+        pl.exceptions.ComputeError,
+        pl.exceptions.NoDataError,
+    ):  # what is not quoted by the standard may still be read, and else its line be found
+        rows = csv_rows(path, **({} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}))
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error
-    except ValueError as error:
-        reason = str(error).strip().removeprefix("Error tokenizing data. C error: ")
-        reason = re.sub(r"row (\d+)", lambda row: f"line {int(row[1]) + 1}", reason)  # pandas counts rows from 0
-        raise InputError(
-            f"{path} is not a well-formed UTF-8 table: {reason}.", remedy="Correct the file.", file=path
-        ) from error
+    first = next(rows, None)
+    if first is None:
+        raise malformed(path, None, "No columns to read")
+    names, named = _names(first[1], path)
+    cells_below = rows if named else chain([first], rows)
+    below = ((number, dict(zip(names, cells, strict=True))) for number, cells in cells_below if any(cells))
+    return _collected(below, kinds, names)
 
 
-def _header(first: list[str], path: Path) -> list[str]:
-    """The names of the columns; of RecBole's "user_id:token" the part before the colon."""
-    names = [name.split(":")[0] for name in first] if ending(path) in (".inter", ".item") else first
+def _scanned_csv(path: Path, kinds: Mapping[str, Kind] | None, separator: str, quote: str | None) -> pd.DataFrame:
+    """Raises polars' errors for a file that is not well formed."""
+    numbered = {"row_index_name": "line", "row_index_offset": 1}
+    scan = pl.scan_csv(path, has_header=False, infer_schema=False, separator=separator, quote_char=quote, **numbered)
+    (_, *places), top = scan.collect_schema(), scan.head(1).collect()
+    if top.is_empty():
+        raise pl.exceptions.NoDataError(f"{path} has no line")
+    names, named = _names(top.row(0)[1:], path)
+    cells = pl.exclude("line")
+    scan = scan.filter(pl.any_horizontal(cells.is_not_null()))
+    scan = scan.with_columns(pl.any_horizontal(cells.str.contains("[\r\n\0]").fill_null(False)).alias("broken"))
+    kept = {name: place for name, place in zip(names, places, strict=True) if kinds is None or name in kinds}
+    parts: dict[str, list[pa.Array]] = {name: [] for name in kept}
+    lines = [np.empty(0, np.uint32)]
+    for part in scan.collect_batches(chunk_size=CHUNK, maintain_order=True):
+        if part["broken"].any():
+            raise line_break(path, part.filter("broken")["line"][0])
+        part = part.filter(pl.col("line") > int(named))
+        lines.append(part["line"].to_numpy())
+        for name, column in kept.items():
+            parts[name].append(_cells(part[column], kinds[name] if kinds else "text"))
+    columns = {name: _column(parts.pop(name)) for name in kept}
+    return _table(pd.DataFrame(columns).set_axis(_lines(np.concatenate(lines))), names)
+
+
+def _cells(column: pl.Series, kind: Kind) -> pa.Array:
+    if kind == "number" and (numbers := column.cast(pl.Int64, strict=False)).null_count() == column.null_count():
+        return numbers.to_arrow()
+    text = column.to_arrow()
+    return text.dictionary_encode() if kind == "id" else text
+
+
+def _column(parts: list[pa.Array]) -> pd.Series:
+    """The cells of all parts; integers become text again where others are no integers."""
+    if len({part.type for part in parts}) > 1:
+        parts = [part.cast(pa.large_string()) for part in parts]
+    return pa.chunked_array(parts, None if parts else pa.large_string()).unify_dictionaries().to_pandas()
+
+
+def _lines(numbers: np.ndarray) -> pd.Index:
+    """The index of rows by their lines, which takes no memory where no line between them is blank."""
+    if len(numbers) and numbers[-1] - numbers[0] + 1 == len(numbers):
+        return pd.RangeIndex(int(numbers[0]), int(numbers[-1]) + 1, name="line")
+    return pd.Index(numbers.astype(np.int64), name="line")
+
+
+def _names(first: Sequence[str | None], path: Path) -> tuple[list[str], bool]:
+    """The names of the columns, and whether the first line holds them; of RecBole's "user_id:token" the first part."""
+    cells = [(cell or "").strip() for cell in first]
+    if known := names_of_columns(ending(path), cells):
+        return list(known), False
+    names = [cell.split(":")[0] for cell in cells] if ending(path) in (".inter", ".item") else cells
     if repeated := next((name for i, name in enumerate(names) if name in names[:i]), None):
         raise InputError(
-            f"{path} has two columns {repeated!r}.",
-            remedy="Rename one in line 1.",
-            file=path,
-            row=1,
-            field=repeated,
+            f"{path} has two columns {repeated!r}.", remedy="Rename one in line 1.", file=path, row=1, field=repeated
         )
-    return names
-
-
-def _refuse_line_breaks(rows: pd.DataFrame, path: Path) -> None:
-    """A quote that is not closed swallows all lines up to the next one, and nothing else would show it."""
-    broken = [column.str.contains("[\r\n\0]", na=False).to_numpy() for _, column in rows.items()]
-    if (bad := np.logical_or.reduce(broken)).any():
-        line = rows.index[int(bad.argmax())]
-        raise InputError(
-            f"{path}: a cell of line {line} goes on in the next line, or holds a NUL: a quote may lack its end.",
-            remedy="Close or remove the quote; replace line breaks that are meant, or leave their column out.",
-            file=path,
-            row=line,
-        )
+    return names, True

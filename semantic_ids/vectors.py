@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +9,7 @@ import numpy as np
 from catalog.errors import InputError
 from catalog.extras import extra
 from interactions import Splits, read_vectors, training_sequences
+from interactions.rows import arrow_column
 from semantic_ids.interaction_vectors import INTERACTION_VECTORS
 
 logger = logging.getLogger(__name__)
@@ -93,10 +93,13 @@ def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: S
     In standard deviations of the difference.
     """
     rng = np.random.default_rng(0)
-    successive = [(a, b) for history in training_sequences(splits)["history"] for a, b in pairwise(history) if a != b]
-    if not successive:
+    history = arrow_column(training_sequences(splits), "history")
+    items, user = history.flatten().to_numpy(), np.repeat(np.arange(len(history)), history.value_lengths())
+    first = np.flatnonzero((user[1:] == user[:-1]) & (items[1:] != items[:-1]))  # of each pair of successive items
+    if not len(first):
         return 0.0, 0
-    item, following = rng.permutation(successive)[:PAIRS].T
+    chosen = first[rng.permutation(len(first))[:PAIRS]]
+    item, following = items[chosen], items[chosen + 1]
     more = alike(item, following) - alike(item, rng.permutation(following))
     return float(more.mean() / max(more.std(), 1e-12)), len(item)
 

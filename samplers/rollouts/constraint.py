@@ -61,30 +61,51 @@ class TrieConstraint:
         end = tokenizer.pad_token_id if tokenizer.eos_token_id is None else tokenizer.eos_token_id
         return cls(trie, node_tokens(tokenizer, trie).to(device), config.model_config.get_vocab_size(), end)
 
-    def legal(self, taken: Tensor) -> Tensor:
-        """The tokens that may follow: taken [rows, <= L] token ids, -1 behind the last -> [rows, C], with repeats."""
+    def legal(self, taken: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The tokens that may follow: taken [rows, <= L] token ids, -1 behind the last.
+
+        Groups of rows [n] and the tokens [n, C] that may follow each, with repeats. On a CPU a group has the rows of one
+        level and C of the level's own, since one node may have thousands of children and the next level's a few. On
+        other devices all rows are one group of one width, so that no shape waits for what the device has computed.
+        """
         node = torch.zeros(len(taken), dtype=torch.long, device=taken.device)
         for token in taken.unbind(1):
             child = self.trie.descend(node, self.code[token])
             child = child.where(self.tokens[child] == token, -1)  # the code, but of another level
             node = node.where(token < 0, child)
+        if taken.device.type != "cpu":
+            return [(torch.arange(len(node), device=node.device), self._children(node, self.width))]
+        level = torch.bucketize(node, torch.tensor(self.trie.level_start[1:-1]), right=True)
+        level[node < 0] = self.trie.levels  # as below a leaf: nothing of the catalog follows
+        groups = []
+        for number, width in enumerate((*self.trie.max_children, 1)):
+            if len(rows := (level == number).nonzero().squeeze(1)):
+                same = number == 0  # all of them at the root
+                children = self._children(node[rows[:1] if same else rows], width)
+                groups.append((rows, children.expand(len(rows), -1)))
+        return groups
+
+    def _children(self, node: Tensor, width: int) -> Tensor:
+        """The tokens that may follow each node [n], -1 for none: [n, width], the last one again where there are fewer."""
         first, stop = self.trie.first_child[node].long(), self.trie.first_child[node + 1].long()
-        slot = first.unsqueeze(1) + torch.arange(self.width, device=taken.device)
-        child = torch.minimum(slot, stop.unsqueeze(1) - 1)  # the last child again, where there are fewer
-        return self.tokens[child].masked_fill(((node < 0) | (first == stop)).unsqueeze(1), self.end)
+        slot = first.unsqueeze(1) + torch.arange(width, device=node.device)
+        child = torch.minimum(slot, stop.unsqueeze(1) - 1)
+        return self.tokens[child].masked_fill_(((node < 0) | (first == stop)).unsqueeze(1), self.end)
 
     def apply(self, logits: Tensor, taken: Tensor, rows: Tensor | None = None) -> Tensor:
         """logits [rows, V], in place, with -inf wherever the token does not follow taken [rows, <= L].
 
         rows: bool [rows], those that are constrained; None for all.
         """
-        legal = self.legal(taken)
-        kept = logits.gather(1, legal)  # also of rows without the constraint, where it changes nothing
+        legal = [(row.unsqueeze(1), tokens) for row, tokens in self.legal(taken)]
+        kept = [logits[at] for at in legal]  # also of rows without the constraint, where it changes nothing
         if rows is None:
             logits.fill_(-torch.inf)
         else:
             logits.masked_fill_(rows.unsqueeze(1), -torch.inf)
-        return logits.scatter_(1, legal, kept)
+        for at, values in zip(legal, kept, strict=True):
+            logits[at] = values
+        return logits
 
 
 def prefix_length(params: SamplingParams) -> int | None:
@@ -137,12 +158,11 @@ class TrieLogitsProcessor(LogitsProcessor):
         levels = self.constraint.trie.levels
         taken = [(prefix + output)[:levels] for prefix, output in self.requests.values()]
         longest = max(map(len, taken))
-        padded = torch.tensor([row + [-1] * (longest - len(row)) for row in taken], device=self.device)
-        if len(taken) == len(logits) and list(self.requests) == list(range(len(taken))):
-            return self.constraint.apply(logits, padded)
         rows = torch.tensor(list(self.requests), device=self.device)
-        logits[rows] = self.constraint.apply(logits[rows], padded)
-        return logits
+        padded = torch.full((len(logits), longest), -1, device=self.device)
+        padded[rows] = torch.tensor([row + [-1] * (longest - len(row)) for row in taken], device=self.device)
+        constrained = torch.zeros(len(logits), dtype=torch.bool, device=self.device).index_fill_(0, rows, True)
+        return self.constraint.apply(logits, padded, None if len(rows) == len(logits) else constrained)
 
 
 class TrieLogitsProcessorV2(LogitsProcessorV2):

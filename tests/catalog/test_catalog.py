@@ -6,8 +6,12 @@ from hypothesis import strategies as st
 
 from catalog import Catalog, Trie
 from catalog.errors import InputError, SetupError
+from catalog.text_column import TextColumn, first_repeated
 
 ROWS = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=30)
+
+
+FILES = {"catalog.arrow", "catalog.json", "catalog.safetensors"}
 
 
 def make_catalog(rows, **options):
@@ -67,7 +71,33 @@ def test_a_saved_catalog_is_loaded_as_it_was_and_can_be_replaced(on_collision, t
         catalog = make_catalog([(0, 1), (2, 0), (0, 1)], on_collision=on_collision, titles=titles)
         catalog.save(tmp_path / "a" / "b")
         assert same(Catalog.load(tmp_path / "a" / "b"), catalog)
-    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {"catalog.json", "catalog.safetensors"}
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == FILES
+
+
+@pytest.mark.parametrize("file", ["catalog.arrow", "catalog.safetensors"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
+def test_a_file_that_was_changed_or_cut_is_refused(file, damage, tmp_path):
+    make_catalog([(0, 1), (2, 0)], titles=("a", "b")).save(tmp_path)
+    content = bytearray((tmp_path / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    if damage == "missing":
+        (tmp_path / file).unlink()
+    else:
+        (tmp_path / file).write_bytes(content[:-9] if damage == "cut" else content)
+    with pytest.raises(InputError) as error:
+        Catalog.load(tmp_path)
+    assert file in str(error.value) and "\n" not in str(error.value)
+
+
+@given(st.lists(st.text(max_size=3), max_size=20), st.slices(20))
+@settings(deadline=None)
+def test_a_column_of_texts_is_a_sequence_of_them(texts, part):
+    column = TextColumn(texts)
+    assert column == texts and column == tuple(texts) and list(column) == texts and len(column) == len(texts)
+    assert column[part] == texts[part] and column != [*texts, "x"]
+    assert all(column[place] == text for place, text in enumerate(texts))
+    seen = [text for place, text in enumerate(texts) if text in texts[:place]]
+    assert first_repeated(column) == next(iter(seen), None)
 
 
 def test_a_missing_catalog_is_named(tmp_path):
@@ -76,7 +106,7 @@ def test_a_missing_catalog_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("items", "title", "file"), [(100_000, "", "catalog.safetensors"), (2, "t" * 600_000, "catalog.json")]
+    ("items", "title", "file"), [(100_000, "", "catalog.safetensors"), (2, "t" * 600_000, "catalog.arrow")]
 )
 def test_a_full_disk_leaves_the_saved_catalog_as_it_was(items, title, file, tmp_path, nearly_full_disk):
     small = make_catalog([(0, 1), (2, 0)])
@@ -87,4 +117,4 @@ def test_a_full_disk_leaves_the_saved_catalog_as_it_was(items, title, file, tmp_
     assert str(error.value).count("could not be written") == 1
     assert str(tmp_path / file) in str(error.value)
     assert same(Catalog.load(tmp_path), small)
-    assert {path.name for path in tmp_path.iterdir()} == {"catalog.json", "catalog.safetensors"}
+    assert {path.name for path in tmp_path.iterdir()} == FILES

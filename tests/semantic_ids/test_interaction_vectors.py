@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from semantic_ids import interaction_vectors
 from semantic_ids.interaction_vectors import cooccurrence_vectors
 
 
@@ -27,3 +28,14 @@ def test_only_neighbors_inside_the_window_count():
 def test_too_many_dimensions_are_named():
     with pytest.raises(ValueError, match="64 dimensions for 6 items"):
         cooccurrence_vectors([[0, 1, 2]], 6)
+
+
+def test_the_svd_of_large_catalogs_spans_what_the_exact_one_does(monkeypatch):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(400).reshape(8, 50)  # a history stays in one of eight groups of items
+    histories = [rng.permutation(groups[user % 8])[:20].tolist() for user in range(800)]
+    exact = cooccurrence_vectors(histories, 400, dimensions=8)
+    monkeypatch.setattr(interaction_vectors, "EXACT_ITEMS", 0)
+    random = cooccurrence_vectors(histories, 400, dimensions=8)
+    assert np.abs(exact @ exact.T - random @ random.T).max() < 0.02
+    assert np.array_equal(random, cooccurrence_vectors(histories, 400, dimensions=8))

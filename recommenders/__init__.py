@@ -18,7 +18,7 @@ recommender is one file with the methods of `Recommender`; with those that `RECO
 stored and mixed like the others.
 """
 
-from recommenders.base import Recommender, rank
+from recommenders.base import Recommender, rank, scored
 from recommenders.batch import BatchRecommender
 from recommenders.factors import ALS, BPR
 from recommenders.generative import GenerativeRecommender
@@ -51,4 +51,5 @@ __all__ = [
     "made_of",
     "push_to_hub",
     "rank",
+    "scored",
 ]

@@ -55,7 +55,7 @@ def of_one_prompt(trainer, row):
 def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(objective, dense, train_rows, monkeypatch):
     monkeypatch.setattr("trainer.scoring.history_flows.CHUNK", 3)  # several parts
     trainer = dense(objective)
-    of_length = {len(row["history"]): row for row in train_rows.to_list()}
+    of_length = {len(row["history"]): row for row in trainer.train_dataset.to_list()}
     rows = trainer.rows([of_length[length] for length in (2, 4, 8)], 0)
     step, output = first_step(trainer, rows)
     total = 0.0

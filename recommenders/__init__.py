@@ -5,6 +5,7 @@
 - `item_knn`: item-to-item cosine, with older events counting less
 - `factors`: `ALS` and `BPR`, matrix factorizations that a history is folded into
 - `sasrec`: self-attention over the history; `sasrec_layers` and `sasrec_losses`, what it is made of
+- `products`: the best inner products, all computed or those of the nearest clusters
 - `text_knn`: items whose vectors are near those of the history, new items too
 - `mixture`: several of them as one; `confidence`, how sure one is of a user, and weights by that
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder

@@ -137,7 +137,8 @@ def rank(scores: Tensor | sparse.csr_matrix, exclude: Histories, k: int, seed: i
     does not depend on the other rows.
 
     Args:
-        scores: `[B, items]`; -inf marks an item that may not be recommended. In a sparse matrix what is not stored is 0.
+        scores: `[B, items]`; -inf marks an item that may not be recommended, and what a sparse matrix does not store is
+            0.
         exclude: B lists of items that are not ranked, such as the user's history; `[[]] * B` excludes nothing.
         k: length of the lists.
         seed: of the permutation.

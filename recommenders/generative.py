@@ -34,7 +34,6 @@ from recommenders.policy_folder import (
     read_record,
 )
 
-
 READ_AT_ONCE = 65_536
 """Histories that are sorted by their length and ranked together."""
 

@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -19,11 +20,12 @@ from catalog.settings import at_least, check_values
 from interactions import Splits, training_sequences
 from interactions.rows import sample_rows
 from recommenders.base import Histories, fit_temperature, flatten, scored
+from recommenders.products import Products
 from recommenders.sasrec_layers import layers
 from recommenders.sasrec_losses import Loss, Positions, make_loss
 from recommenders.sasrec_windows import Windows
 from recommenders.text_knn import centered_vectors, unit_length
-from recommenders.top import Top, top_of_products
+from recommenders.top import Top
 
 VALIDATED_ENTRIES, LEAST_VALIDATED = 2_000_000_000, 2000
 """An epoch is judged by so many scores of validation rows, and by no fewer rows than the second."""
@@ -43,6 +45,7 @@ class SASRecSettings:
     Adam without weight decay.
     vectors: a file of item vectors as `text_knn` takes it, for instance of titles: an item's embedding is then one of
     its own plus a learned projection of its vector.
+    probes: 0, or how many clusters of items are searched for a user's best ones, see `Products`.
     patience: it stops after so many epochs without a better NDCG@10 on the validation items; the best weights are kept.
     """
 
@@ -62,12 +65,14 @@ class SASRecSettings:
     negatives: int = 256
     calibration: float = 0.75
     vectors: str = ""
+    probes: int = 0
 
     def __post_init__(self) -> None:
         check_values(self)
         counts = ("max_length", "dimensions", "layers", "heads", "batch_size", "epochs", "patience", "negatives")
         at_least(self, 1, *counts)
         at_least(self, 0, "learning_rate", strictly=True)
+        at_least(self, 0, "probes")
         if self.dimensions % self.heads:
             raise InputError(
                 f"dimensions={self.dimensions} cannot be shared by heads={self.heads}.",
@@ -181,7 +186,11 @@ class SASRec:
     @torch.no_grad()
     def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
         """The k items with the largest `probabilities`, on the network's device."""
-        return top_of_products(self._states(histories), self.network.table(), k, self.temperature)
+        return self._products.top(self._states(histories), k, self.temperature)
+
+    @cached_property
+    def _products(self) -> Products:
+        return Products(self.network.table().detach(), self.settings.probes)
 
     def _states(self, histories: Histories) -> Tensor:
         """State after the newest item of any number of histories, `[B, dimensions]`."""

@@ -131,6 +131,23 @@ def test_negatives_are_uniform_over_what_is_left():
     torch.testing.assert_close(share, torch.tensor([[0, 1, 0, 1, 1, 0], [3, 0, 0, 0, 0, 0]]) / 3, atol=0.03, rtol=0)
 
 
+def test_a_large_catalog_has_lazy_adam_for_its_items_and_learns(successors, monkeypatch):
+    monkeypatch.setattr("recommenders.sasrec.DENSE_ITEMS", 20)
+    settings = SASRec.Settings(**SMALL, epochs=8, loss="sampled_softmax", negatives=12)
+    network = Network(24, settings)
+    others, lazy = recommenders.sasrec._optimizers(network, settings)
+    assert isinstance(lazy, torch.optim.SparseAdam) and lazy.param_groups[0]["params"] == [network.item.weight]
+    assert len(others.param_groups[0]["params"]) == len(list(network.parameters())) - 1
+    assert hits(SASRec.from_splits(successors, 24, settings), successors) > 0.9
+    assert not Network(24, SOFT).item.sparse
+
+
+def test_a_softmax_that_does_not_fit_is_refused_with_the_losses_that_do(successors, monkeypatch):
+    monkeypatch.setattr("recommenders.sasrec_losses.SOFTMAX_BYTES", 10**15)
+    with raises(InputError, field="loss"):
+        SASRec.from_splits(successors, 24, SOFT)
+
+
 def test_a_user_who_took_everything_is_one_sentence(successors, monkeypatch):
     monkeypatch.setattr(
         recommenders.sasrec_losses, "training_matrix", lambda splits, items: csr_matrix(np.ones((2, items)))

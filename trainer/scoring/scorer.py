@@ -4,8 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
 from catalog import DENSE_ITEMS, Trajectories, Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch

@@ -78,6 +78,10 @@ class RecommenderArguments(Arguments):
     )
     only: list[str] | None = field(default=None, metadata={"help": "Names of the models to fit; by default all."})
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
+    eval_users: int | None = field(
+        default=None,
+        metadata={"help": "How many users to rank, at random but the same ones every time; by default all."},
+    )
     eval_k: list[int] = field(
         default_factory=lambda: list(EVAL_K),
         metadata={"help": "Cut-offs: recall of each, NDCG of those above 1 (by default 5 and 10), MRR of the largest."},
@@ -85,6 +89,7 @@ class RecommenderArguments(Arguments):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        at_least(self, 1, "eval_users")
         self.eval_k = check_cutoffs(self.eval_k)
         for name, settings in self.table.items():
             check_name("models", name)
@@ -163,6 +168,10 @@ class EvaluateArguments(Arguments):
         },
     )
     exclude_history: bool = field(default=True, metadata={"help": "Leave items the user already has out."})
+    eval_users: int | None = field(
+        default=None,
+        metadata={"help": "How many users to rank, at random but the same ones every time; by default all."},
+    )
     exact_users: int = field(
         default=0,
         metadata={
@@ -204,7 +213,7 @@ class EvaluateArguments(Arguments):
         super().__post_init__()
         at_least(self, 0, "guide_weight", "guide_floor", strictly=True)
         at_least(self, 0, "guide_confidence")
-        at_least(self, 1, "batch_size")
+        at_least(self, 1, "batch_size", "eval_users")
         at_least(self, -1, "exact_users")
         self.eval_k = check_cutoffs(self.eval_k, self.beam_width)
         if self.exact_users:

@@ -20,7 +20,7 @@ from evaluation.report import markdown_page, write_report
 from evaluation.significance import RESAMPLES, PairedTest, paired_tests
 from evaluation.tables import markdown, metric_table
 from experiments.arguments import CompareArguments
-from experiments.evaluate import representatives, user_metrics
+from experiments.evaluate import representatives, user_metrics, with_users
 from experiments.evaluations import Evaluation, data_provenance, has_weights, read_evaluation, weights_digest
 from interactions import Splits, load_prepared, training_counts
 from trainer.reporting.run_folder import read_log
@@ -75,11 +75,13 @@ def compare_runs(
     references = {Path(f).name: read_evaluation(f, args.split) for f in args.references}
     evaluations = [run.evaluation for seeds in methods.values() for run in seeds]
     catalog, splits = load_prepared(args.data or evaluations[0].record["data"])
-    rows, data = getattr(splits, args.split), data_provenance(catalog, splits)
+    data = data_provenance(catalog, splits)
     for evaluation in (*evaluations, *references.values()):
         ranked_on, remedy = replace(evaluation.made_of, settings={}), "Evaluate all on the folder that data names."
         data.check(ranked_on, f"What {evaluation.folder} ranked", remedy, evaluation.folder)
     how = shared_protocol(evaluations, references)
+    splits = with_users(splits, args.split, how["ranking"]["users"])
+    rows = getattr(splits, args.split)
     eval_k = args.eval_k or common_cutoffs(
         {str(one.folder): one.eval_k for one in (*evaluations, *references.values())}
     )

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from experiments.evaluations import (
 from experiments.match import MATCH_USERS, comparable, match_reward, reward_record
 from interactions import Splits, load_prepared, training_counts, untrained
 from interactions.provenance import Provenance
-from interactions.rows import unrankable
+from interactions.rows import sample_rows, unrankable
 from policy import inference
 from recommenders import (
     GenerativeRecommender,
@@ -40,6 +41,7 @@ from recommenders import (
     load_recommender,
     made_of,
     rank,
+    scored,
 )
 from trainer.runtime.contents import reward_settings
 
@@ -68,6 +70,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
     args = EvaluateArguments(run=str(run), data=str(data), **settings)
     run, (catalog, splits) = Path(run), load_prepared(data)
     of = planned(args, catalog, data_provenance(catalog, splits))
+    splits = with_users(splits, args.split, args.eval_users)
     rows = getattr(splits, args.split)
     output = output_folder(args)
     if has_weights(output) and weights_digest(output) != of.settings["run"]:
@@ -85,7 +88,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             recommender = load_recommender(args.guide, catalog, splits.rows)
             guide = Guide(recommender, args.guide_weight, args.guide_floor, args.guide_confidence)
         ranked = trained.rank(
-            rows["history"][:],
+            rows["history"],
             args.beam_width,
             exclude_history=args.exclude_history,
             batch_size=args.batch_size,
@@ -128,6 +131,8 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
     check_data(run, args.data, data, catalog)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
     settings["run"] = weights_digest(run)
+    if args.eval_users:
+        settings["eval_users"] = args.eval_users
     if "{titles}" in (run_settings(run).get("prompt_template") or ""):
         settings["titles"] = catalog.titles_digest  # titles do not belong to the catalog's fingerprint
     if args.guide:
@@ -152,6 +157,11 @@ def _guiding(args: EvaluateArguments) -> dict[str, float]:
     """How the guide is counted; its confidence only where it counts, so that older evaluations need no repetition."""
     how = {"weight": args.guide_weight, "floor": args.guide_floor}
     return how | ({"confidence": args.guide_confidence} if args.guide_confidence else {})
+
+
+def with_users(splits: Splits, split: str, users: int | None) -> Splits:
+    """The splits with `users` random rows of one of them, the same ones for each call; with all of None."""
+    return replace(splits, **{split: sample_rows(getattr(splits, split), users)})
 
 
 def protocol(splits: Splits, catalog: Catalog, split: str, exclude_history: bool) -> dict[str, Any]:
@@ -237,9 +247,11 @@ def representatives(items: np.ndarray, catalog: Catalog) -> np.ndarray:
 
 def rank_recommender(model: Recommender, rows: Dataset, exclude_history: bool, k: int) -> np.ndarray:
     """The k best items of a recommender for each row, with or without those of its history: [users, k]."""
-    histories = rows["history"][:]
-    some = [histories[start : start + 1024] for start in range(0, len(histories), 1024)]
-    return np.concatenate([rank(model.score(h), h if exclude_history else [[]] * len(h), k) for h in some])
+    parts = [
+        rank(scores, histories if exclude_history else [[]] * len(histories), k)
+        for histories, scores in scored(model, rows["history"])
+    ]
+    return np.concatenate(parts)
 
 
 def fit_recommenders(
@@ -267,13 +279,15 @@ def fit_recommenders(
         model = fit_recommender(how_fitted.pop("kind", name), how_fitted, splits, catalog, folder)
         fitted = dict(made_of(folder).settings)
         for split in HELD_OUT:
-            rows = getattr(splits, split)
+            some = with_users(splits, split, args.eval_users)
+            rows = getattr(some, split)
             ranked = rank_recommender(model, rows, args.exclude_history, max(TOP, *args.eval_k))
-            metrics = list_metrics(ranked, rows, catalog, splits, args.eval_k)
+            metrics = list_metrics(ranked, rows, catalog, some, args.eval_k)
             if not args.exclude_history:
                 metrics |= unseen_metrics(ranked, rows, catalog)
-            how = protocol(splits, catalog, split, args.exclude_history)
+            how = protocol(some, catalog, split, args.exclude_history)
             of = {"split": split, "exclude_history": args.exclude_history, "fitted": fitted}
+            of |= {"eval_users": args.eval_users} if args.eval_users else {}
             with writing(folder, Provenance(rows_of.catalog, rows_of.splits, of)) as temporary:
                 record = {"metrics": metrics, "protocol": how, "data": args.data}
                 write_evaluation(temporary, record, ranked, np.array(rows["target"]))

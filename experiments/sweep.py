@@ -122,14 +122,15 @@ def _preparations(
                 f"{parent / min(unknown)} is missing, and {args.recommender_recipe} has no such model.",
                 file=parent / min(unknown),
             )
-        if args.references and models.exclude_history != how.exclude_history:
-            raise InputError(
-                f"{args.recommender_recipe} measures with exclude_history={models.exclude_history}, the sweep with "
-                f"{how.exclude_history}: they cannot be compared.",
-                remedy="Set both alike.",
-                field="exclude_history",
-                value=models.exclude_history,
-            )
+        for name in ("exclude_history", "eval_users") if args.references else ():
+            if (value := getattr(models, name)) != getattr(how, name):
+                raise InputError(
+                    f"{args.recommender_recipe} measures with {name}={value}, the sweep with {getattr(how, name)}: they "
+                    "cannot be compared.",
+                    remedy="Set both alike.",
+                    field=name,
+                    value=value,
+                )
         if args.references:
             check_reference(args, how, str(args.recommender_recipe), models.eval_k)
         needed = {part for name in names for part in models.needed(name)}
@@ -160,7 +161,8 @@ def _measured(args: CompareArguments, folder: Path, how: EvaluateArguments, prep
         return False
     of = found.made_of
     wanted = prepared.of if prepared else of
-    return not replace(wanted, settings={**of.settings, "exclude_history": how.exclude_history}).differences(of)
+    asked = {name: getattr(how, name) for name in ("exclude_history", "eval_users")}
+    return not replace(wanted, settings={**of.settings, **asked}).differences(of)
 
 
 def _recommender(settings: Settings) -> str | None:

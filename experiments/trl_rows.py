@@ -96,7 +96,7 @@ class Texts:
         self.prompts = PromptBuilder(catalog, tokenizer, args.max_history, args.prompt_template)
         self.sampler = load_sampler(args, catalog, splits) if args.kind == "preference" else None
         self.counts = ({"without_negative": 0} if self.sampler else {}) | (
-            {"merged_prompts": 0} if self.prompts.first_titles else {}
+            {"merged_prompts": 0} if self.prompts.titles else {}
         )
 
     def __call__(self, name: str, rows: datasets.Dataset, user_items: Mapping[str, list[int]]) -> datasets.Dataset:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
@@ -22,6 +23,8 @@ OWN_COLUMNS = ("history", "target", "user_items", ROW_NUMBER)
 """Columns of a row that are fields of a `PromptBatch`."""
 UNTITLED = "(no title)"
 """What a prompt calls an item without a title."""
+MEASURED_TITLES, KEPT_TITLES = 20_000, 200_000
+"""Of how many titles the longest is looked for, and how many are kept as tokens before they are forgotten."""
 
 
 @dataclass(frozen=True)
@@ -138,17 +141,12 @@ class PromptBuilder:
             raise InputError("The tokenizer needs a bos_token and a pad_token.", remedy="Set both before training.")
         before, between, after = _pieces(template)
         self.before, self.between, self.after = _encode(tokenizer, [before, between or "", after])
-        self.first_titles: list[list[int]] = []  # the tokens of every item's title; none without {titles}
-        self.later_titles: list[list[int]] = []  # the same behind another title
-        if between is not None:
-            titles = _titles(catalog)
-            self.first_titles = _encode(tokenizer, titles)
-            self.later_titles = _encode(tokenizer, [f", {title}" for title in titles])
+        self.titles = None if between is None else TitleTokens(catalog, tokenizer)
 
     @property
     def longest(self) -> int:
         """Tokens that no prompt exceeds: max_history items, and with {titles} all of them the longest title's."""
-        title = max(map(len, self.first_titles + self.later_titles), default=0)
+        title = 0 if self.titles is None else self.titles.longest
         text = len(self.before) + len(self.between) + len(self.after)
         return 1 + text + self.max_history * (title + self.trie.levels)
 
@@ -171,9 +169,10 @@ class PromptBuilder:
         items = [self._items(row) for row in rows]
         history = _left_padded(items, -1)  # [B, N]
         codes = self.tokens[self.trie.path(history.clamp(min=0))[..., 1:]]  # [B, N, L]
+        titles = [[]] * len(items) if self.titles is None else self.titles([newest.tolist() for newest in items])
         prompts = [
-            self._prompt(newest.tolist(), row[-len(newest) :].flatten())
-            for newest, row in zip(items, codes, strict=True)
+            self._prompt(named, row[-len(newest) :].flatten())
+            for newest, named, row in zip(items, titles, codes, strict=True)
         ]
         return PromptBatch(
             input_ids=_left_padded(prompts, self.pad),
@@ -200,18 +199,49 @@ class PromptBuilder:
             )
         return items.long()
 
-    def _prompt(self, items: list[int], codes: Tensor) -> Tensor:
-        """The tokens of one prompt without its padding; codes [n * L] of its n items."""
-        before = [self.start, *self.before, *self._titles(items), *self.between]
+    def _prompt(self, titles: Sequence[int], codes: Tensor) -> Tensor:
+        """The tokens of one prompt without its padding: titles, those of its n items; codes [n * L]."""
+        before = [self.start, *self.before, *titles, *self.between]
         return torch.cat([codes.new_tensor(before), codes, codes.new_tensor(self.after)])
 
-    def _titles(self, items: list[int]) -> list[int]:
-        if not self.first_titles:
-            return []
-        tokens = list(self.first_titles[items[0]])
-        for item in items[1:]:
-            tokens += self.later_titles[item]
-        return tokens
+
+class TitleTokens:
+    """The tokens of items' titles, made when an item is met and kept for the next time.
+
+    longest: how many tokens a title has at most, that of the longest of the `MEASURED_TITLES` that are the longest as
+    text; further tokens of another one are cut. Raises InputError where no item has a title.
+    """
+
+    def __init__(self, catalog: Catalog, tokenizer: PreTrainedTokenizerBase) -> None:
+        missing = len(catalog) - sum(map(bool, catalog.titles))
+        if missing == len(catalog):
+            raise InputError(
+                "prompt_template has {titles} but the catalog has none.",
+                remedy="Prepare the data with titles, or leave {titles} out.",
+                field="prompt_template",
+            )
+        if missing:
+            logger.warning("%d of %d items have no title: prompts call them %r", missing, len(catalog), UNTITLED)
+        self._tokenizer, self._named = tokenizer, catalog.titles
+        size = np.fromiter((len((title or UNTITLED).encode()) for title in catalog.titles), np.int32, len(catalog))
+        some = np.argsort(-size, kind="stable")[:MEASURED_TITLES].tolist()
+        self._kept = self._encode([(item, before) for item in some for before in ("", ", ")])
+        self.longest = max(map(len, self._kept.values()))
+
+    def __call__(self, histories: Sequence[list[int]]) -> list[list[int]]:
+        """The tokens of the titles of each history, oldest first, with a comma before each but the first."""
+        asked = [[(item, ", " if place else "") for place, item in enumerate(items)] for items in histories]
+        met = dict.fromkeys(title for titles in asked for title in titles)
+        if len(self._kept) > KEPT_TITLES:
+            self._kept.clear()
+        if new := [title for title in met if title not in self._kept]:
+            self._kept |= {title: tokens[: self.longest] for title, tokens in self._encode(new).items()}
+        return [np.concatenate([self._kept[title] for title in titles]).tolist() for titles in asked]
+
+    def _encode(self, titles: Sequence[tuple[int, str]]) -> dict[tuple[int, str], np.ndarray]:
+        """The tokens of items' titles by item and what stands before the title."""
+        texts = [before + (self._named[item] or UNTITLED) for item, before in titles]
+        return {title: np.array(t, np.int32) for title, t in zip(titles, _encode(self._tokenizer, texts), strict=True)}
 
 
 def _pieces(template: str | None) -> tuple[str, str | None, str]:
@@ -240,20 +270,6 @@ def _pieces(template: str | None) -> tuple[str, str | None, str]:
             value=template,
         )
     return (text[0], text[2], text[4]) if "titles" in names else (text[0], None, text[2])
-
-
-def _titles(catalog: Catalog) -> list[str]:
-    """What {titles} writes for each item: its title, or UNTITLED. Raises InputError where no item has a title."""
-    missing = len(catalog) - sum(map(bool, catalog.titles))
-    if missing == len(catalog):
-        raise InputError(
-            "prompt_template has {titles} but the catalog has none.",
-            remedy="Prepare the data with titles, or leave {titles} out.",
-            field="prompt_template",
-        )
-    if missing:
-        logger.warning("%d of %d items have no title: prompts call them %r", missing, len(catalog), UNTITLED)
-    return [title or UNTITLED for title in catalog.titles]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str]) -> list[list[int]]:

@@ -5,6 +5,7 @@
 - `item_knn`: item-to-item cosine, with older events counting less
 - `factors`: `ALS` and `BPR`, matrix factorizations that a history is folded into
 - `sasrec`: self-attention over the history; `sasrec_layers` and `sasrec_losses`, what it is made of
+- `products`: the best inner products, all computed or those of the nearest clusters
 - `text_knn`: items whose vectors are near those of the history, new items too
 - `mixture`: several of them as one; `confidence`, how sure one is of a user, and weights by that
 - `store`: a recommender by its kind and settings, fitted once and kept in a folder
@@ -18,7 +19,7 @@ recommender is one file with the methods of `Recommender`; with those that `RECO
 stored and mixed like the others.
 """
 
-from recommenders.base import Recommender, rank
+from recommenders.base import Recommender, rank, scored
 from recommenders.batch import BatchRecommender
 from recommenders.factors import ALS, BPR
 from recommenders.generative import GenerativeRecommender
@@ -51,4 +52,5 @@ __all__ = [
     "made_of",
     "push_to_hub",
     "rank",
+    "scored",
 ]

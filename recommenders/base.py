@@ -1,9 +1,9 @@
 """What every classical recommender offers, and how its scores become a distribution or a ranking."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,6 +17,15 @@ from catalog.errors import InputError
 
 Histories = Sequence[Sequence[int]]
 """B lists of items, oldest first; a list may be empty."""
+
+ENTRIES = 16_000_000
+"""Numbers [rows, items] that are computed at once."""
+
+AT_ONCE = 1024
+"""Histories that are scored at once where the catalog is small."""
+
+FITTED_ENTRIES, BINS = 100_000_000, 4096
+"""Up to how many scores a temperature is fitted to them as they are; beyond, each row's are counted in so many bins."""
 
 
 class Recommender(Protocol):
@@ -66,15 +75,61 @@ def fit_temperature(model: Recommender, held_out: Dataset, users: int = 2000) ->
     held_out: rows of `history` and `target`; at most `users` of them are read, evenly spaced.
     """
     rows = held_out.select(np.linspace(0, len(held_out) - 1, min(users, len(held_out)), dtype=int))
-    scores, targets = model.score(rows["history"][:]).cpu(), torch.tensor(rows["target"][:])
+    histories, targets = rows["history"][:], torch.tensor(rows["target"][:])
+    if len(rows) * model.score(histories[:1]).shape[1] > FITTED_ENTRIES:
+        loss = _binned_loss(model, histories, targets)
+    else:
+        scores = model.score(histories).cpu()
 
-    def loss(log_temperature: float) -> float:
-        return F.cross_entropy(scores / math.exp(log_temperature), targets).item()
+        def loss(temperature: float) -> float:
+            return F.cross_entropy(scores / temperature, targets).item()
 
-    return math.exp(minimize_scalar(loss, bounds=(-10.0, 10.0), method="bounded").x)
+    found = minimize_scalar(lambda log: loss(math.exp(log)), bounds=(-10.0, 10.0), method="bounded")
+    return math.exp(found.x)
 
 
-def rank(scores: Tensor, exclude: Histories, k: int, seed: int = 0) -> np.ndarray:
+def _binned_loss(model: Recommender, histories: Histories, targets: Tensor) -> Callable[[float], float]:
+    """The cross-entropy at a temperature, of the mean and the count of each row's scores in `BINS` even bins.
+
+    With bins of the width w a row's log sum of exp(score / T) differs by less than (w / T)^2 / 8.
+    """
+    parts, start = [], 0
+    for some, scores in scored(model, histories):
+        of_target = scores.gather(1, targets[start : start + len(some)].to(scores.device).unsqueeze(1))
+        low, high = scores.aminmax(dim=1, keepdim=True)
+        bins = ((scores - low) / (high - low).clamp(min=1e-30) * BINS).long().clamp(max=BINS - 1)
+        place = (bins + BINS * torch.arange(len(some), device=bins.device).unsqueeze(1)).flatten()
+        count, total = (place.bincount(weights, BINS * len(some)) for weights in (None, scores.flatten()))
+        parts.append((of_target[:, 0], (total / count.clamp(min=1)).view(-1, BINS), count.view(-1, BINS).log()))
+        start += len(some)
+    of_targets, means, log_counts = (torch.cat(column).cpu().double() for column in zip(*parts, strict=True))
+
+    def loss(temperature: float) -> float:
+        return ((means / temperature + log_counts).logsumexp(1) - of_targets / temperature).mean().item()
+
+    return loss
+
+
+def scored(model: Any, histories: Histories) -> Iterator[tuple[Histories, Any]]:
+    """Some histories at a time and their scores `[b, items]`, so many that they fit into memory.
+
+    The scores are sparse where the recommender has `sparse_scores` of the same arguments.
+    """
+    if hasattr(model, "sparse_scores"):
+        score, rows = model.sparse_scores, AT_ONCE
+    else:
+        score, rows = model.score, rows_at_once(model.score(histories[:1]).shape[1])
+    for start in range(0, len(histories), rows):
+        some = histories[start : start + rows]
+        yield some, score(some)
+
+
+def rows_at_once(items: int) -> int:
+    """How many rows of all items are computed at once."""
+    return min(AT_ONCE, max(1, ENTRIES // items))
+
+
+def rank(scores: Tensor | sparse.csr_matrix, exclude: Histories, k: int, seed: int = 0) -> np.ndarray:
     """The k best items of every row from best to worst, `[B, k]` int64, -1 where candidates run out.
 
     Equal scores are ordered by one random permutation of the items, drawn from `seed` and the same for all rows:
@@ -82,7 +137,8 @@ def rank(scores: Tensor, exclude: Histories, k: int, seed: int = 0) -> np.ndarra
     does not depend on the other rows.
 
     Args:
-        scores: `[B, items]`; -inf marks an item that may not be recommended.
+        scores: `[B, items]`; -inf marks an item that may not be recommended, and what a sparse matrix does not store is
+            0.
         exclude: B lists of items that are not ranked, such as the user's history; `[[]] * B` excludes nothing.
         k: length of the lists.
         seed: of the permutation.
@@ -90,18 +146,49 @@ def rank(scores: Tensor, exclude: Histories, k: int, seed: int = 0) -> np.ndarra
     Raises:
         InputError: `exclude` has another number of rows, or a score is NaN.
     """
-    if len(exclude) != len(scores):
-        raise InputError(f"{len(scores)} rows of scores need as many lists to exclude, not {len(exclude)}.")
-    if scores.isnan().any():
+    rows, items = scores.shape
+    if len(exclude) != rows:
+        raise InputError(f"{rows} rows of scores need as many lists to exclude, not {len(exclude)}.")
+    stored = torch.from_numpy(scores.data) if sparse.issparse(scores) else scores
+    if stored.isnan().any():
         raise InputError("A score is NaN, so its place is undefined.", remedy="Check that the recommender was fitted.")
+    tie_order = np.random.default_rng(seed).permutation(items)  # [items]
+    if sparse.issparse(scores):
+        best = _best_of_sparse(scores, exclude, min(k, items), tie_order)
+    else:
+        best = _best(scores, exclude, min(k, items), torch.from_numpy(tie_order)).numpy()
+    return np.pad(best, ((0, 0), (0, k - best.shape[1])), constant_values=-1)
+
+
+def _best(scores: Tensor, exclude: Histories, k: int, tie_order: Tensor) -> Tensor:
+    """The k best of `[B, items]`, -1 for what is excluded: `[B, k]`."""
     rows, items = scores.shape
     seen, lengths = flatten(exclude)
     masked = scores.detach().to("cpu", torch.float32, copy=True)  # [B, items]
     masked[np.repeat(np.arange(rows), lengths), seen] = -torch.inf
-    tie_order = torch.from_numpy(np.random.default_rng(seed).permutation(items))  # [items]
-    best = _sortable(masked, tie_order).topk(min(k, items)).indices  # [B, min(k, items)]
-    best[masked.gather(1, best) == -torch.inf] = -1
-    return np.pad(best.numpy(), ((0, 0), (0, k - best.shape[1])), constant_values=-1)
+    value, item = masked.topk(min(k + 1, items))
+    order = _sortable(value[:, :k], tie_order[item[:, :k]]).argsort(1, descending=True)
+    best = item.gather(1, order)
+    if items > k and (tied := (value[:, k - 1] == value[:, k]) & (value[:, k] > -torch.inf)).any():
+        best[tied] = _sortable(masked[tied], tie_order).topk(k).indices  # topk chose among equal ones at will
+    return best.masked_fill(masked.gather(1, best) == -torch.inf, -1)
+
+
+def _best_of_sparse(scores: sparse.csr_matrix, exclude: Histories, k: int, tie_order: np.ndarray) -> np.ndarray:
+    """`_best` of sparse scores: of the items that are not stored, those that come first among equal ones are enough."""
+    by_tie = np.argsort(-tie_order)
+    best = np.full((scores.shape[0], k), -1)
+    for row, seen in enumerate(exclude):
+        part = slice(scores.indptr[row], scores.indptr[row + 1])
+        stored, values = scores.indices[part], scores.data[part]
+        others = by_tie[: k + len(stored) + len(seen)]
+        items = np.concatenate([stored, others[~np.isin(others, stored)]])
+        value = np.concatenate([values, np.zeros(len(items) - len(stored), values.dtype)])
+        allowed = ~np.isin(items, np.asarray(seen, np.int64)) & (value > -np.inf)
+        items, value = items[allowed], value[allowed]
+        first = np.lexsort((-tie_order[items], -value))[:k]
+        best[row, : len(first)] = items[first]
+    return best
 
 
 def _sortable(scores: Tensor, tie_order: Tensor) -> Tensor:

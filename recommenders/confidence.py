@@ -8,7 +8,7 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from recommenders.base import Recommender
+from recommenders.base import Recommender, rows_at_once
 from recommenders.top import Top
 
 
@@ -59,7 +59,9 @@ def fit_shares(parts: Mapping[str, Recommender], held_out: Dataset, *, by_confid
 def _asked(parts: Mapping[str, Recommender], held_out: Dataset) -> tuple[Tensor, Tensor]:
     """The probability of each row's target and the confidence of each part, `[rows, parts]` float64."""
     chances, sure = [], []
-    for batch in held_out.select_columns(["history", "target"]).iter(1024):
+    rows = held_out.select_columns(["history", "target"])
+    items = max(part.probabilities(rows["history"][:1]).shape[1] for part in parts.values())
+    for batch in rows.iter(rows_at_once(items)):
         target = torch.tensor(batch["target"]).unsqueeze(1)
         answers = [part.probabilities(batch["history"]).cpu() for part in parts.values()]
         chances.append(torch.cat([answer.gather(1, target) for answer in answers], 1))

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Self
 
 import torch
@@ -10,9 +11,11 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from catalog.extras import extra
+from catalog.settings import at_least
 from interactions import Splits, training_matrix
 from recommenders.base import Histories, fit_temperature
-from recommenders.top import Top, top_of_products
+from recommenders.products import Products
+from recommenders.top import Top
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Factors(ABC):
     Events pull to 1 and every item a little to 0: the users' half of implicit ALS (Hu et al., ICDM 2008), in which old
     events may count less. No count is kept from which a user could be taken out again, so `without` is ignored.
 
-    factors: `[items, d]` float32.
+    factors: `[items, d]` float32. probes: how `top` finds the best items, see `Products`.
     """
 
     factors: Tensor
@@ -33,6 +36,7 @@ class Factors(ABC):
     decay: float
     ridge: float
     temperature: float = 1.0
+    probes: int = 0
 
     Settings: ClassVar[type]
 
@@ -47,7 +51,7 @@ class Factors(ABC):
 
         with threadpool_limits(1, "blas"):  # `implicit` has threads of its own and asks for this
             factors = cls.factorize(training_matrix(splits, items), settings)
-        model = cls(factors, settings.alpha, settings.decay, settings.ridge)
+        model = cls(factors, settings.alpha, settings.decay, settings.ridge, probes=settings.probes)
         return replace(model, temperature=fit_temperature(model, splits.validation))
 
     @staticmethod
@@ -61,7 +65,11 @@ class Factors(ABC):
 
     def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
         """The k items with the largest `probabilities`."""
-        return top_of_products(self._users(histories), self.factors, k, self.temperature)
+        return self._products.top(self._users(histories), k, self.temperature)
+
+    @cached_property
+    def _products(self) -> Products:
+        return Products(self.factors, self.probes)
 
     def _users(self, histories: Histories) -> Tensor:
         """u of any number of histories, `[B, d]`."""
@@ -83,7 +91,7 @@ class Factors(ABC):
         return torch.linalg.solve(inertia + torch.einsum("bn,bnd,bne->bde", weight, events, events), pull)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        numbers = {name: getattr(self, name) for name in ("alpha", "decay", "ridge", "temperature")}
+        numbers = {name: getattr(self, name) for name in ("alpha", "decay", "ridge", "temperature", "probes")}
         return {"factors": self.factors}, numbers
 
     @classmethod
@@ -96,7 +104,10 @@ class ALS(Factors):
 
     @dataclass(frozen=True)
     class Settings:
-        """alpha and ridge hold for training as for folding in; the order of events counts when folding in only."""
+        """alpha and ridge hold for training as for folding in; the order of events counts when folding in only.
+
+        probes: 0, or how many clusters of items are searched for a user's best ones, see `Products`.
+        """
 
         dimensions: int = 64
         alpha: float = 3.0
@@ -104,6 +115,10 @@ class ALS(Factors):
         decay: float = 0.9
         iterations: int = 15
         seed: int = 0
+        probes: int = 0
+
+        def __post_init__(self) -> None:
+            at_least(self, 0, "probes")
 
     @staticmethod
     def factorize(interactions: sparse.csr_matrix, settings: Settings) -> Tensor:
@@ -131,7 +146,7 @@ class BPR(Factors):
 
     @dataclass(frozen=True)
     class Settings:
-        """learning_rate, regularization, iterations: of training; alpha, ridge, decay: of folding in."""
+        """learning_rate, regularization, iterations: of training; alpha, ridge, decay: of folding in; probes: ALS's."""
 
         dimensions: int = 64
         learning_rate: float = 0.01
@@ -141,6 +156,10 @@ class BPR(Factors):
         ridge: float = 100.0
         decay: float = 0.9
         seed: int = 0
+        probes: int = 0
+
+        def __post_init__(self) -> None:
+            at_least(self, 0, "probes")
 
     @staticmethod
     def factorize(interactions: sparse.csr_matrix, settings: Settings) -> Tensor:

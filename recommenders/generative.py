@@ -34,6 +34,9 @@ from recommenders.policy_folder import (
     read_record,
 )
 
+READ_AT_ONCE = 65_536
+"""Histories that are sorted by their length and ranked together."""
+
 
 class GenerativeRecommender:
     """Ranks and draws items for histories by a policy; a `Recommender` as well, by `score` and `probabilities`.
@@ -241,13 +244,16 @@ class GenerativeRecommender:
     ) -> np.ndarray:
         """The items [users, k] that a beam finds for histories of item numbers, best first, -1 where none is left.
 
+        histories: lists, or a column of a data set, of which a part is read at a time.
         One item stands for all that share its semantic ID. k: by default all of the beam's width. exclude_history:
         leave out the whole history, also the part that no longer fits the prompt.
         """
-        read = [ReadHistory(list(items), excluded=list(items) if exclude_history else []) for items in histories]
-        found = np.full((len(read), width if k is None else k), -1)
-        for part in progress(batches(range(len(read)), read, batch_size), desc="ranking", leave=False):
-            found[part] = self._beam([read[n] for n in part], width, guide, k=k)[0].numpy()
+        found = np.full((len(histories), width if k is None else k), -1)
+        for start in range(0, len(histories), READ_AT_ONCE):
+            some = histories[start : start + READ_AT_ONCE]
+            read = [ReadHistory(list(items), excluded=list(items) if exclude_history else []) for items in some]
+            for part in progress(batches(range(len(read)), read, batch_size), desc="ranking", leave=False):
+                found[start + np.array(part)] = self._beam([read[n] for n in part], width, guide, k=k)[0].numpy()
         return found
 
     def rank_exactly(self, histories: Histories, k: int, *, exclude_history: bool, batch_size: int = 16) -> np.ndarray:

@@ -82,12 +82,12 @@ class ItemKNN:
         Each row counts as if its list of `without` had never been a user: exactly so on the kept pairs, while which
         pairs are kept stays as it is.
         """
-        rows = self._scores(histories, without)
+        rows = self.sparse_scores(histories, without)
         return torch.from_numpy(rows.toarray())
 
     def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
         """The k items with the largest `probabilities`, from the neighbors of the histories' items alone."""
-        scores = self._scores(histories, without)
+        scores = self.sparse_scores(histories, without)
         items = np.full((len(histories), k), -1)
         chances = np.zeros((len(histories), k), np.float32)
         rest = np.zeros(len(histories), np.float32)
@@ -102,7 +102,7 @@ class ItemKNN:
             chances[row, : len(best)] = values[best] / values.sum()
         return Top(*map(torch.from_numpy, (items, chances, rest)))
 
-    def _scores(self, histories: Histories, without: Histories | None) -> sparse.csr_matrix:
+    def sparse_scores(self, histories: Histories, without: Histories | None = None) -> sparse.csr_matrix:
         """`score` of the neighbors of the histories' items, `[B, items]` float32; others have 0.
 
         Rows and columns of other items are left out before anything is multiplied, so the catalog costs nothing.

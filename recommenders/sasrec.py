@@ -1,8 +1,9 @@
 """What comes next, by self-attention over the history: SASRec, arXiv 1808.09781."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -12,16 +13,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from catalog import Catalog
+from catalog import DENSE_ITEMS, Catalog
 from catalog.errors import InputError
 from catalog.progress import progress
 from catalog.settings import at_least, check_values
 from interactions import Splits, training_sequences
-from recommenders.base import Histories, fit_temperature, flatten
+from interactions.rows import sample_rows
+from recommenders.base import Histories, fit_temperature, flatten, scored
+from recommenders.products import Products
 from recommenders.sasrec_layers import layers
 from recommenders.sasrec_losses import Loss, Positions, make_loss
+from recommenders.sasrec_windows import Windows
 from recommenders.text_knn import centered_vectors, unit_length
-from recommenders.top import Top, top_of_products
+from recommenders.top import Top
+
+VALIDATED_ENTRIES, LEAST_VALIDATED = 2_000_000_000, 2000
+"""An epoch is judged by so many scores of validation rows, and by no fewer rows than the second."""
 
 OnEpoch = Callable[[int, Mapping[str, float]], None]
 """Told the number of an epoch, from 1, and its loss, Recall@10 and NDCG@10 on the validation items."""
@@ -34,9 +41,11 @@ class SASRecSettings:
     layer: "sasrec" = a transformer's, "hstu" and "ligr" = those of `sasrec_layers`.
     loss: "softmax" = cross-entropy over the catalog; "bce" = as published, against one item the user never took;
     "sampled_softmax" and "gbce" = against `negatives` drawn items a batch, for large catalogs, see `sasrec_losses`;
-    calibration: of gbce.
+    calibration: of gbce. Beyond `DENSE_ITEMS` items these two change the embeddings of the items in a batch alone, by
+    Adam without weight decay.
     vectors: a file of item vectors as `text_knn` takes it, for instance of titles: an item's embedding is then one of
     its own plus a learned projection of its vector.
+    probes: 0, or how many clusters of items are searched for a user's best ones, see `Products`.
     patience: it stops after so many epochs without a better NDCG@10 on the validation items; the best weights are kept.
     """
 
@@ -56,12 +65,14 @@ class SASRecSettings:
     negatives: int = 256
     calibration: float = 0.75
     vectors: str = ""
+    probes: int = 0
 
     def __post_init__(self) -> None:
         check_values(self)
         counts = ("max_length", "dimensions", "layers", "heads", "batch_size", "epochs", "patience", "negatives")
         at_least(self, 1, *counts)
         at_least(self, 0, "learning_rate", strictly=True)
+        at_least(self, 0, "probes")
         if self.dimensions % self.heads:
             raise InputError(
                 f"dimensions={self.dimensions} cannot be shared by heads={self.heads}.",
@@ -88,7 +99,8 @@ class Network(nn.Module):
     def __init__(self, items: int, settings: SASRecSettings, text: Tensor | None = None) -> None:
         super().__init__()
         width, self.padding = settings.dimensions, items
-        self.item = nn.Embedding(items + 1, width, padding_idx=self.padding)
+        sparse = settings.loss != "softmax" and items > DENSE_ITEMS
+        self.item = nn.Embedding(items + 1, width, padding_idx=self.padding, sparse=sparse)
         self.position = nn.Embedding(settings.max_length, width)
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = layers(settings)
@@ -110,10 +122,12 @@ class Network(nn.Module):
 
     def logits(self, states: Tensor) -> Tensor:
         """Inner products with every item, `[..., dimensions] -> [..., items]`."""
+        return states @ self.table().T
+
+    def table(self) -> Tensor:
+        """The embeddings of all items `[items, dimensions]`."""
         table = self.item.weight[: self.padding]
-        if self.text is not None:
-            table = table + self.project(self.text[: self.padding])
-        return states @ table.T
+        return table if self.text is None else table + self.project(self.text[: self.padding])
 
     def pad(self, histories: Histories) -> Tensor:
         """The newest items of each history, `[B, N]`, padded at the end; nothing but padding for an empty history."""
@@ -172,8 +186,11 @@ class SASRec:
     @torch.no_grad()
     def top(self, histories: Histories, k: int, without: Histories | None = None) -> Top:
         """The k items with the largest `probabilities`, on the network's device."""
-        items = self.network.item.weight[: self.network.padding]
-        return top_of_products(self._states(histories), items, k, self.temperature)
+        return self._products.top(self._states(histories), k, self.temperature)
+
+    @cached_property
+    def _products(self) -> Products:
+        return Products(self.network.table().detach(), self.settings.probes)
 
     def _states(self, histories: Histories) -> Tensor:
         """State after the newest item of any number of histories, `[B, dimensions]`."""
@@ -212,8 +229,9 @@ def _train(
     splits: Splits, items: int, settings: SASRecSettings, text: Tensor | None, on_epoch: OnEpoch | None
 ) -> Network:
     """The network of the epoch with the best validation NDCG@10; leaves the random state of the caller as it was."""
-    windows = list(_windows(training_sequences(splits)["history"][:], settings.max_length))
-    measure, device = make_loss(splits, items, settings), _device()
+    windows, device = Windows(training_sequences(splits), settings.max_length), _device()
+    measure = make_loss(splits, items, settings, settings.batch_size * windows.targets, device)
+    validation = sample_rows(splits.validation, max(LEAST_VALIDATED, VALIDATED_ENTRIES // items))
     used = [torch.cuda.current_device()] if device.type == "cuda" else []  # by default fork_rng starts every GPU
     with (
         torch.random.fork_rng(used),
@@ -221,11 +239,11 @@ def _train(
     ):
         torch.manual_seed(settings.seed)
         network = Network(items, settings, text).to(device)
-        optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+        optimizers = _optimizers(network, settings)
         best, best_ndcg, waited = network.state_dict(), -1.0, 0
         for epoch in epochs:
-            loss = _epoch(network, optimizer, windows, measure, settings.batch_size)
-            recall, ndcg = _validate(SASRec(network, settings), splits.validation)
+            loss = _epoch(network, optimizers, windows, measure, settings.batch_size)
+            recall, ndcg = _validate(SASRec(network, settings), validation)
             epochs.set_postfix({"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
             if on_epoch:
                 on_epoch(epoch + 1, {"loss": loss, "recall@10": recall, "ndcg@10": ndcg})
@@ -240,8 +258,8 @@ def _train(
 
 def _epoch(
     network: Network,
-    optimizer: torch.optim.Optimizer,
-    windows: Sequence[tuple[int, list[int]]],
+    optimizers: Sequence[torch.optim.Optimizer],
+    windows: Windows,
     measure: Loss,
     batch_size: int,
 ) -> float:
@@ -249,20 +267,22 @@ def _epoch(
     network.train()
     losses = []
     for rows in torch.randperm(len(windows)).split(batch_size):
-        users, sequences = zip(*(windows[row] for row in rows), strict=True)
+        users, sequences = zip(*(windows[row] for row in rows.tolist()), strict=True)
         loss = measure(network, _positions(network, sequences, users))
-        optimizer.zero_grad()
+        network.zero_grad()
         loss.backward()
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
     return float(np.mean(losses))
 
 
-def _windows(sequences: Histories, max_length: int) -> Iterator[tuple[int, list[int]]]:
-    """(user, up to max_length + 1 items): each item of a sequence but its first is a target in exactly one window."""
-    for user, sequence in enumerate(sequences):
-        for end in range(len(sequence), 1, -max_length):
-            yield user, list(sequence[max(0, end - max_length - 1) : end])
+def _optimizers(network: Network, settings: SASRecSettings) -> list[torch.optim.Optimizer]:
+    """AdamW; where the loss is sampled and the items are many, lazy Adam for their embeddings."""
+    named = dict(network.named_parameters())
+    item = [named.pop("item.weight")] if network.item.sparse else []
+    rest = torch.optim.AdamW(named.values(), settings.learning_rate, weight_decay=settings.weight_decay)
+    return [rest, torch.optim.SparseAdam(item, settings.learning_rate)] if item else [rest]
 
 
 def _positions(network: Network, windows: Histories, users: Sequence[int]) -> Positions:
@@ -276,11 +296,13 @@ def _positions(network: Network, windows: Histories, users: Sequence[int]) -> Po
 def _validate(model: SASRec, rows: Dataset) -> tuple[float, float]:
     """Recall@10 and NDCG@10 of the targets among the items that are not in the history; ties count as half."""
     places = []
-    for batch in rows.select_columns(["history", "target"]).iter(1024):
-        scores = model.score(batch["history"]).to("cpu", copy=True)  # [b, items]
-        seen, lengths = flatten(batch["history"])
+    targets, start = torch.tensor(rows["target"][:]), 0
+    for histories, found in scored(model, rows["history"]):
+        scores = found.to("cpu", copy=True)  # [b, items]
+        seen, lengths = flatten(histories)
         scores[np.repeat(np.arange(len(scores)), lengths), seen] = -torch.inf
-        target = scores.gather(1, torch.tensor(batch["target"]).unsqueeze(1))  # [b, 1]
+        target = scores.gather(1, targets[start : start + len(scores)].unsqueeze(1))  # [b, 1]
+        start += len(scores)
         ties = (scores == target).sum(1) - 1
         places.append((scores > target).sum(1) + ties / 2)
     place = torch.cat(places).numpy()  # [rows], from 0

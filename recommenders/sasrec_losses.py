@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
 import torch
 from scipy.sparse import csr_matrix
 from torch import Tensor
@@ -14,9 +15,13 @@ from torch.nn import functional as F
 
 from catalog.errors import InputError
 from interactions import Splits, training_counts, training_matrix
+from recommenders.memory import memory_left
 
 if TYPE_CHECKING:
     from recommenders.sasrec import Network, SASRecSettings
+
+SOFTMAX_BYTES = 14
+"""Peak memory of a step with loss=softmax for each position and item."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,12 @@ class Loss(Protocol):
     def __call__(self, network: "Network", at: Positions) -> Tensor: ...
 
 
-def make_loss(splits: Splits, items: int, settings: "SASRecSettings") -> Loss:
-    """The loss that the settings name. Raises InputError where it cannot be drawn from these data."""
+def make_loss(splits: Splits, items: int, settings: "SASRecSettings", positions: float, device: torch.device) -> Loss:
+    """The loss that the settings name.
+
+    positions: how many a batch has on average. Raises InputError where it cannot be drawn from these data, or does not
+    fit into the memory of the device.
+    """
     if settings.loss == "bce":
         taken = training_matrix(splits, items)  # [users, items]
         if taken.getnnz(1).max() == items:
@@ -51,6 +60,15 @@ def make_loss(splits: Splits, items: int, settings: "SASRecSettings") -> Loss:
         return SampledSoftmax(mixed(torch.from_numpy(training_counts(splits, items))), settings.negatives)
     if settings.loss == "gbce":
         return GBCE(settings.negatives, settings.calibration)
+    needed = SOFTMAX_BYTES * positions * items
+    if needed > (left := memory_left(device)):
+        raise InputError(
+            f"loss=softmax: the scores of all {items:,} items at the {positions:,.0f} positions of a batch need about "
+            f"{needed / 2**30:,.0f} GiB, and {left / 2**30:,.0f} GiB are left.",
+            remedy="Set loss: sampled_softmax or gbce, or a smaller batch_size.",
+            field="loss",
+            value=settings.loss,
+        )
     return softmax
 
 
@@ -69,8 +87,7 @@ class BCE:
     taken: csr_matrix
 
     def __call__(self, network: "Network", at: Positions) -> Tensor:
-        seen = torch.from_numpy(self.taken[list(at.users)].toarray() > 0)  # [B, items]
-        negative = unseen(seen, at.mask.shape[1]).to(at.target.device)[at.mask]  # [P]
+        negative = unseen(self.taken[list(at.users)], at.mask.shape[1]).to(at.target.device)[at.mask]  # [P]
         taken, other = _logits(network, at.states, at.target), _logits(network, at.states, negative)
         return F.softplus(-taken).mean() + F.softplus(other).mean()
 
@@ -129,11 +146,13 @@ def mixed(counts: Tensor) -> Tensor:
     return (counts / counts.sum() / 2 + 0.5 / len(counts)).float()
 
 
-def unseen(seen: Tensor, count: int) -> Tensor:
-    """`count` items for each row of `seen [B, items]` that it does not mark, uniformly: `[B, count]`."""
-    rows, items = seen.shape
+def unseen(taken: csr_matrix, count: int) -> Tensor:
+    """`count` items for each row of `taken [B, items]` that it does not hold, uniformly: `[B, count]`."""
+    rows, items = taken.shape
+    row, item = taken.nonzero()
+    seen, start = torch.from_numpy(row.astype(np.int64) * items + item), torch.arange(rows).unsqueeze(1) * items
     drawn = torch.randint(items, (rows, count))
-    while (again := seen.gather(1, drawn)).any():  # rare: a user took few of the items
+    while (again := torch.isin(start + drawn, seen)).any():  # rare: a user took few of the items
         drawn = torch.where(again, torch.randint(items, (rows, count)), drawn)
     return drawn
 

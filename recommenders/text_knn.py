@@ -11,7 +11,7 @@ from torch import Tensor
 from catalog import Catalog
 from catalog.errors import InputError
 from interactions import Splits, read_vectors, training_matrix
-from recommenders.base import Histories, fit_temperature, occurrences
+from recommenders.base import Histories, fit_temperature, occurrences, rows_at_once
 
 
 def centered_vectors(path: str, item_ids: Sequence[str]) -> np.ndarray:
@@ -79,7 +79,8 @@ class TextKNN:
 
     def score(self, histories: Histories, without: Histories | None = None) -> Tensor:
         """The log density, `[B, items]` float32; the same for every item after an empty history."""
-        return torch.cat([self._score(histories[start : start + 64]) for start in range(0, len(histories), 64)])
+        rows = min(64, rows_at_once(len(self.vectors)))
+        return torch.cat([self._score(histories[start : start + rows]) for start in range(0, len(histories), rows)])
 
     def _score(self, histories: Histories) -> Tensor:
         weights = occurrences(histories, len(self.vectors), self.decay)  # [B, items]

@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-ENTRIES = 16_000_000
-"""Numbers [rows, items] that are computed at once."""
+from recommenders.base import ENTRIES
 
 CHUNK = 65_536
 """Items whose inner products are computed at once."""

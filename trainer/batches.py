@@ -10,22 +10,25 @@ import numpy as np
 from datasets import Dataset
 from torch.utils.data import Sampler
 
-from interactions.prompts import PromptBatch, PromptBuilder
+from interactions.prompts import ROW_NUMBER, PromptBatch, PromptBuilder
 from interactions.rows import by_length, cut
 from trainer.config import TrainingConfig
 from trainer.micro_batch import PendingStep
 from trainer.scoring.row_cache import GROUP
+from trainer.user_items import UserItems
 
 
 class RowReader:
     """Training rows as they are trained: with random_cut, ended at a random item after the first.
 
-    user_items: whether rows get all the training items of their user, so that a recommender can leave them out.
+    rows: numbered where something is looked up by the number. user_items: whether rows get all the training items of
+    their user, so that a recommender can leave them out.
     """
 
     def __init__(self, args: TrainingConfig, rows: Dataset | None, prompts: PromptBuilder, *, user_items: bool) -> None:
         self.rows, self.prompts, self.device = rows, prompts, args.device
-        self._args, self._add_user_items = args, user_items
+        self._args = args
+        self._add_user_items = user_items and rows is not None and "user" in rows.column_names
 
     def sampler(self) -> "GroupedSampler | None":
         """What deals rows to processes that keep something of each; None where any row may go to any process."""
@@ -35,21 +38,16 @@ class RowReader:
         return GroupedSampler(len(self.rows), args.world_size, args.per_device_train_batch_size, args.seed)
 
     def __call__(self, rows: list[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+        items = [{"user_items": self._user_items[row[ROW_NUMBER]]} if self._add_user_items else {} for row in rows]
         if self._args.random_cut:
             draw = np.random.default_rng(seed)
             rows = [cut(row, int(draw.integers(1, len(row["history"]) + 1))) for row in rows]
-        if not self._add_user_items or "user" not in rows[0]:
-            return rows
-        return [row | {"user_items": self._user_items[row["user"]]} for row in rows]
+        return [row | of_user for row, of_user in zip(rows, items, strict=True)]
 
     @cached_property
-    def _user_items(self) -> dict[Any, list[int]]:
-        """Every training item of each user."""
+    def _user_items(self) -> UserItems:
         assert self.rows is not None
-        items: dict[Any, set[int]] = {}
-        for row in self.rows.select_columns(["user", "history", "target"]):
-            items.setdefault(row["user"], set()).update(row["history"], (row["target"],))
-        return {user: sorted(found) for user, found in items.items()}
+        return UserItems(self.rows)
 
     def prompts_of(self, numbers: Sequence[int]) -> PromptBatch:
         """The prompts of training rows by their numbers; numbers behind the last row are left out."""

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow.compute as pc
 import torch
 from accelerate import Accelerator, PartialState
 from datasets import Dataset
@@ -81,7 +82,8 @@ def check_rows(name: str, rows: Dataset, items: int, processes: int) -> None:
 
 def warn_of_long_histories(rows: Dataset, max_history: int) -> None:
     """Training rows longer than the prompt lose their older items."""
-    if (longest := max(map(len, rows["history"]))) > max_history:
+    lengths = pc.list_value_length(rows.select_columns("history").with_format("arrow")[:]["history"])
+    if (longest := pc.max(lengths).as_py()) > max_history:
         logger.warning(
             "train_dataset has histories of up to %d items and max_history is %d: older items are not trained.",
             longest,

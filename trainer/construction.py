@@ -33,10 +33,11 @@ logger = logging.getLogger(__name__)
 Rows: TypeAlias = Dataset | dict[str, Dataset] | None
 
 
-def make_rows(args: TrainingConfig, train: Any, evaluated: Any) -> tuple[Dataset | None, Rows]:
-    """The training rows, numbered where something is kept of each, and those to evaluate on; checked."""
+def make_rows(args: TrainingConfig, given: Given, train: Any, evaluated: Any) -> tuple[Dataset | None, Rows]:
+    """The training rows and those to evaluate on; checked. The first are numbered where something is kept of each, or
+    looked up for a recommender."""
     rows = None if train is None else as_rows("train_dataset", train)
-    if rows is not None and args.numbers_rows:
+    if rows is not None and (args.numbers_rows or args.recommender or given.recommender is not None):
         rows = numbered(rows)
     if isinstance(evaluated, Mapping):
         return rows, {name: as_rows(f"eval_dataset[{name!r}]", part) for name, part in evaluated.items()}

@@ -60,7 +60,7 @@ def rank(trainer: "RecommenderTrainer", rows: Dataset) -> np.ndarray:
     index = torch.arange(process * part, (process + 1) * part)
     part_rows = rows.select((index % len(rows)).tolist())
     ranked = GenerativeRecommender(trainer.policy, trainer.prompts, trainer.catalog).rank(
-        part_rows["history"][:],
+        part_rows["history"],
         trainer.args.beam_width,
         exclude_history=trainer.args.exclude_history,
         batch_size=trainer.args.per_device_eval_batch_size,

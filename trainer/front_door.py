@@ -84,7 +84,10 @@ def as_rows(name: str, rows: Any, *, targets: bool = True) -> Dataset:
         if isinstance(rows, Mapping):
             remedy = f"Give one part of it, as {name}=rows['train']."
         elif isinstance(rows, IterableDataset):
-            remedy = "Rows are counted and drawn at random, which no stream allows: Dataset.from_list(list(rows))."
+            remedy = (
+                "Rows are counted and drawn at random, which no stream allows. Dataset.from_generator(lambda: iter(rows)) "
+                "writes them into a file once, which is mapped and not read into memory."
+            )
         _refuse(name, rows, "a datasets.Dataset", remedy)
     if rows.format["type"] == "custom":
         raise InputError(f"{name} has a transform, which would be lost.", remedy="Apply it by map.", field=name)

@@ -93,7 +93,7 @@ class RecommenderTrainer(Trainer):
         args = settle_set(args, list(eval_dataset) if isinstance(eval_dataset, Mapping) else [])
         given = Given(reward_funcs, reward_weights, samplers, recommender, ref_model, optimizers)
         check_given(type(self).__name__, args, given, model, backbone, adapted=peft_config is not None)
-        train_rows, eval_rows = construction.make_rows(args, train_dataset, eval_dataset)
+        train_rows, eval_rows = construction.make_rows(args, given, train_dataset, eval_dataset)
         frozen = construction.frozen_reference(args, backbone, catalog, given, adapted=peft_config is not None)
         recommender = construction.find_recommender(args, given, catalog, train_rows, eval_rows)
         catalog.check_trained(backbone.config)

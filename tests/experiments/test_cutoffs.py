@@ -19,6 +19,7 @@ from tests.raising import raises
 from tests.stages import run_here
 
 SHORT = {"beam_width": 20, "eval_k": [5, 10, 20]}
+SOME = {"eval_users": 12}
 SFT = {
     "method": "sft",
     "backbone": {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 2, "n_positions": 128},
@@ -48,7 +49,7 @@ def folder(catalog, tmp_path):
     (tmp_path / "sft.yaml").write_text(yaml.safe_dump(SFT | {"data": "nowhere", "output_dir": f"{tmp_path}/alone"}))
     for name, eval_k in {"all": [5, 10, 20, 40], "few": [3], "others": [7, 10]}.items():
         models = {name: {"kind": "popularity"}}
-        fit_recommenders(tmp_path / "data", tmp_path / "fitted", models, eval_k=eval_k)
+        fit_recommenders(tmp_path / "data", tmp_path / "fitted", models, eval_k=eval_k, **SOME)
     return tmp_path
 
 
@@ -59,7 +60,7 @@ def test_lists_of_20_are_trained_evaluated_and_compared_at_their_own_cutoffs(fol
         "sweep": {"sft": {"config": f"{folder}/sft.yaml"}},
         "seeds": [1],
         "data": f"{folder}/data",
-        "evaluation": SHORT,
+        "evaluation": SHORT | SOME,
         "references": [f"{folder}/fitted/all"],
         "output_dir": f"{folder}/out",
     }
@@ -72,7 +73,8 @@ def test_lists_of_20_are_trained_evaluated_and_compared_at_their_own_cutoffs(fol
     trained = json.loads((folder / "out/sft/seed_1/metrics.json").read_text())["train"]
     assert {f"eval_{name}" for name in RANKING} <= trained.keys() and trained["best_metric"] == trained["eval_ndcg@20"]
     with np.load(folder / "out/sft/seed_1/evaluation/test/ranked.npz") as file:
-        assert file["ranked"].shape == (20, 20)
+        assert file["ranked"].shape == (12, 20)
+    assert record["protocol"]["ranking"]["users"] == 12  # the same ones of both, or their targets would not fit
 
     main(["--config", f"{folder}/sweep.yaml", "--eval_k", "7", "4"])  # the lists are there, whatever they were cut at
     record = json.loads((folder / "out/comparison/metrics.json").read_text())
@@ -81,8 +83,10 @@ def test_lists_of_20_are_trained_evaluated_and_compared_at_their_own_cutoffs(fol
 
     args = CompareArguments(**recipe)
     assert missing(args) == {}
-    assert list(missing(replace(args, evaluation=SHORT | {"eval_k": [5, 10]}))) == ["evaluate sft/seed_1"]
+    assert list(missing(replace(args, evaluation=SHORT | SOME | {"eval_k": [5, 10]}))) == ["evaluate sft/seed_1"]
     assert missing(replace(args, references=[f"{folder}/fitted/others"])) == {}
+    with raises(InputError, file=folder / "fitted" / "all"):  # was measured on other users
+        missing(replace(args, evaluation=SHORT))
     for name, eval_k in {"few": None, "others": [5, 20]}.items():  # nothing in common, and lists of 10
         with raises(InputError, file=folder / "fitted" / name):
             missing(replace(args, references=[f"{folder}/fitted/{name}"], eval_k=eval_k))

@@ -166,3 +166,17 @@ def test_templates_that_cannot_be_filled_in_are_refused(template, message):
 def test_titles_that_the_catalog_lacks_are_refused():
     with pytest.raises(ValueError, match="prompt_template has {titles} but the catalog has none. Prepare"):
         PromptBuilder(replace(TITLED, titles=()), BYTES, 2, "{titles}: {history}")
+
+
+def test_titles_are_tokens_when_they_are_met_and_none_is_longer_than_the_longest_measured(monkeypatch):
+    template = "Bought: {titles}; {history}"
+    rows = [{"history": history, "target": 0} for history in ([2, 0], [1], [0, 1, 2], [2, 2])]
+    whole = PromptBuilder(TITLED, BYTES, 4, template)
+    monkeypatch.setattr("interactions.prompts.MEASURED_TITLES", 1)
+    monkeypatch.setattr("interactions.prompts.KEPT_TITLES", 2)
+    some = PromptBuilder(TITLED, BYTES, 4, template)
+    assert some.longest == whole.longest
+    for row in rows * 2:  # kept and forgotten in turn
+        assert torch.equal(some([row]).input_ids, whole([row]).input_ids)
+    many_bytes = replace(TITLED, titles=["ÄÖÜ", "a" * 7, ""])
+    assert PromptBuilder(many_bytes, BYTES, 1, template).longest == len(ids("Bought: , (no title); ")) + 1 + 2

@@ -1,10 +1,13 @@
+import datasets
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.sparse import csr_matrix
 
 from recommenders import rank
+from recommenders.base import fit_temperature
 
 
 def test_rank_orders_by_score_and_pads_when_candidates_run_out():
@@ -53,3 +56,30 @@ def test_bad_input_is_refused():
         rank(torch.zeros(2, 3), [[]], k=1)
     with pytest.raises(ValueError, match="A score is NaN"):
         rank(torch.tensor([[0.0, torch.nan]]), [[]], k=1)
+
+
+@given(st.integers(1, 12), st.lists(st.integers(-2, 2), min_size=3, max_size=12), st.lists(st.integers(0, 2)))
+def test_sparse_scores_and_dense_ones_are_ranked_alike_by_score_then_by_the_order_of_ties(k, values, exclude):
+    scores = np.array([values, values[::-1]], np.float32)
+    order = np.random.default_rng(5).permutation(len(values))
+    expected = np.full((2, k), -1)
+    for row, one in enumerate(scores):
+        best = [item for item in np.lexsort((-order, -one)) if item not in exclude][:k]
+        expected[row, : len(best)] = best
+    for given_as in (torch.from_numpy, csr_matrix):
+        assert rank(given_as(scores), [exclude] * 2, k, seed=5).tolist() == expected.tolist()
+
+
+def test_a_temperature_of_binned_scores_is_that_of_all(monkeypatch):
+    scores = torch.randn(40, 500, generator=torch.Generator().manual_seed(0)) * 3
+
+    class Fixed:
+        def score(self, histories):
+            return scores[[history[0] for history in histories]]
+
+    target = (scores / 1.7).softmax(1).multinomial(1, generator=torch.Generator().manual_seed(1))[:, 0].tolist()
+    rows = datasets.Dataset.from_list([{"history": [n], "target": item} for n, item in enumerate(target)])
+    exact = fit_temperature(Fixed(), rows)
+    monkeypatch.setattr("recommenders.base.FITTED_ENTRIES", 0)
+    monkeypatch.setattr("recommenders.base.ENTRIES", 7 * 500)
+    assert fit_temperature(Fixed(), rows) == pytest.approx(exact, rel=1e-3) and 1 < exact < 3

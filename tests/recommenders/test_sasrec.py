@@ -9,8 +9,9 @@ import recommenders.sasrec_losses
 from catalog.errors import InputError
 from interactions import Splits
 from recommenders import SASRec, rank
-from recommenders.sasrec import Network, _positions, _validate, _windows
+from recommenders.sasrec import Network, _positions, _validate
 from recommenders.sasrec_losses import BCE, GBCE, SampledSoftmax, mixed, softmax, unseen
+from recommenders.sasrec_windows import Windows
 from tests.raising import raises
 
 SMALL = dict(max_length=8, dimensions=16, layers=1, heads=2, dropout=0.1, learning_rate=0.01, batch_size=16)
@@ -88,8 +89,8 @@ def test_negatives_are_items_the_user_never_took(successors, monkeypatch):
     SASRec.from_splits(successors, 24, SASRec.Settings(**SMALL, epochs=1, loss="bce"))
     histories = [set(history) for history in successors.validation["history"][:]]
     for rows, negatives in drawn:
-        assert not rows.gather(1, negatives).any()
-        assert all(set(seen.nonzero()[:, 0].tolist()) in histories for seen in rows)
+        assert not torch.from_numpy(rows.toarray()).gather(1, negatives).any()
+        assert all(set(seen.nonzero()[0].tolist()) in histories for seen in rows.toarray())
 
 
 @pytest.mark.parametrize(
@@ -125,9 +126,26 @@ def test_item_vectors_are_part_of_the_embeddings_and_of_what_is_stored(successor
 
 def test_negatives_are_uniform_over_what_is_left():
     torch.manual_seed(0)
-    seen = torch.tensor([[1, 0, 1, 0, 0, 1], [0, 1, 1, 1, 1, 1]]).bool()
+    seen = csr_matrix([[1, 0, 1, 0, 0, 1], [0, 1, 1, 1, 1, 1]])
     share = torch.nn.functional.one_hot(unseen(seen, 6000), 6).float().mean(1)
     torch.testing.assert_close(share, torch.tensor([[0, 1, 0, 1, 1, 0], [3, 0, 0, 0, 0, 0]]) / 3, atol=0.03, rtol=0)
+
+
+def test_a_large_catalog_has_lazy_adam_for_its_items_and_learns(successors, monkeypatch):
+    monkeypatch.setattr("recommenders.sasrec.DENSE_ITEMS", 20)
+    settings = SASRec.Settings(**SMALL, epochs=8, loss="sampled_softmax", negatives=12)
+    network = Network(24, settings)
+    others, lazy = recommenders.sasrec._optimizers(network, settings)
+    assert isinstance(lazy, torch.optim.SparseAdam) and lazy.param_groups[0]["params"] == [network.item.weight]
+    assert len(others.param_groups[0]["params"]) == len(list(network.parameters())) - 1
+    assert hits(SASRec.from_splits(successors, 24, settings), successors) > 0.9
+    assert not Network(24, SOFT).item.sparse
+
+
+def test_a_softmax_that_does_not_fit_is_refused_with_the_losses_that_do(successors, monkeypatch):
+    monkeypatch.setattr("recommenders.sasrec_losses.SOFTMAX_BYTES", 10**15)
+    with raises(InputError, field="loss"):
+        SASRec.from_splits(successors, 24, SOFT)
 
 
 def test_a_user_who_took_everything_is_one_sentence(successors, monkeypatch):
@@ -193,7 +211,7 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(su
 
 def test_each_item_but_the_first_is_a_target_once():
     sequences = [list(range(n)) for n in (0, 1, 2, 8, 9, 10, 23)]
-    windows = list(_windows(sequences, 8))
+    windows = list(Windows(datasets.Dataset.from_dict({"history": sequences}), 8))
     for user, sequence in enumerate(sequences):
         assert sorted(item for u, window in windows if u == user for item in window[1:]) == sequence[1:]
     assert max(len(window) for _, window in windows) == 9

@@ -1,5 +1,7 @@
 """A recommender's best items are the best of its probabilities, however they are found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from torch import Tensor
 from recommenders import ALS, BatchRecommender, ItemKNN, Mixture, Popularity, SASRec
 from recommenders import top as module
 from recommenders.batch import best_items
+from recommenders.products import Products
 from recommenders.sasrec import Network, SASRecSettings
 from recommenders.top import find_top, top_of
 
@@ -23,6 +26,8 @@ PARTS = {
     "als": ALS(torch.randn(ITEMS, 8, generator=torch.Generator().manual_seed(1)), 3.0, 0.9, 30.0, 0.1),
     "sasrec": SASRec(Network(ITEMS, SASRecSettings(dimensions=8)), SASRecSettings(dimensions=8), 0.3),
 }
+TEXTED = Network(ITEMS, SASRecSettings(dimensions=8), torch.randn(ITEMS, 6, generator=torch.Generator().manual_seed(2)))
+PARTS["sasrec with text"] = SASRec(TEXTED, SASRecSettings(dimensions=8), 0.3)
 PARTS["mixture"] = Mixture({name: PARTS[name] for name in ("item_knn", "als")}, {"item_knn": 1.0, "als": 2.0})
 
 
@@ -40,6 +45,31 @@ def test_the_top_is_that_of_all_probabilities(name, k, monkeypatch):
         held = found.items >= 0
         torch.testing.assert_close(chances.gather(1, found.items.clamp(min=0))[held], found.probabilities[held])
         assert all(len(set(row)) == len(row) for row in ([i for i in row if i >= 0] for row in found.items.tolist()))
+
+
+@pytest.mark.parametrize("name", ["als", "sasrec"])
+def test_few_clusters_are_searched_where_probes_say_so(name):
+    exact = PARTS[name]
+    if name == "als":
+        few, all_of_them = (replace(exact, probes=probes) for probes in (1, 100))
+    else:
+        few, all_of_them = (replace(exact, settings=replace(exact.settings, probes=probes)) for probes in (1, 100))
+    expected, found = exact.top(HISTORIES, 5), all_of_them.top(HISTORIES, 5)  # of few items the sample holds all
+    assert torch.equal(found.items, expected.items)
+    torch.testing.assert_close(found.probabilities, expected.probabilities)
+    some = few.top(HISTORIES, ITEMS)
+    held = some.items >= 0
+    assert 0 < held.sum(1).max() < ITEMS  # one cluster of eight
+    chances = exact.probabilities(HISTORIES).gather(1, some.items.clamp(min=0))
+    torch.testing.assert_close(some.probabilities, chances.where(held, 0.0))
+
+
+def test_the_probability_of_what_is_found_is_estimated_from_a_sample():
+    draw = torch.Generator().manual_seed(0)
+    items, users = torch.randn(20_000, 8, generator=draw), 0.4 * torch.randn(6, 8, generator=draw)
+    found, expected = Products(items, 40).top(users, 100, 1.0), Products(items, 0).top(users, 100, 1.0)
+    assert (found.items == expected.items).float().mean() > 0.9
+    torch.testing.assert_close(found.probabilities[:, 0], expected.probabilities[:, 0], rtol=0.05, atol=0)
 
 
 def test_without_a_neighbor_all_items_are_alike():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from scipy.sparse import csr_matrix
 
+from interactions.prompts import ROW_NUMBER
 from recommenders import ItemKNN
 from samplers import TargetSampler
 from trainer.micro_batch import MicroBatch
@@ -55,7 +56,7 @@ def of_one_prompt(trainer, row):
 def test_the_loss_of_a_history_is_that_of_a_prompt_for_each_of_its_prefixes(objective, dense, train_rows, monkeypatch):
     monkeypatch.setattr("trainer.scoring.history_flows.CHUNK", 3)  # several parts
     trainer = dense(objective)
-    of_length = {len(row["history"]): row for row in train_rows.to_list()}
+    of_length = {len(row["history"]): row for row in trainer.train_dataset.to_list()}
     rows = trainer.rows([of_length[length] for length in (2, 4, 8)], 0)
     step, output = first_step(trainer, rows)
     total = 0.0
@@ -125,7 +126,8 @@ def test_what_is_kept_does_not_depend_on_the_order_of_the_rows(dense, train_rows
 
 def test_histories_of_one_item_have_no_flows_to_match(dense, train_rows):
     trainer = dense("flow_kl")
-    rows = trainer.rows([{"user": "u0", "history": [3], "target": 8}, {"user": "u1", "history": [4], "target": 9}], 0)
+    one, other = ({"user": "u0", ROW_NUMBER: n, "history": [3 + n], "target": 8 + n} for n in (0, 1))
+    rows = trainer.rows([one, other], 0)
     step, output = first_step(trainer, rows)
     loss = trainer.method.history_loss(step.scores.history, output)[0]
     assert loss.item() == 0 and torch.isfinite(torch.autograd.grad(loss, [*trainer.model.parameters()][:1])[0]).all()

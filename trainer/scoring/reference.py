@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
@@ -94,8 +95,11 @@ class PrecomputedReference:
 
 
 def numbered(rows: Dataset) -> Dataset:
-    """The training rows with the column `ROW_NUMBER`."""
-    return as_rows("train_dataset", rows).add_column(ROW_NUMBER, list(range(len(rows))))
+    """The training rows with the column `ROW_NUMBER`, in place of one that is there."""
+    rows = as_rows("train_dataset", rows)
+    return rows.remove_columns([name for name in rows.column_names if name == ROW_NUMBER]).add_column(
+        ROW_NUMBER, np.arange(len(rows))
+    )
 
 
 def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:

@@ -4,12 +4,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import psutil
-import torch
-
 from catalog import DENSE_ITEMS, Trajectories, Trie
 from catalog.errors import InputError
 from interactions.prompts import PromptBatch
+from recommenders.memory import memory_left
 from rewards import WeightedSum
 from trainer.checks import check_catalog_reward
 from trainer.micro_batch import Scores
@@ -133,9 +131,7 @@ def _check_sparse(args: "GFlowNetConfig", reward: WeightedSum) -> None:
 def check_memory(args: "GFlowNetConfig", trie: Trie) -> None:
     """Raise InputError where the rewards of all items for a micro-batch do not fit into the memory that is left."""
     needed = BYTES_AN_ENTRY * args.per_device_train_batch_size * trie.items
-    on_gpu = args.device.type == "cuda"
-    left = torch.cuda.mem_get_info(args.device)[0] if on_gpu else psutil.virtual_memory().available
-    if needed > left:
+    if needed > (left := memory_left(args.device)):
         raise InputError(
             f"Rewards item by item of {args.per_device_train_batch_size} prompts and {trie.items:,} items need about "
             f"{needed / 2**30:,.0f} GiB, and {left / 2**30:,.0f} GiB are left.",

@@ -15,7 +15,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,61 +25,50 @@ from catalog.files import complete
 from evaluation.markdown import markdown_rows
 
 ROOT = Path(__file__).parent.parent
-CHECKS = (
-    "install",
-    "float32",
-    "tf32",
-    "bfloat16",
-    "sleep",
-    "compile",
-    "step",
-    "server",
-    "transfer",
-    "grpo",
-    "rollouts",
-)
+CHECKS = tuple("install float32 tf32 bfloat16 sleep compile step server transfer grpo rollouts".split())
 """In the order in which they are worth knowing; `gpu_checks.py` has what each does."""
+TOGETHER = (
+    ("install", "float32", "tf32", "bfloat16", "sleep"),
+    ("compile",),
+    ("step", "server", "grpo", "rollouts"),
+    ("transfer",),
+)
+"""In a dry run these share a process each, most of whose time are imports."""
+PROGRAM = Path(__file__).with_name("gpu_checks.py")
+Found = tuple[dict[str, Any], list[dict[str, Any]]]
 VERDICTS = {True: "ok", False: "**off**", None: ""}
 
 
-def command(name: str, rows: Path, *, dry_run: bool) -> list[str]:
-    program = str(Path(__file__).with_name("gpu_checks.py"))
-    return [sys.executable, program, name, str(rows), *(["--dry_run"] if dry_run else [])]
-
-
-def run(name: str, argv: Sequence[str], folder: Path, seconds: float) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The environment that a check's process names, and its rows; one more where it did not come to its end."""
-    found, log = folder / f"{name}.jsonl", folder / f"{name}.log"
-    found.unlink(missing_ok=True)
+def run(names: Sequence[str], folder: Path, seconds: float, *, dry_run: bool, program: Path = PROGRAM) -> Found:
+    """The environment that a process of these checks names, and the rows of each."""
+    for name in names:
+        (folder / f"{name}.jsonl").unlink(missing_ok=True)
+    argv = [sys.executable, str(program), str(folder), *names, *(["--dry_run"] if dry_run else [])]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    started = time.perf_counter()
-    with open(log, "w") as file:
+    with open(folder / f"{names[0]}.log", "w") as log:
         process = subprocess.Popen(
-            argv, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, stdout=file, stderr=file, start_new_session=True
+            argv, cwd=ROOT, env=os.environ | {"PYTHONPATH": paths}, stdout=log, stderr=log, start_new_session=True
         )
-    failure = ""
     try:
-        if code := process.wait(seconds):
-            failure = f"signal {-code}" if code < 0 else last_line(log)
+        code = process.wait(seconds * len(names))
+        end = f"its process ended with {code}, see {names[0]}.log"
     except subprocess.TimeoutExpired:
-        failure = f"it took more than {seconds:g} s"
+        end = f"it took more than {seconds:g} s"
     finally:
         end_group(process)
-    lines = [json.loads(line) for line in (found.read_text().splitlines() if found.exists() else [])]
-    environment, rows = (lines[0]["environment"], lines[1:]) if lines else ({}, [])
-    rows.append(row("whole check", time.perf_counter() - started, "s"))
-    if failure:
-        rows.append(row("failed", failure, bound="to its end", ok=False))
-    return environment, [{"check": name, **one} for one in rows]
+    environment, rows = {}, []
+    for name in names:
+        found = folder / f"{name}.jsonl"
+        lines = [json.loads(line) for line in (found.read_text().splitlines() if found.exists() else [])]
+        environment |= lines.pop(0)["environment"] if lines else {}
+        if not lines or lines[-1]["what"] not in ("whole check", "failed"):
+            lines.append(row("failed", end, bound="to its end", ok=False))
+        rows += [{"check": name, **one} for one in lines]
+    return environment, rows
 
 
 def row(what: str, value: float | str, unit: str = "", bound: str = "", ok: bool | None = None) -> dict[str, Any]:
     return {"what": what, "value": value, "unit": unit, "bound": bound, "ok": ok}
-
-
-def last_line(log: Path) -> str:
-    lines = log.read_text(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "no word"
 
 
 def end_group(process: subprocess.Popen) -> None:
@@ -136,15 +124,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = earlier(folder / "results.json", args.dry_run)
     rows = [one for one in results.get("rows", []) if one["check"] not in args.only]
     results = {"dry_run": args.dry_run, "environment": results.get("environment", {}), "rows": rows}
-    for name in [name for name in CHECKS if name in args.only]:
-        environment, found = run(
-            name, command(name, folder / f"{name}.jsonl", dry_run=args.dry_run), folder, args.seconds
-        )
+    for group in TOGETHER if args.dry_run else [(name,) for name in CHECKS]:
+        if not (names := [name for name in group if name in args.only]):
+            continue
+        environment, found = run(names, folder, args.seconds, dry_run=args.dry_run)
         results["environment"] |= environment
         results["rows"] = sorted([*results["rows"], *found], key=lambda one: CHECKS.index(one["check"]))
         write(results, folder)
         print(
-            *(f"{name}: {one['what']} {shown(one['value'])} {one['unit']} {VERDICTS[one['ok']]}" for one in found),
+            *(
+                f"{one['check']}: {one['what']} {shown(one['value'])} {one['unit']} {VERDICTS[one['ok']]}"
+                for one in found
+            ),
             sep="\n",
             flush=True,
         )

@@ -1,10 +1,11 @@
-"""The checks of benchmarks/gpu.py, each in a process of its own: gpu_checks.py NAME ROWS [--dry_run]."""
+"""The checks of benchmarks/gpu.py, in a process of their own: gpu_checks.py FOLDER NAME... [--dry_run]."""
 
 import argparse
 import json
 import os
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
@@ -36,6 +37,9 @@ def bfloat16(sizes: Sizes) -> Iterator[Row]:
 
 def tf32(sizes: Sizes) -> Iterator[Row]:
     """What the engine in float32 would give with Triton's own default, TF32."""
+    if not on_gpu():
+        yield Row("TF32", "needs a GPU")
+        return
     os.environ["TRITON_F32_DEFAULT"] = "tf32"  # which the engine leaves as it is
     with tempfile.TemporaryDirectory() as folder:
         given = problem(sizes)
@@ -98,12 +102,13 @@ def compile_cache(sizes: Sizes) -> Iterator[Row]:
     """Two starts, of two runs with one architecture and catalogue; vLLM compiles on a GPU only."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ |= {"VLLM_CACHE_ROOT": f"{cache}/vllm", "GFLOWGR_CACHE": f"{cache}/gflowgr"}
-        found = []
-        for number in ("first", "second"):
+        found: list[tuple[str, float]] = []
+        for starts in (1, 1) if on_gpu() else (2,):  # where nothing is compiled, one process saves the imports
             with ProcessPoolExecutor(1, get_context("spawn")) as alone:
-                found.append(alone.submit(start_seconds, sizes).result())
-            yield Row(f"{number} start of an engine", found[-1][1], "s")
+                found += [alone.submit(start_seconds, sizes).result() for _ in range(starts)]
     (one, first), (other, second) = found
+    yield Row("first start of an engine", first, "s")
+    yield Row("second start of an engine", second, "s")
     yield Row("both start from one folder", "yes" if one == other else "no", bound="yes", ok=one == other)
     if on_gpu():
         yield at_most("second start, of the first", second / first, 0.8)
@@ -168,17 +173,30 @@ CHECKS: dict[str, Callable[[Sizes], Iterator[Row]]] = {
 """In the order in which they are worth knowing; each yields what it found, so that a failure keeps what was before."""
 
 
+def write(name: str, sizes: Sizes) -> None:
+    """A check's rows into a file as they are found; the last says how long it took, or why it failed."""
+    started = time.perf_counter()
+    with open(sizes.output / f"{name}.jsonl", "w") as file:
+        print(json.dumps({"environment": environment()}), file=file, flush=True)
+        try:
+            for row in CHECKS[name](sizes):
+                print(json.dumps(row._asdict()), file=file, flush=True)
+            last = Row("whole check", time.perf_counter() - started, "s")
+        except Exception as error:
+            traceback.print_exc()
+            said = " ".join(str(error).split())
+            last = Row("failed", f"{type(error).__name__}: {said[:300]}", bound="to its end", ok=False)
+        print(json.dumps(last._asdict()), file=file, flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=CHECKS)
-    parser.add_argument("rows", type=Path)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("names", nargs="+", choices=CHECKS)
     parser.add_argument("--dry_run", action="store_true")
     args = parser.parse_args()
-    sizes = replace(DRY if args.dry_run else ON_GPU, output=args.rows.parent)
-    with open(args.rows, "w") as file:
-        print(json.dumps({"environment": environment()}), file=file, flush=True)
-        for row in CHECKS[args.name](sizes):
-            print(json.dumps(row._asdict()), file=file, flush=True)
+    for name in args.names:
+        write(name, replace(DRY if args.dry_run else ON_GPU, output=args.folder))
 
 
 if __name__ == "__main__":

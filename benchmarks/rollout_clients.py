@@ -30,7 +30,8 @@ from samplers.rollouts.client import ServerEngine
 from samplers.rollouts.http_weights import HTTPWeights
 from samplers.rollouts.server import make_app
 from samplers.rollouts.servers import Servers
-from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.skeleton import save_skeleton
+from samplers.rollouts.vllm_engine import VLLMEngine
 from samplers.rollouts.weights import PolicySource
 from serving.http_limits import server_config
 from serving.listening import bind

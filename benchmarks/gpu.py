@@ -39,11 +39,11 @@ Found = tuple[dict[str, Any], list[dict[str, Any]]]
 VERDICTS = {True: "ok", False: "**off**", None: ""}
 
 
-def run(names: Sequence[str], folder: Path, seconds: float, *, dry_run: bool, program: Path = PROGRAM) -> Found:
+def run(names: Sequence[str], folder: Path, seconds: float, *, dry_run: bool) -> Found:
     """The environment that a process of these checks names, and the rows of each."""
     for name in names:
         (folder / f"{name}.jsonl").unlink(missing_ok=True)
-    argv = [sys.executable, str(program), str(folder), *names, *(["--dry_run"] if dry_run else [])]
+    argv = [sys.executable, str(PROGRAM), str(folder), *names, *(["--dry_run"] if dry_run else [])]
     paths = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with open(folder / f"{names[0]}.log", "w") as log:
         process = subprocess.Popen(
@@ -98,7 +98,7 @@ def page(results: dict[str, Any]) -> str:
 
 
 def shown(value: float | str) -> str:
-    return f"{value:.3g}" if isinstance(value, float | int) else value.replace("|", "\\|")
+    return value if isinstance(value, str) else f"{value:.3g}"
 
 
 def write(results: dict[str, Any], folder: Path) -> None:

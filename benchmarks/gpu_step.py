@@ -83,7 +83,8 @@ def step(sizes: Sizes) -> Iterator[Row]:
 
 def figures(sizes: Sizes, watch: Watch) -> Iterator[Row]:
     precision = "bf16" if on_gpu() else "float32"
-    job = Job(sizes.prompts, sizes.trajectories, sizes.history, LEVELS, precision=precision)  # type: ignore[arg-type]
+    shape = (sizes.prompts, sizes.trajectories, sizes.history, LEVELS)
+    job = Job(*shape, precision=precision, codes=sizes.width)  # type: ignore[arg-type]
     seconds = float(np.median(watch.seconds))
     yield Row("training step", seconds, "s")
     yield Row("tokens of a step", sizes.prompts * job.row / seconds, "1/s")

@@ -59,6 +59,7 @@ def agreement(sizes: Sizes, dtype: str) -> Iterator[Row]:
 
 
 def free_gib() -> float:
+    torch.cuda.empty_cache()  # what the trainer keeps of its own
     return torch.cuda.mem_get_info()[0] / 2**30
 
 

@@ -48,7 +48,7 @@ def make_catalog(items: int, levels: int, width: int) -> Catalog:
 def make_policy(
     catalog: Catalog, hidden: int, layers: int, history: int, heads: int = 8, widening: int = 4
 ) -> tuple[CausalPolicy, PromptBuilder]:
-    """A new Qwen3 seen through the catalogue's trie, on the CPU."""
+    """A new Qwen3 seen through the catalog's trie, on the CPU."""
     tokenizer: PreTrainedTokenizerFast = word_tokenizer(catalog.trie.sizes)
     torch.manual_seed(0)
     model: PreTrainedModel = Qwen3ForCausalLM(

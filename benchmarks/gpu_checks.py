@@ -100,7 +100,7 @@ def start_seconds(sizes: Sizes) -> tuple[str, float]:
 
 
 def compile_cache(sizes: Sizes) -> Iterator[Row]:
-    """Two starts, of two runs with one architecture and catalogue; vLLM compiles on a GPU only."""
+    """Two starts, of two runs with one architecture and catalog; vLLM compiles on a GPU only."""
     with tempfile.TemporaryDirectory() as cache:
         os.environ |= {"VLLM_CACHE_ROOT": f"{cache}/vllm", "GFLOWGR_CACHE": f"{cache}/gflowgr"}
         found: list[tuple[str, float]] = []

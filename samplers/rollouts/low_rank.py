@@ -16,7 +16,7 @@ from samplers.rollouts.engine import WeightMeta
 LEFT, RIGHT = ":left", ":right"
 """Two matrices whose product, in float32, is added to the weight: [out, r] and [r, in], the scaling in one of them."""
 ROWS, VALUES = ":rows", ":values"
-"""Numbers of rows [n], and what the weight has there [n, ...]."""
+"""Numbers of rows [n] int32, and what the weight has there [n, ...]."""
 WHOLE = ":whole"
 """A weight that is trained itself."""
 BASE = ":base"
@@ -63,7 +63,7 @@ class KeptWeights:
                 weight = (weight.to(self.device).float() + change).to(weight.dtype)
             if ROWS in ours:
                 weight = weight.to(self.device, copy=True)
-                weight[ours[ROWS]] = ours[VALUES].to(weight.dtype)
+                weight[ours[ROWS].long()] = ours[VALUES].to(weight.dtype)
             yield name, weight
         for name, piece in pieces.items():
             if not name.endswith(WHOLE):

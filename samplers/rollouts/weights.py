@@ -73,12 +73,13 @@ class PolicySource:
         merged = _policy_sources(self.model, self.skip)
         if self.given == "merged":
             return merged
-        pieces = [piece for source in merged for piece in _pieces(source)]
-        if self.given == "pieces":
-            return pieces
-        begin = nn.Parameter(torch.zeros(1), requires_grad=False)
-        base = [_base(source) for source in merged if _has_base(source)]
-        return [_Source(BASE, [begin], partial(_full, begin)), *pieces, *base]
+        sources = [piece for source in merged for piece in _pieces(source)]
+        if self.given == "base and pieces":
+            begin = nn.Parameter(torch.zeros(1), requires_grad=False)
+            base = [_base(source) for source in merged if _has_base(source)]
+            sources = [_Source(BASE, [begin], partial(_full, begin), exact=True), *sources, *base]
+        # vLLM's transfer reads numbers where they lie: a wide one must not come after an odd count of narrow ones
+        return sorted(sources, key=lambda source: -source.meta(self.dtype).dtype.itemsize)
 
 
 def policy_weights(
@@ -270,7 +271,7 @@ def _pieces(source: _Source) -> list[_Source]:
         return []
     if (rows := getattr(weight, "trained_rows", None)) is None:
         return [_Source(name + WHOLE, source.parts, source.make)]
-    numbers = nn.Parameter(rows, requires_grad=False)
+    numbers = nn.Parameter(rows.int(), requires_grad=False)
     values = _Source(name + VALUES, [weight], partial(_rows, weight, rows), (len(rows), *_full_shape(weight)[1:]))
     return [_Source(name + ROWS, [numbers], partial(_full, numbers)), values]
 

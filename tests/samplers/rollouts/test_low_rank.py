@@ -24,6 +24,10 @@ def given(source):
     """What is sent, as it was announced."""
     found = [(name, weight.clone()) for name, weight in source]
     assert [WeightMeta(name, weight.dtype, tuple(weight.shape)) for name, weight in found] == source.metadata()
+    at = 0
+    for _, weight in found:  # where they lie one behind the other, each can be read
+        assert at % weight.itemsize == 0
+        at += weight.nbytes
     return found
 
 

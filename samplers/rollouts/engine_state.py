@@ -116,14 +116,14 @@ class EngineState:
                 )
             self.version = None
             try:
-                weights = self._incoming.weights(part, content)
+                found = self._incoming.weights(part, content)
                 last = part == len(self._incoming.parts) - 1
-                if self._brings_base is None:
-                    self.engine.load(_Given(weights), self.engine.version + 1)
-                else:
-                    self._kept.load_weights(weights)
-                if self._brings_base is not None and last:
-                    self.engine.load(self._kept, self.engine.version + 1)
+                if self._brings_base is not None:
+                    self._kept.load_weights(found)
+                    if last:
+                        self.engine.load(self._kept, self.engine.version + 1)
+                elif found:
+                    self.engine.load(_Given(found), self.engine.version + 1)
             except GFlowGRError:
                 raise
             except Exception as error:  # a name or a shape that the model does not have

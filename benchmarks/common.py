@@ -1,13 +1,15 @@
 """A random catalog, prompts and backbone of a stated size, settings, and alternating timing."""
 
 import argparse
+import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.profiler import profile
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -15,6 +17,17 @@ from catalog import Catalog, word_tokenizer
 from evaluation.markdown import markdown_rows
 from interactions import PromptBatch, PromptBuilder
 from policy import CausalPolicy, TriePolicy
+
+
+def device() -> torch.device:
+    """A GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def settle() -> None:
+    """Wait until a GPU has done what it was asked for, so that its time is measured with the call."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def arguments(description: str | None, **defaults: int | str) -> argparse.Namespace:
@@ -35,6 +48,7 @@ def make_catalog(items: int, levels: int, width: int) -> Catalog:
 def make_policy(
     catalog: Catalog, hidden: int, layers: int, history: int, heads: int = 8, widening: int = 4
 ) -> tuple[CausalPolicy, PromptBuilder]:
+    """A new Qwen3 seen through the catalog's trie, on the CPU."""
     tokenizer: PreTrainedTokenizerFast = word_tokenizer(catalog.trie.sizes)
     torch.manual_seed(0)
     model: PreTrainedModel = Qwen3ForCausalLM(
@@ -54,6 +68,11 @@ def make_policy(
     )
     builder = PromptBuilder(catalog, tokenizer, history)
     return CausalPolicy(model, catalog.trie, builder.tokens), builder
+
+
+def on_device(policy: CausalPolicy) -> CausalPolicy:
+    """The same policy where `device` is."""
+    return CausalPolicy(policy.model.to(device()), policy.trie.to(device()), policy.tokens.to(device()))
 
 
 def make_prompts(builder: PromptBuilder, catalog: Catalog, prompts: int, history: int) -> PromptBatch:
@@ -121,8 +140,10 @@ def alternate(
     seconds: tuple[list[float], list[float]] = ([], [])
     for turn in range(repeats + 1):
         for side, call in enumerate((ours, theirs)):
+            settle()
             started = time.perf_counter()
             call()
+            settle()
             if turn:
                 seconds[side].append(time.perf_counter() - started)
     return seconds
@@ -136,6 +157,19 @@ def peak(profiler: profile) -> int:
         total += event.nbytes()
         highest = max(highest, total)
     return highest
+
+
+def alive() -> list[Tensor]:
+    """Every tensor of the process, and the gradients, which may have no Python object yet."""
+    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
+    gradients = [t.grad for t in tensors if t.is_leaf and t.grad is not None]
+    return [t.to_local() if isinstance(t, DTensor) else t for t in [*tensors, *gradients]]
+
+
+def storage_bytes(tensors: Iterable[Tensor]) -> int:
+    """Bytes behind the tensors, shared ones once."""
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.device.type == "cpu"}
+    return sum(storages.values())
 
 
 def table(ours: list[float], theirs: list[float], names: tuple[str, str]) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 import trl
-from common import alternate, arguments, make_catalog, make_policy, table
+from common import alternate, arguments, device, make_catalog, make_policy, table
 from datasets import Dataset
 
 from catalog import Catalog, word_tokenizer
@@ -26,6 +26,7 @@ from trainer import GRPOConfig, GRPOTrainer
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 RATE = 1e-4
+SIZES = dict(items=12_000, levels=4, width=256, prompts=8, samples=16, history=32, hidden=128, layers=4, repeats=7)
 COMMON = dict(report_to="none", save_strategy="no", disable_tqdm=True, max_steps=1000, logging_steps=1000)
 
 
@@ -44,7 +45,7 @@ def ours(catalog: Catalog, rows: list[dict], args: argparse.Namespace) -> Callab
         per_device_train_batch_size=args.prompts,
         samplers={"policy": args.samples},
         rewards={"hit": 1.0, "similarity": 1.0},
-        use_cpu=True,
+        use_cpu=device().type == "cpu",
         **COMMON,
     )
     trainer = GRPOTrainer(
@@ -86,7 +87,7 @@ def theirs(catalog: Catalog, rows: list[dict], args: argparse.Namespace) -> Call
         max_completion_length=catalog.trie.levels,
         gradient_checkpointing=False,
         bf16=False,
-        use_cpu=True,
+        use_cpu=device().type == "cpu",
         **COMMON,
     )
     trainer = trl.GRPOTrainer(
@@ -106,13 +107,15 @@ def theirs(catalog: Catalog, rows: list[dict], args: argparse.Namespace) -> Call
     return step
 
 
-def main() -> None:
-    args = arguments(
-        __doc__, items=12_000, levels=4, width=256, prompts=8, samples=16, history=32, hidden=128, layers=4, repeats=7
-    )
+def measure(args: argparse.Namespace) -> tuple[list[float], list[float]]:
+    """Seconds of a step of ours, and of TRL's."""
     catalog = make_catalog(args.items, args.levels, args.width)
     rows = make_rows(args.prompts, args.items, args.history)
-    own, other = alternate(ours(catalog, rows, args), theirs(catalog, rows, args), args.repeats)
+    return alternate(ours(catalog, rows, args), theirs(catalog, rows, args), args.repeats)
+
+
+def main() -> None:
+    own, other = measure(arguments(__doc__, **SIZES))
     print(table(own, other, ("ours", "TRL")))
     seconds = {"ours_seconds": float(np.median(own)), "trl_seconds": float(np.median(other))}
     print(json.dumps(seconds | {"speedup": float(np.median(np.array(other) / np.array(own)))}))

@@ -7,18 +7,17 @@ usage: memory_worker.py OUT_DIR RECIPE        under torchrun: single, ddp, zero1
 import gc
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import deepspeed
 import torch
 import torch.distributed as dist
-from common import make_catalog, make_prompts, peak
+from common import alive, make_catalog, make_prompts, peak, storage_bytes
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from torch.profiler import profile
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -126,19 +125,6 @@ def states(recipe: str) -> dict[str, int]:
         grown = resident() - before_resident
         step()
     return {"held": held, "peak": kept + peak(profiler), "resident": grown}
-
-
-def alive() -> list[Tensor]:
-    """Every tensor of the process, and the gradients, which may have no Python object yet."""
-    tensors = [thing for thing in gc.get_objects() if issubclass(type(thing), Tensor)]
-    gradients = [t.grad for t in tensors if t.is_leaf and t.grad is not None]
-    return [t.to_local() if isinstance(t, DTensor) else t for t in [*tensors, *gradients]]
-
-
-def storage_bytes(tensors: Iterable[Tensor]) -> int:
-    """Bytes behind the tensors, shared ones once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t.device.type == "cpu"}
-    return sum(storages.values())
 
 
 def resident() -> int:

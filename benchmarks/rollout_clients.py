@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import uvicorn
-from common import arguments, make_catalog, make_policy, make_prompts
+from common import arguments, device, make_catalog, make_policy, make_prompts
 
 from catalog import word_tokenizer
 from evaluation.markdown import markdown_rows
@@ -30,12 +30,14 @@ from samplers.rollouts.client import ServerEngine
 from samplers.rollouts.http_weights import HTTPWeights
 from samplers.rollouts.server import make_app
 from samplers.rollouts.servers import Servers
-from samplers.rollouts.vllm_engine import VLLMEngine, save_skeleton
+from samplers.rollouts.skeleton import save_skeleton
+from samplers.rollouts.vllm_engine import VLLMEngine
 from samplers.rollouts.weights import PolicySource
 from serving.http_limits import server_config
 from serving.listening import bind
 
 KEY = "a key of more than 16 characters"
+SIZES = dict(clients=16, prompts=8, samples=2, levels=4, hidden=64, layers=2, items=12_000, repeats=5)
 
 
 @contextmanager
@@ -60,15 +62,15 @@ def running(args: argparse.Namespace) -> Iterator[tuple[list[ServerEngine], list
             for place in range(args.clients)
         ]
         for client in clients:
-            client.load(PolicySource(policy.model), 0)
+            client.load(PolicySource(policy.model.to(device())), 0)
             client.confirm_weights()
         yield clients, [lists[place :: args.clients] for place in range(args.clients)], engine
         server.should_exit = True
         thread.join()
 
 
-def main() -> None:
-    args = arguments(__doc__, clients=16, prompts=8, samples=2, levels=4, hidden=64, layers=2, items=12_000, repeats=5)
+def measure(args: argparse.Namespace) -> tuple[dict[str, np.ndarray], float]:
+    """(wall, CPU) seconds of each turn of both sides [repeats, 2], and the share of the draws that are the same."""
     with running(args) as (clients, prompts, engine), ThreadPoolExecutor(args.clients) as threads:
         seeds = [
             [2**32 + 1000 * (args.prompts * place + row) for row in range(args.prompts)]
@@ -91,8 +93,14 @@ def main() -> None:
                 drawn[name] = torch.stack(call())
                 if turn:
                     taken[name].append((time.perf_counter() - wall, time.process_time() - cpu))
-    alone, together = (np.array(values) for values in taken.values())
     same = (drawn["one after the other"] == drawn["at once"]).all(-1).float().mean().item()
+    return {name: np.array(values) for name, values in taken.items()}, same
+
+
+def main() -> None:
+    args = arguments(__doc__, **SIZES)
+    taken, same = measure(args)
+    alone, together = taken.values()
     print(f"{args.clients} clients with {args.prompts} prompts each, {args.samples} samples of a prompt\n")
     rows = [[name, *(f"{value:.2f}" for value in np.median(values, 0))] for name, values in taken.items()]
     rows.append(["times faster", *(f"{ratio:.1f}" for ratio in np.median(alone / together, 0))])

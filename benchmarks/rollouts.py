@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import arguments, by_generate, make_catalog, make_policy, make_prompts
+from common import arguments, by_generate, device, make_catalog, make_policy, make_prompts, on_device, settle
 
 from catalog import Catalog, word_tokenizer
 from interactions import PromptBatch
@@ -31,14 +31,18 @@ from samplers.rollouts.skeleton import save_skeleton
 from samplers.rollouts.vllm_engine import VLLMEngine
 from samplers.rollouts.weights import PolicySource
 
+SIZES = dict(prompts=64, samples=16, levels=4, hidden=128, layers=4, items=12_000, repeats=3)
+
 
 def measure(calls: dict[str, Callable[[], object]], repeats: int) -> dict[str, tuple[float, float]]:
     """Median (CPU, wall) seconds of each call after one warm-up, taken in turns."""
     taken: dict[str, list[tuple[float, float]]] = {name: [] for name in calls}
     for turn in range(repeats + 1):
         for name, call in calls.items():
+            settle()
             cpu, wall = time.process_time(), time.perf_counter()
             call()
+            settle()
             if turn:
                 taken[name].append((time.process_time() - cpu, time.perf_counter() - wall))
     return {name: tuple(np.median(values, 0)) for name, values in taken.items()}
@@ -66,9 +70,9 @@ def constraint_ms(items: int, rows: int) -> float:
 
     catalog = make_catalog(items, 4, 256)
     trie, tokens = catalog.trie, 4 + make_policy(catalog, 32, 1, 1, heads=1)[1].tokens
-    constraint = TrieConstraint(trie, tokens, int(tokens.max()) + 1, end=0)
-    logits = torch.randn(rows, int(tokens.max()) + 1)
-    taken = tokens[trie.path(torch.arange(rows) * (items // rows) % items)[:, 1:3]]
+    logits = torch.randn(rows, int(tokens.max()) + 1, device=device())
+    taken = tokens[trie.path(torch.arange(rows) * (items // rows) % items)[:, 1:3]].to(device())
+    constraint = TrieConstraint(trie.to(device()), tokens.to(device()), logits.shape[1], end=0)
     seconds = measure({"apply": lambda: constraint.apply(logits, taken)}, 30)["apply"]
     return 1000 * seconds[1]
 
@@ -76,7 +80,8 @@ def constraint_ms(items: int, rows: int) -> float:
 def compare(catalog: Catalog, items: int, args: argparse.Namespace) -> dict[str, float]:
     """CPU and wall seconds of both at histories of `items` / 2 to `items` items; prints a table."""
     policy, builder = make_policy(catalog, args.hidden, args.layers, items, heads=4, widening=2)
-    prompts = make_prompts(builder, catalog, args.prompts, items)
+    policy = on_device(policy)
+    prompts = make_prompts(builder, catalog, args.prompts, items).to(device())
     valid = {tuple(path) for path in policy.tokens[catalog.trie.path(torch.arange(args.items))[:, 1:]].tolist()}
     lists = prompts.token_lists()
     seeds = [2**32 + 1000 * row for row in range(args.prompts)]
@@ -101,6 +106,7 @@ def compare(catalog: Catalog, items: int, args: argparse.Namespace) -> dict[str,
     print()
     return {
         "speedup": round(seconds["generate"][0] / seconds["vLLM"][0], 2),
+        "wall_speedup": round(seconds["generate"][1] / seconds["vLLM"][1], 2),
         "constraint_overhead": round(seconds["vLLM"][0] / seconds["vLLM without the trie"][0] - 1, 3),
         "valid_share": float(np.mean([tuple(path) in valid for path in drawn.flatten(0, 1).tolist()])),
         "sync_ms": round(1000 * seconds["load"][1], 2),
@@ -110,9 +116,10 @@ def compare(catalog: Catalog, items: int, args: argparse.Namespace) -> dict[str,
 def gap_after_training(catalog: Catalog, args: argparse.Namespace, tied: bool) -> float:
     """The largest difference of a step's log-probability after 50 steps of training and one `load`."""
     policy, builder = make_policy(catalog, args.hidden, args.layers, 20, heads=4, widening=2)
+    policy = on_device(policy)
     policy.model.config.tie_word_embeddings = tied
     policy.model.tie_weights()
-    prompts = make_prompts(builder, catalog, args.prompts, 20)
+    prompts = make_prompts(builder, catalog, args.prompts, 20).to(device())
     with tempfile.TemporaryDirectory() as folder:
         engine = start(policy, catalog, prompts, folder)
         train(policy, prompts, 50)
@@ -123,7 +130,7 @@ def gap_after_training(catalog: Catalog, args: argparse.Namespace, tied: bool) -
 
 
 def main() -> None:
-    args = arguments(__doc__, prompts=64, samples=16, levels=4, hidden=128, layers=4, items=12_000, repeats=3)
+    args = arguments(__doc__, **SIZES)
     catalog = make_catalog(args.items, args.levels, 256)
     short, long = (compare(catalog, items, args) for items in (20, 50))
     gaps = {name: gap_after_training(catalog, args, tied) for name, tied in (("untied", False), ("tied", True))}

@@ -65,9 +65,9 @@ class Shape:
         return self.counted or self.layers * self.layer + self.embedding * (1 if self.tied else 2) + self.hidden
 
     @property
-    def multiplied(self) -> int:
-        """Parameters that every token is multiplied with: all but an embedding that is only looked up."""
-        return self.parameters - (0 if self.tied else self.embedding)
+    def body(self) -> int:
+        """Parameters that every token is multiplied with: all but embeddings and head."""
+        return self.parameters - self.embedding * (1 if self.tied else 2)
 
     def adapters(self, r: int) -> int:
         """Parameters of LoRA of rank r on every linear map of the layers."""
@@ -106,7 +106,10 @@ RECIPES = {  # in the order of what they communicate
 
 @dataclass(frozen=True)
 class Job:
-    """One step: batch prompts per process at once, K trajectories each, histories of N items of L codes."""
+    """One step: batch prompts per process at once, K trajectories each, histories of N items of L codes.
+
+    codes: how many a level has.
+    """
 
     batch: int
     trajectories: int
@@ -116,6 +119,7 @@ class Job:
     precision: Literal["bf16", "float32"] = "bf16"
     lora_r: int = 0
     draws: bool = True
+    codes: int = 256
     bucket: int = 5 * 10**8  # elements: DeepSpeed's reduce_bucket_size, which our recipes keep
 
     @property
@@ -125,7 +129,7 @@ class Job:
 
     @property
     def row(self) -> int:
-        """Tokens per prompt of the shared-prefix forward, P + K (L - 1), every one with its logits."""
+        """Tokens per prompt of the shared-prefix forward, P + K (L - 1), each with the logits of a level's codes."""
         return 1 + self.max_history * self.levels + self.trajectories * (self.levels - 1)
 
 
@@ -193,12 +197,16 @@ def _transient(name: str, shape: Shape, job: Job) -> float:
 
 
 def activations(shape: Shape, job: Job, *, checkpointing: bool, autocast: bool) -> tuple[float, float]:
-    """Bytes of (layers, logits) at the worst moment of one forward and backward.
+    """Bytes of (layers, head) at the worst moment of one forward and backward.
 
     Per token and layer, in the precision: each of two norms its normalized input and its output, and its input in
     float32; queries, repeated keys and values, attention's output; four of the MLP's width. Under autocast the residual
-    is float32, and each linear map has its own cast of its input and its weight. The logits themselves are soon freed,
-    but their gradient is summed from slices: all positions twice, and the larger of history and trajectories once.
+    is float32, and each linear map has its own cast of its input and its weight.
+
+    The head multiplies its rows of a level's codes alone, in float32 (`policy.head`). Each of a token's codes has a
+    log-probability, its place among the logits and whether it is a child, while backward begins; beside them lie
+    gradients of logits, summed from slices. Once the layers' backward has begun, what is left of the head is the
+    gradient of its whole weight: that of rows which are looked up has all of them.
     """
     size, h, tokens = job.size, shape.hidden, job.batch * job.row
     autocast = autocast and size == 2
@@ -206,14 +214,14 @@ def activations(shape: Shape, job: Job, *, checkpointing: bool, autocast: bool) 
     layer = tokens * (norms + 4 * size * (shape.query + shape.intermediate) + 4 * shape.heads)
     final = tokens * h * (4 + 2 * size) + job.batch * job.row**2 * size  # the last norm, and the mask
     working = tokens * size * 2 * (shape.intermediate + h)  # gradients inside a layer's backward
-    larger = job.levels * max(job.max_history, job.trajectories)
-    logits = job.batch * shape.vocabulary * size * (2 * job.row + larger)
-    casts = 2 * shape.multiplied if autocast else 0
+    logits = tokens * (job.codes * (4 + 8 + 1 + 3 * 4) + (4 * h if size == 2 else 0))
+    gradient = (4 if autocast else size) * shape.embedding
     if not checkpointing:
-        return shape.layers * layer + final + casts + max(working - logits, 0), logits
+        casts = 2 * shape.body if autocast else 0
+        return shape.layers * layer + final + casts, max(logits, gradient + working)
     inputs = shape.layers * tokens * h * (4 if autocast else size)
-    backward = max(final + logits, layer + working) + (2 * (shape.layer + shape.embedding) if autocast else 0)
-    return inputs + max(casts, backward) - logits, logits
+    head = max(final + logits - layer - working, gradient)
+    return inputs + layer + working + (2 * shape.layer if autocast else 0), head
 
 
 def cache(shape: Shape, job: Job, tensor_parallel_size: int) -> float:
@@ -225,11 +233,14 @@ def cache(shape: Shape, job: Job, tensor_parallel_size: int) -> float:
 def operations(shape: Shape, job: Job, *, checkpointing: bool) -> tuple[float, float]:
     """Floating-point operations of a process in one step: (training, drawing), without attention's own, which are few.
 
-    6 per parameter and token, of which LoRA saves the 2 for the gradients of weights; 2 more for computing twice.
+    6 per parameter and token, of which LoRA saves the 2 for the gradients of weights; 2 more for computing twice. A
+    loss multiplies a level's rows of the head, a draw all of them at each token that a code is drawn after.
     """
-    per_token = (4 if job.lora_r else 6) + (2 if checkpointing else 0)
-    forward = shape.multiplied * job.batch * job.row
-    return per_token * forward, 2 * forward if job.draws else 0
+    tokens = job.batch * job.row
+    per_parameter = (4 if job.lora_r else 6) + (2 if checkpointing else 0)
+    drawn_after = job.batch * (1 + job.trajectories * (job.levels - 1))
+    drawing = 2 * (shape.body * tokens + shape.embedding * drawn_after)
+    return per_parameter * tokens * (shape.body + job.codes * shape.hidden), drawing if job.draws else 0
 
 
 def traffic(name: str, shape: Shape, job: Job) -> float:

@@ -23,7 +23,7 @@ from experiments.memory import (
     traffic,
 )
 
-COLUMNS = ("parameters", "gradients", "optimizer", "transient", "layers", "logits", "engine", "total")
+COLUMNS = ("parameters", "gradients", "optimizer", "transient", "layers", "head", "engine", "total")
 
 
 @dataclass
@@ -40,6 +40,7 @@ class PlanArguments(Arguments):
     trajectories: int = field(default=8, metadata={"help": "K per prompt; of sft 1."})
     max_history: int = field(default=20, metadata={"help": "N, items of a prompt."})
     levels: int = field(default=4, metadata={"help": "L, codes of an item."})
+    codes: int = field(default=256, metadata={"help": "Codes of a level, of which the head computes logits."})
     lora_r: int = field(default=0, metadata={"help": "Rank of LoRA on all linear maps of the layers; 0 trains all."})
     precision: Literal["bf16", "float32"] = field(default="bf16", metadata={"help": "What is computed in."})
     vllm: Literal["colocate", "server", "none"] = field(default="none", metadata={"help": "vllm_mode, or no vLLM."})
@@ -58,7 +59,7 @@ class PlanArguments(Arguments):
             raise InputError(
                 f"model: name a folder, a hub name or one of {[*SHAPES]}, or give a backbone, not both.", field="model"
             )
-        at_least(self, 1, "batch", "trajectories", "max_history", "levels", "tensor_parallel_size")
+        at_least(self, 1, "batch", "trajectories", "max_history", "levels", "codes", "tensor_parallel_size")
         at_least(self, 0, "gpu_memory", "host_memory", "mfu", "node_bandwidth", "link_bandwidth", strictly=True)
         at_least(self, 0, "lora_r", "peak_tflops")
         if not 0 < self.gpu_memory_utilization < 1:
@@ -130,7 +131,8 @@ def plan(shape: Shape, args: PlanArguments, gpus: int) -> dict[str, Any]:
     """Every recipe's needs in bytes and seconds, and the first that fits in the order of what they communicate."""
     drawn = args.method == "gflownet"
     count = args.trajectories if drawn else 1
-    job = Job(args.batch, count, args.max_history, args.levels, gpus, args.precision, args.lora_r, drawn)
+    sizes = (args.batch, count, args.max_history, args.levels)
+    job = Job(*sizes, gpus, args.precision, args.lora_r, drawn, args.codes)
     if shape.heads % args.tensor_parallel_size:
         raise InputError(
             f"tensor_parallel_size={args.tensor_parallel_size} does not divide the model's {shape.heads} attention "
@@ -157,10 +159,10 @@ def needs(name: str, shape: Shape, job: Job, args: PlanArguments) -> dict[str, A
     autocast = name in ("single", "ddp")
     parts = {}
     for checkpointing in (False, True):
-        layers, logits = activations(shape, job, checkpointing=checkpointing, autocast=autocast)
-        training = kept.states + kept.transient + layers + logits + engine * (not args.vllm_enable_sleep_mode)
+        layers, head = activations(shape, job, checkpointing=checkpointing, autocast=autocast)
+        training = kept.states + kept.transient + layers + head + engine * (not args.vllm_enable_sleep_mode)
         drawing = kept.parameters + kept.optimizer + engine + (SYNC if args.vllm != "none" else 0)
-        parts[checkpointing] = {"layers": layers, "logits": logits, "total": max(training, drawing)}
+        parts[checkpointing] = {"layers": layers, "head": head, "total": max(training, drawing)}
     lacks = "engine" if engine and weights + cache(shape, job, args.tensor_parallel_size) > engine else ""
     lacks = lacks or ("host" if kept.host > args.host_memory * GIB else "")
     room = USABLE * args.gpu_memory * GIB

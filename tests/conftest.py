@@ -45,6 +45,14 @@ SMALL: dict[str, dict] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs a GPU is skipped without one, here and nowhere else."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
 @pytest.fixture(autouse=True)
 def same_draws() -> None:
     """A test draws the same numbers whatever ran before it, and in whichever process."""

@@ -8,6 +8,7 @@
 - `server`: an engine behind HTTP; `engine_state`: what it does at a time; `asked`: what it may be asked
 - `client`: the engine of a run that calls servers; `servers`: which of them answer; `http_client`: bounds of one answer
 - `weights`: the policy's weights, whatever they are sharded or adapted by, bucket by bucket
+- `low_rank`: adapters that travel alone, and the server's side, which merges them
 - `http_weights`, `wire`: the weights to servers over HTTP, as parts of bytes
 - `vllm_weights`, `vllm_groups`, `ipc_handles`: the same by vLLM's own transfer; `transfer`: the server's side of it
 """

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from samplers.rollouts.engine import WeightMeta, Weights
 from samplers.rollouts.servers import MOST_DRAWS, MOST_PROMPTS, SMALL, Servers
+from samplers.rollouts.weights import PolicySource
 
 logger = logging.getLogger(__name__)
 
@@ -41,16 +42,34 @@ class ServerEngine:
         self.servers, self.run, self.levels, self.sender = servers, run, levels, sender
         self.version = -1
         self.dtype = servers.dtype
+        self._base = ""  # the version that brought what adapters are added to
 
     def load(self, weights: Weights, version: int) -> None:
-        """Send the weights to every server that answers; `confirm_weights` then tells which of them have it."""
+        """Send the weights to every server that answers; `confirm_weights` then tells which of them have it.
+
+        Of a `PolicySource` with adapters these alone go to servers that keep the rest. Every process calls it.
+        """
         self.version = version
+        if isinstance(weights, PolicySource) and weights.has_pieces:
+            weights = weights.pieces(base=self._lack_base())
         given = iter(weights)
         try:
             if self.sender:
                 self.sender.send(weights.metadata(), given, self._name)
         finally:
             deque(given, maxlen=0)  # every process must read them all, since sharded weights are gathered together
+
+    def _lack_base(self) -> bool:
+        """Whether a server does not keep what this run's adapters are added to; the same in all processes."""
+        answer = [False]
+        if self.sender:
+            healthy = self.servers.each(self.servers.urls, self.servers.health, OSError, ValueError)
+            answer = [any(health.get("base") != self._base for health in healthy.values())]
+        if torch.distributed.is_initialized():
+            torch.distributed.broadcast_object_list(answer)
+        if answer[0]:
+            self._base = self._name
+        return answer[0]
 
     def confirm_weights(self) -> None:
         """Find the servers that have the weights of the last `load`, once every process has returned from it.

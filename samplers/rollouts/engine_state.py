@@ -11,6 +11,7 @@ from torch import Tensor
 from catalog.errors import GFlowGRError, InputError, RunError
 from samplers.rollouts.asked import ExtendRequest, SampleRequest
 from samplers.rollouts.engine import RolloutEngine, WeightMeta
+from samplers.rollouts.low_rank import BASE, KeptWeights, is_piece
 from samplers.rollouts.wire import Unpacker
 
 Row = tuple[list[int], int]
@@ -62,6 +63,9 @@ class EngineState:
         self._lock = Lock()
         self._incoming = Unpacker([], 0)
         self._taken: tuple[str, int] = ("", -1)  # the transfer's version and its last part
+        self.base: str | None = None  # the version that brought what adapters are added to
+        self._kept = _nothing_kept()
+        self._brings_base: bool | None = None  # as of a `TransferReceiver`, of the transfer that comes
 
     def check(self) -> None:
         """Raise EngineFailedError where the engine has failed."""
@@ -92,8 +96,12 @@ class EngineState:
 
     def begin(self, version: str, metas: Sequence[WeightMeta], part_bytes: int) -> None:
         """Expect a transfer's parts; nothing is drawn until all have come."""
+        pieces = [is_piece(meta.name) for meta in metas]
         with self._alone():
             self._incoming, self._taken, self.version = Unpacker(metas, part_bytes), (version, -1), None
+            self._brings_base = any(meta.name == BASE for meta in metas) if any(pieces) else None
+            if self._brings_base is not False:
+                self.base, self._kept = None, _nothing_kept()
 
     def take(self, version: str, part: int, content: memoryview) -> None:
         """Load one part of a transfer. Raises StaleWeightsError for one that does not follow the last, as after a
@@ -108,8 +116,14 @@ class EngineState:
                 )
             self.version = None
             try:
-                if weights := self._incoming.weights(part, content):
-                    self.engine.load(_Given(weights), self.engine.version + 1)
+                found = self._incoming.weights(part, content)
+                last = part == len(self._incoming.parts) - 1
+                if self._brings_base is not None:
+                    self._kept.load_weights(found)
+                    if last:
+                        self.engine.load(self._kept, self.engine.version + 1)
+                elif found:
+                    self.engine.load(_Given(found), self.engine.version + 1)
             except GFlowGRError:
                 raise
             except Exception as error:  # a name or a shape that the model does not have
@@ -117,8 +131,14 @@ class EngineState:
                 reason = f"{type(error).__name__}: {error}"
                 raise InputError(f"These weights are not the model's ({reason}).", remedy="Send others.") from error
             self._taken = (version, part)
-            if part == len(self._incoming.parts) - 1:
+            if last:
                 self.version = version
+                self.note_base(version, self._brings_base)
+
+    def note_base(self, version: str | None, brings_base: bool | None) -> None:
+        """A transfer, of `version` where it is complete, brought this, see `TransferReceiver`."""
+        if brings_base is not False:
+            self.base = version if brings_base else None
 
     def transfer(
         self,
@@ -139,6 +159,9 @@ class EngineState:
             late.start()
             try:
                 step()
+            except BaseException:
+                self.base = None
+                raise
             finally:
                 late.cancel()
             self.version = version
@@ -154,6 +177,10 @@ class EngineState:
         with self._lock:
             self.check()
             yield
+
+
+def _nothing_kept() -> KeptWeights:
+    return KeptWeights(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 @dataclass(frozen=True)

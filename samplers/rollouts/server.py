@@ -88,6 +88,7 @@ def make_app(
         state.check()
         return {
             "version": state.version,
+            "base": state.base,
             "catalog_fingerprint": catalog.fingerprint,
             "vocabulary": vocabulary,
             "longest": longest,
@@ -149,12 +150,22 @@ def _add_transfer(app: FastAPI, state: EngineState, transfer: TransferReceiver |
     @app.post("/update_weights")
     def update(asked: UpdateRequest) -> None:
         receiver = there()
-        receive = partial(receiver.update, asked.update_info)
+
+        def receive() -> None:
+            receiver.update(asked.update_info)
+            state.note_base(None, receiver.brings_base)
+
         state.transfer(receive, seconds=asked.seconds, abandon=receiver.abandon)
 
     @app.post("/finish_weight_update")
     def finish(asked: FinishRequest) -> None:
-        state.transfer(there().finish, version=asked.version)
+        receiver = there()
+
+        def end() -> None:
+            receiver.finish()
+            state.note_base(asked.version, receiver.brings_base)
+
+        state.transfer(end, version=asked.version)
 
 
 def _answer_with(status: int) -> Any:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -12,43 +12,76 @@ from torch.distributed.tensor import DTensor
 
 from catalog.errors import InputError
 from samplers.rollouts.engine import WeightMeta
+from samplers.rollouts.low_rank import BASE, LEFT, RIGHT, ROWS, VALUES, WHOLE
 
 Item = TypeVar("Item")
 
 
 class _Source(NamedTuple):
-    """One weight of a checkpoint: `make` computes it in a dtype while all `parts` are there in full."""
+    """One weight of a checkpoint: `make` computes it in a dtype while all `parts` are there in full.
+
+    shape: of what it makes, by default that of the first part. exact: makes float32 whatever is asked for. lora: the
+    layer whose adapters `make` adds, and their names.
+    """
 
     name: str
     parts: list[nn.Parameter]
     make: Callable[[torch.dtype], Tensor]
+    shape: tuple[int, ...] = ()
+    exact: bool = False
+    lora: tuple[Any, list[str]] | None = None
 
     def meta(self, dtype: torch.dtype | None) -> WeightMeta:
         """What `make` gives, in `dtype` where the weight's own is wider."""
         weight = self.parts[0]
         narrower = dtype is not None and weight.is_floating_point() and dtype.itemsize < weight.dtype.itemsize
-        shape = tuple(getattr(weight, "ds_shape", weight.shape))
-        return WeightMeta(self.name, dtype if dtype is not None and narrower else weight.dtype, shape)
+        kind = torch.float32 if self.exact else dtype if dtype is not None and narrower else weight.dtype
+        return WeightMeta(self.name, kind, self.shape or _full_shape(weight))
 
 
 @dataclass(frozen=True)
 class PolicySource:
-    """`policy_weights` of these arguments as often as it is iterated, and what it will give, without a gather."""
+    """`policy_weights` of these arguments as often as it is iterated, and what it will give, without a gather.
+
+    given: "pieces" are those of `low_rank` that training changes, which a server merges with the "base", the weights
+    that it does not.
+    """
 
     model: nn.Module
     skip: Sequence[str] = ()
     bucket_bytes: int = 256 * 2**20
     dtype: torch.dtype | None = None
+    given: Literal["merged", "base and pieces", "pieces"] = "merged"
+
+    @property
+    def has_pieces(self) -> bool:
+        """Whether every adapter is plain LoRA, the only one of its layer and not merged into it."""
+        return hasattr(_wrapped(self.model), "peft_config") and all(map(_is_alone, self.model.modules()))
+
+    def pieces(self, *, base: bool) -> "PolicySource":
+        """What a server needs that keeps the base, or with `base` lacks it."""
+        return replace(self, given="base and pieces" if base else "pieces")
 
     def metadata(self) -> list[WeightMeta]:
         """Name, dtype and shape of each weight in the order of the iteration; no other process need call it."""
-        return [source.meta(self.dtype) for source in _policy_sources(self.model, self.skip)]
+        return [source.meta(self.dtype) for source in self._sources()]
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        return policy_weights(self.model, self.skip, self.bucket_bytes, self.dtype)
+        return _stream(self._sources(), self.bucket_bytes, self.dtype)
+
+    def _sources(self) -> list[_Source]:
+        merged = _policy_sources(self.model, self.skip)
+        if self.given == "merged":
+            return merged
+        sources = [piece for source in merged for piece in _pieces(source)]
+        if self.given == "base and pieces":
+            begin = nn.Parameter(torch.zeros(1), requires_grad=False)
+            base = [_base(source) for source in merged if _has_base(source)]
+            sources = [_Source(BASE, [begin], partial(_full, begin), exact=True), *sources, *base]
+        # vLLM's transfer reads numbers where they lie: a wide one must not come after an odd count of narrow ones
+        return sorted(sources, key=lambda source: -source.meta(self.dtype).dtype.itemsize)
 
 
-@torch.no_grad()
 def policy_weights(
     model: nn.Module,
     skip: Sequence[str] = (),
@@ -73,7 +106,11 @@ def policy_weights(
     Raises InputError on every rank, before any gather, for adapters that are not base weight + LoRA delta and for tied
     weights that an adapter has set apart.
     """
-    sources = _policy_sources(model, skip)
+    yield from _stream(_policy_sources(model, skip), bucket_bytes, dtype)
+
+
+@torch.no_grad()
+def _stream(sources: Sequence[_Source], bucket_bytes: int, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
     for group in _groups(sources, lambda source: sum(map(_full_bytes, source.parts)), bucket_bytes):
         with _gathered([part for source in group for part in source.parts]):
             for source in group:
@@ -120,9 +157,15 @@ def _policy_sources(model: nn.Module, skip: Sequence[str]) -> list[_Source]:
     return list(sources.values())
 
 
-def _unwrapped(model: Any) -> nn.Module:
+def _wrapped(model: Any) -> Any:
+    """The model inside DDP, DeepSpeed or torch.compile, with its adapters."""
     while isinstance(inner := getattr(model, "module", getattr(model, "_orig_mod", None)), nn.Module):
         model = inner
+    return model
+
+
+def _unwrapped(model: Any) -> nn.Module:
+    model = _wrapped(model)
     kinds = {config.peft_type.value for config in getattr(model, "peft_config", {}).values()} - {"LORA"}
     if kinds:
         raise InputError(f"Adapters of the kind {sorted(kinds)} cannot be given to an engine as weights: use LoRA.")
@@ -137,7 +180,8 @@ def _sources(
     for key, weight in module.named_parameters(recurse=False):
         if key == "weight" and adapters:
             lora = [parameter for name, parameter in layer.named_parameters() if not name.startswith("base_layer.")]
-            yield _Source(prefix + key, [weight, *lora], partial(_merged, weight, layer, adapters, sign))
+            merged = partial(_merged, weight, layer, adapters, sign)
+            yield _Source(prefix + key, [weight, *lora], merged, lora=(layer, adapters))
         else:
             yield _Source(prefix + key, [weight], partial(_full, weight))
     for key, child in module.named_children():
@@ -187,6 +231,69 @@ def _merged(weight: nn.Parameter, layer: Any, adapters: list[str], sign: int, dt
         delta = layer.get_delta_weight(adapter)
         merged = torch.add(merged, _full(delta, delta.dtype), alpha=sign)
     return merged.to(weight.dtype).to(dtype)
+
+
+def _is_alone(module: nn.Module) -> bool:
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    if not isinstance(module, BaseTunerLayer | ModulesToSaveWrapper):
+        return True
+    merged = isinstance(module, BaseTunerLayer) and module.merged
+    return not merged and not module.disable_adapters and len(module.active_adapters) == 1
+
+
+def _has_base(source: _Source) -> bool:
+    """Whether something of a weight stays as training goes on."""
+    weight = source.parts[0]
+    return not weight.requires_grad or hasattr(weight, "trained_rows")
+
+
+def _base(source: _Source) -> _Source:
+    """The weight without its adapter."""
+    return _Source(source.name, source.parts[:1], partial(_full, source.parts[0]))
+
+
+def _pieces(source: _Source) -> list[_Source]:
+    """What of a weight changes as training goes on, see `low_rank`; [] where nothing does."""
+    weight, name = source.parts[0], source.name
+    if source.lora and not weight.requires_grad:
+        layer, (adapter,) = source.lora
+        if embedding := adapter in layer.lora_embedding_A:
+            inner, outer = layer.lora_embedding_A[adapter], layer.lora_embedding_B[adapter]
+        else:
+            inner, outer = layer.lora_A[adapter].weight, layer.lora_B[adapter].weight
+        factors = [(outer, layer.scaling[adapter]), (inner, 1.0)]  # their product is the change, or lies on its side
+        turned = embedding or layer.fan_in_fan_out
+        ends = zip((LEFT, RIGHT), factors[::-1] if turned else factors, strict=True)
+        return [_factor(name + end, factor, scale, turned) for end, (factor, scale) in ends]
+    if not weight.requires_grad:
+        return []
+    if (rows := getattr(weight, "trained_rows", None)) is None:
+        return [_Source(name + WHOLE, source.parts, source.make)]
+    numbers = nn.Parameter(rows.int(), requires_grad=False)
+    values = _Source(name + VALUES, [weight], partial(_rows, weight, rows), (len(rows), *_full_shape(weight)[1:]))
+    return [_Source(name + ROWS, [numbers], partial(_full, numbers)), values]
+
+
+def _factor(name: str, factor: nn.Parameter, scale: float, turned: bool) -> _Source:
+    shape = _full_shape(factor)
+    return _Source(
+        name, [factor], partial(_scaled, factor, scale, turned), shape[::-1] if turned else shape, exact=True
+    )
+
+
+def _scaled(factor: nn.Parameter, scale: float, turned: bool, dtype: torch.dtype) -> Tensor:
+    full = scale * _full(factor, factor.dtype).to(dtype)
+    return full.T.contiguous() if turned else full
+
+
+def _rows(weight: nn.Parameter, rows: Tensor, dtype: torch.dtype) -> Tensor:
+    return _full(weight, dtype)[rows.to(weight.device)]
+
+
+def _full_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _full(tensor: Tensor, dtype: torch.dtype) -> Tensor:

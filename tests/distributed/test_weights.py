@@ -36,6 +36,17 @@ def test_names_and_values_are_those_of_a_plain_model_trained_alone(ranks):
             assert result["moved"] > 0.05 and result["buckets"] > 5, case
 
 
+def test_a_server_merges_from_pieces_what_would_have_been_sent_merged(ranks):
+    for results in ranks:
+        adapted = {case: result for case, result in results.items() if "lora" in case}
+        assert len(adapted) == 5
+        for case, result in adapted.items():
+            assert max(step["merged"] for step in result["steps"]) < 1e-6, case
+        sent = {case: result["pieces"] / result["whole"] for case, result in adapted.items()}
+        # embeddings with 100 of 200 rows, and each whole where FSDP2 no longer says which rows are trained
+        assert sent["zero 3, lora"] < 0.7 and sent["zero 2, lora"] < 0.3, sent
+
+
 def test_zero_3_gathers_one_bucket_at_a_time_and_gives_it_back(ranks):
     for results in ranks:
         for case in ("zero 3", "zero 3, lora", "zero 3, tied gpt2", "zero 3, lora on gpt2 and its embeddings"):

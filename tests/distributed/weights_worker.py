@@ -21,7 +21,10 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from samplers.rollouts.weights import buckets, policy_weights
+from samplers.rollouts.low_rank import KeptWeights
+from samplers.rollouts.weights import PolicySource, buckets, policy_weights
+from samplers.rollouts.wire import size
+from trainer.runtime.adapters import adapt
 from trainer.runtime.processes import leave_group
 
 # otherwise the first launch compiles it for minutes
@@ -30,6 +33,7 @@ deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
 BUCKET = 20_000
 """Bytes: less than the embeddings, more than any other weight of the model."""
 TOKENS = torch.arange(4 * 12).view(4, 12) * 7 % 150
+CODES = torch.arange(100)
 SIZES: dict[str, dict] = {
     "gpt2": dict(n_embd=32, n_layer=2, n_head=2, n_positions=64),
     "qwen3": dict(
@@ -51,7 +55,10 @@ def make_model(kind: str, lora: dict | None, tied: bool) -> nn.Module:
     model = AutoModelForCausalLM.from_config(config)
     model.flow_heads = nn.ModuleDict({"log_z": nn.Linear(32, 1)})
     if lora:
-        model = peft.get_peft_model(model, peft.LoraConfig(r=4, init_lora_weights=False, **lora))
+        # as a run has it: of the embeddings the codes' rows are trained
+        config = peft.LoraConfig(r=4, init_lora_weights=False, **lora)
+        rows = "modules_to_save" in lora
+        model = adapt(model, config, CODES, checkpointing=False) if rows else peft.get_peft_model(model, config)
     return model
 
 
@@ -136,7 +143,8 @@ def largest_difference(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> fl
 def case(wrap: Callable, kind: str = "qwen3", lora: dict | None = None, tied: bool = False) -> dict:
     model, step = wrap(make_model(kind, lora, tied))
     mine = TOKENS.chunk(dist.get_world_size())[dist.get_rank()]
-    found, peaks = [], []
+    found, peaks, kept = [], [], KeptWeights(torch.device("cpu"))
+    source, pieces = PolicySource(model, ("flow_heads",), BUCKET), 0
     for steps in (0, 1, 2):  # gathering between steps must not disturb the training
         if steps:
             step(mine)
@@ -144,6 +152,11 @@ def case(wrap: Callable, kind: str = "qwen3", lora: dict | None = None, tied: bo
         ours = {name: tensor for group in groups for name, tensor in group.items()}
         theirs = reference(make_model(kind, lora, tied), steps)
         found.append({"names": sorted(ours) == sorted(theirs), "difference": largest_difference(ours, theirs)})
+        if source.has_pieces:  # what a server merges that keeps the base of the first time
+            sent = source.pieces(base=steps == 0)
+            kept.load_weights(iter(sent))
+            pieces = sum(map(size, sent.metadata()))
+            found[-1]["merged"] = largest_difference(dict(kept), ours) if dict(kept).keys() == ours.keys() else 1.0
     stopped = watched(model, peaks)
     next(stopped)
     stopped.close()  # on all ranks alike: nothing hangs, nothing stays gathered
@@ -151,6 +164,7 @@ def case(wrap: Callable, kind: str = "qwen3", lora: dict | None = None, tied: bo
         "steps": found,
         "moved": largest_difference(theirs, reference(make_model(kind, lora, tied), 0)),
         "buckets": len(groups),
+        "pieces": pieces,
         "gathered": max(peaks),
         "left_gathered": gathered_bytes(model),
         "whole": sum(tensor.nbytes for tensor in theirs.values()),

@@ -90,6 +90,34 @@ def test_checkpointing_keeps_less_and_a_row_has_the_tokens_of_the_shared_forward
         assert less < kept / 2
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize(
+    ("precision", "autocast", "size"), [("bf16", True, 4), ("bf16", False, 2), ("float32", False, 4)]
+)
+def test_of_the_vocabulary_only_the_gradient_of_its_rows_is_counted(precision, autocast, size, checkpointing):
+    small, job = SHAPES["0.5b"], replace(JOB, precision=precision)
+    large = replace(small, vocabulary=2 * small.vocabulary)
+    (layers, head), (more_layers, more_head) = (
+        activations(shape, job, checkpointing=checkpointing, autocast=autocast) for shape in (small, large)
+    )
+    assert more_layers == layers and more_head - head == size * small.embedding
+    assert 3 * head < 4 * small.vocabulary * job.batch * job.row  # the logits that a whole head would have, in float32
+    less, more = (
+        activations(small, replace(job, codes=codes), checkpointing=checkpointing, autocast=autocast)[1]
+        for codes in (10**6, 2 * 10**6)
+    )
+    assert more - less == pytest.approx(25 * 10**6 * job.batch * job.row)  # bytes of a code of a token
+
+
+def test_a_loss_multiplies_the_rows_of_a_levels_codes_and_a_draw_all():
+    shape = SHAPES["0.5b"]
+    training, drawing = operations(shape, JOB, checkpointing=False)
+    body, tokens = shape.parameters - 151_936 * 896, 32 * JOB.row
+    assert training == 6 * tokens * (body + 256 * 896)
+    assert drawing == 2 * (tokens * body + 32 * 25 * 151_936 * 896)  # 1 + K (L - 1) tokens of a prompt
+    assert operations(shape, replace(JOB, draws=False), checkpointing=False) == (training, 0)
+
+
 def test_traffic_of_a_step():
     shape = SHAPES["7b"]
     volume = 2 * shape.parameters * 7 / 8  # the paper's psi, in bytes of bf16
@@ -159,6 +187,7 @@ def test_a_model_of_ones_own_is_counted(described, capsys, tmp_path):
         (["--backbone", '{"hidden_size": 8}'], "backbone: model_type is missing."),
         (["--backbone", "{"], "is not JSON"),
         (["--model", "7b", "--gpus", "0"], "gpus=0: it must be 1 or more."),
+        (["--model", "7b", "--codes", "0"], "codes=0: it must be at least 1."),
         (["--model", "7b", "--batch", "0"], "batch=0: it must be at least 1."),
         (["--model", "7b", "--gpu_memory", "0"], "gpu_memory=0.0: it must be above 0."),
         (["--model", "7b", "--gpu_memory_utilization", "1"], "gpu_memory_utilization=1.0: give a share"),

@@ -1,5 +1,6 @@
 """Rollout servers as they are run: recipes/rollout_server.py in processes of their own, with vLLM."""
 
+import copy
 import os
 import socket
 import subprocess
@@ -117,6 +118,40 @@ class RunningServers:
         engine.load(PolicySource(self.model), version)
         engine.confirm_weights()
         return engine
+
+
+def adapted(model, policy_tokens):
+    """A copy with adapters that are not zero, of whose embeddings the codes' rows are trained."""
+    from peft import LoraConfig
+
+    from trainer.runtime.adapters import adapt
+
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], init_lora_weights=False)
+    return adapt(copy.deepcopy(model), lora, policy_tokens[1:], checkpointing=False).eval()
+
+
+def check_adapters_alone(engine, other, model, check):
+    """That adapters travel alone once a server keeps the rest, and draws are the policy's; other: of another run."""
+    send, named = engine.sender.send, []
+
+    def noted(metas, weights, name):
+        named.append([meta.name for meta in metas])
+        send(metas, weights, name)
+
+    engine.sender.send = noted
+    for version in range(5):
+        if version == 3:  # what the server kept is gone
+            other.load(PolicySource(model.get_base_model()), version)
+        engine.load(PolicySource(model), version)
+        engine.confirm_weights()
+        check(engine, model)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                if parameter.requires_grad:
+                    rows = getattr(parameter, "trained_rows", slice(None))
+                    parameter[rows] += 0.1 * torch.randn_like(parameter[rows])
+    alone = [all(":" in name for name in names) for names in named]
+    assert alone == [False, True, True, False, True]
 
 
 class Listed:

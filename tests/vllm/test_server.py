@@ -18,7 +18,7 @@ from policy import CausalPolicy
 from samplers.rollouts.sampler import RolloutSampler
 from samplers.rollouts.weights import PolicySource
 from tests.raising import raises
-from tests.vllm.servers import KEY, LONGEST, Listed, free_ports
+from tests.vllm.servers import KEY, LONGEST, Listed, adapted, check_adapters_alone, free_ports
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
@@ -57,6 +57,17 @@ def test_servers_draw_from_the_policy_whose_weights_they_were_sent(servers, cata
         with torch.no_grad():
             for parameter in model.parameters():
                 parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def test_of_a_run_with_lora_the_adapters_travel_alone(servers, catalog, tokenizer, prompts):
+    tokens = node_tokens(tokenizer, catalog.trie)
+
+    def check(engine, model):
+        policy = CausalPolicy(model, catalog.trie, tokens)
+        found = RolloutSampler(engine, policy).sample(prompts, 16, seed=5)
+        torch.testing.assert_close(policy.log_probs(prompts, found.items).log_pf, found.log_pf, atol=1e-4, rtol=1e-4)
+
+    check_adapters_alone(servers.engine(), servers.engine(run="another"), adapted(servers.model, tokens), check)
 
 
 def test_a_draw_does_not_depend_on_the_server(servers, tokens):

@@ -19,14 +19,25 @@ from samplers.rollouts.servers import Servers
 from samplers.rollouts.vllm_weights import Feed, SyncClient, VLLMWeights
 from samplers.rollouts.weights import PolicySource
 from tests.raising import raises
-from tests.vllm.servers import KEY, LONGEST, ROOT, Listed, RunningServers, small_model
+from tests.vllm.servers import (
+    KEY,
+    LONGEST,
+    ROOT,
+    Listed,
+    RunningServers,
+    adapted,
+    check_adapters_alone,
+    small_model,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
 
 @pytest.fixture(scope="module")
 def transfer_servers(catalog, tokenizer, tmp_path_factory):
-    """Of the first the model's head is tied to its embeddings, of the second it is not, and the same matrix."""
+    """Of the first the model's head is tied to its embeddings and two processes share it; of the second it is not tied,
+    and the same matrix.
+    """
     folder = tmp_path_factory.mktemp("gloo")
     model = small_model(catalog, tokenizer)
     untied = small_model(catalog, tokenizer, tie_word_embeddings=False)
@@ -35,8 +46,10 @@ def transfer_servers(catalog, tokenizer, tmp_path_factory):
     tokenizer.save_pretrained(folder / "untied")
 
     def command(servers, port):
-        kind = "untied" if port == servers.ports[1] else "model"
-        return ["tests/vllm/gloo.py", str(port), folder / kind, folder / "data"]
+        alone = port == servers.ports[1]
+        settings = {} if alone else {"tensor_parallel_size": 2, "worker_extension_cls": "tests.vllm.gloo.Worker"}
+        kind = "untied" if alone else "model"
+        return ["tests/vllm/gloo.py", str(port), folder / kind, folder / "data", json.dumps(settings)]
 
     started = RunningServers(model, catalog, tokenizer, folder, command)
     started.models = [model, untied]
@@ -99,6 +112,13 @@ def test_each_version_of_the_weights_arrives_and_no_other_is_drawn_from(number, 
         engine.sample([[1]], 1, [0])
     load(engine, PolicySource(model), 3)  # a new group
     check(engine, model)
+
+
+@pytest.mark.parametrize("number", [0, 1], ids=["tied", "untied"])
+def test_of_a_run_with_lora_the_adapters_travel_alone(number, servers, check, tokenizer):
+    url, tokens = servers.urls[number], node_tokens(tokenizer, servers.catalog.trie)
+    model = adapted(servers.models[number], tokens)
+    check_adapters_alone(make_engine(servers, [url]), make_engine(servers, [url], run="another"), model, check)
 
 
 class Failing(Listed):

@@ -15,7 +15,8 @@ def adapt(model: PreTrainedModel, config: Any, tokens: Tensor, *, checkpointing:
     """The model with LoRA (a `peft.LoraConfig`), and of its embeddings the rows of `tokens` trained in full.
 
     The codes are new words, for which a low-rank change of old ones is not enough; every other row keeps its bits.
-    checkpointing: whether activations are computed again in the backward.
+    checkpointing: whether activations are computed again in the backward. An embedding's `trained_rows` names these
+    rows, so that they can be sent to a rollout server without the others.
     """
     from peft import get_peft_model
 
@@ -25,10 +26,12 @@ def adapt(model: PreTrainedModel, config: Any, tokens: Tensor, *, checkpointing:
     # without this peft warns that it sets tied embeddings apart, and does
     tied = bool(model.config.tie_word_embeddings)
     adapted = get_peft_model(model, replace(config, modules_to_save=sorted(kept), ensure_weight_tying=tied))
-    rows = torch.zeros(model.config.vocab_size, 1).index_fill(0, tokens.unique().cpu(), 1.0)
+    numbers = tokens.unique().cpu()
+    rows = torch.zeros(model.config.vocab_size, 1).index_fill(0, numbers, 1.0)
     for name, parameter in adapted.named_parameters():
         if parameter.requires_grad and name.split(ROWS)[0].split(".")[-1] in names and ROWS in name:
             parameter.register_hook(lambda gradient: gradient * rows.to(gradient))
+            parameter.trained_rows = numbers  # type: ignore[attr-defined]
     if checkpointing:
         adapted.enable_input_require_grads()  # type: ignore[operator]  # or nothing below the first checkpoint is trained
     return adapted

@@ -37,25 +37,6 @@ def bits(model):
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
 
 
-@pytest.fixture
-def with_lora(make_model):
-    """A small model with adapters that are not zero."""
-    import peft
-
-    def make(kind="qwen3", tied=False, adapters=("default",), **settings):
-        model = make_model(kind, tie_word_embeddings=tied)
-        config = peft.LoraConfig(r=4, lora_alpha=12, init_lora_weights=False, **settings)
-        model = peft.get_peft_model(model, config)
-        for name in adapters[1:]:
-            model.add_adapter(name, config)
-        for name, parameter in model.named_parameters():
-            if "lora_" in name or "modules_to_save" in name:
-                nn.init.normal_(parameter, std=0.2)
-        return model.eval()
-
-    return make
-
-
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
 def test_a_source_knows_what_it_will_give_and_rounds_what_is_wider(dtype, tied, make_model, with_lora):

@@ -248,7 +248,9 @@ class Catalog:
             tensors = load_file(folder / TENSORS)
             trie = Trie(**tensors, level_start=tuple(table["level_start"]), sizes=tuple(table["sizes"]))
             texts = pa.ipc.open_file(pa.memory_map(str(folder / TEXTS))).read_all()
-            ids, titles = (texts[name].combine_chunks() if name in texts.column_names else () for name in ("id", "title"))
+            ids, titles = (
+                texts[name].combine_chunks() if name in texts.column_names else () for name in ("id", "title")
+            )
             return cls(trie, ids, titles, tuple(Ancestor(**one) for one in table["grown_from"]))
         except InputError:
             raise

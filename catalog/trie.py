@@ -227,7 +227,9 @@ class Trie:
         """Each item's position [items] among the items of its leaf, in the order of their numbers."""
         rank = np.empty(self.items, np.int64)
         sizes = self.leaf_start.diff().cpu().numpy()
-        rank[self.leaf_items.cpu().numpy()] = np.arange(self.items) - np.repeat(self.leaf_start[:-1].cpu().numpy(), sizes)
+        rank[self.leaf_items.cpu().numpy()] = np.arange(self.items) - np.repeat(
+            self.leaf_start[:-1].cpu().numpy(), sizes
+        )
         return rank
 
     @cached_property

@@ -94,7 +94,9 @@ def csv_rows(path: Path, **dialect: Any) -> Iterator[tuple[int, list[str | None]
             cells = next(rows, None)
         except csv.Error as error:
             ended = "unexpected end of data" in str(error)
-            raise malformed(path, number, f"EOF inside string starting at line {number}" if ended else str(error)) from None
+            raise malformed(
+                path, number, f"EOF inside string starting at line {number}" if ended else str(error)
+            ) from None
         if cells is None:
             return
         if rows.line_num > number or any("\r" in cell or "\0" in cell for cell in cells):

@@ -27,7 +27,7 @@ from interactions.lines import csv_rows, dat_rows, json_rows, line_break, malfor
 CHUNK = 200_000
 """Lines of a CSV file that are in memory with all their columns."""
 Kind = Literal["id", "number", "text"]
-"""How a column of text is held: an id once for all its rows (pandas' categories), numbers as integers where they are."""
+"""How a column of text is held: an id once for all its rows, as categories; numbers as integers where they are."""
 
 
 def ending(path: Path) -> str:
@@ -207,7 +207,8 @@ def _collected(
 def _read_csv(path: Path, kinds: Mapping[str, Kind] | None, quoted: bool) -> pd.DataFrame:
     try:
         return _scanned_csv(path, kinds, *(",", '"') if quoted else ("\t", None))
-    except (pl.exceptions.ComputeError, pl.exceptions.NoDataError):  # what is not quoted by the standard may still be read, and else its line be found
+    except (pl.exceptions.ComputeError, pl.exceptions.NoDataError):
+        # a quote inside a cell may still be read; else the line that is wrong is found
         rows = csv_rows(path, **({} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}))
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error
@@ -215,17 +216,14 @@ def _read_csv(path: Path, kinds: Mapping[str, Kind] | None, quoted: bool) -> pd.
     if first is None:
         raise malformed(path, None, "No columns to read")
     names, named = _names(first[1], path)
-    cells_below = rows if named else chain([first], rows)
-    below = ((number, dict(zip(names, cells, strict=True))) for number, cells in cells_below if any(cells))
-    return _collected(below, kinds, names)
+    filled_rows = ((number, cells) for number, cells in (rows if named else chain([first], rows)) if any(cells))
+    return _collected(((number, dict(zip(names, cells, strict=True))) for number, cells in filled_rows), kinds, names)
 
 
 def _scanned_csv(path: Path, kinds: Mapping[str, Kind] | None, separator: str, quote: str | None) -> pd.DataFrame:
     """Raises polars' errors for a file that is not well formed."""
     numbered = {"row_index_name": "line", "row_index_offset": 1}
-    scan = pl.scan_csv(
-        path, has_header=False, infer_schema=False, separator=separator, quote_char=quote, **numbered
-    )
+    scan = pl.scan_csv(path, has_header=False, infer_schema=False, separator=separator, quote_char=quote, **numbered)
     (_, *places), top = scan.collect_schema(), scan.head(1).collect()
     if top.is_empty():
         raise pl.exceptions.NoDataError(f"{path} has no line")

@@ -1,12 +1,13 @@
 """What a training step and a guided beam cost beside the catalog's size.
 
 python benchmarks/scale.py
-python benchmarks/scale.py --items 10000000 --no-all
+python benchmarks/scale.py --items 10000000 --no-all --data 0
 
 Of a step of flow_kl the part that touches the catalog is what draws trajectories (the target and a recommender's
 curriculum) and what scores them (hit and collaborative rewards, exact flows); `share` is its CPU time over that of the
 rest of the step. With `all` flows are matched along the histories too and kept; a step after the first epoch is
 measured. The guided beam counts the same item-kNN and is compared with the plain one in turn. Medians, one thread.
+With `--data` come `prepare` of so many events, and the trie and files of so many items, see scale_data.py.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import numpy as np
 import torch
 from common import make_catalog, make_policy
 from datasets import Dataset
+from scale_data import data_figures
 from scipy.sparse import csr_matrix
 
 from catalog import Catalog, word_tokenizer
@@ -118,6 +120,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=default)
     for name, default in {"hidden": 128, "layers": 4, "users": 4_000, "repeats": 5}.items():
         parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--data", type=int, default=10_000_000, help="events and items of the data, 0 for none")
     parser.add_argument(
         "--all", action=argparse.BooleanOptionalAction, default=True, help="flow_positions: all as well"
     )
@@ -146,7 +149,7 @@ def main() -> None:
         share.setdefault("guided beam", {})[items] = round(ratio, 3)
         table.append([f"{items:,}", "guided beam", "", "", f"{ratio:.3f}"])
     print(markdown_rows(["items", "what", "catalog ms", "rest ms", "share"], table))
-    print(json.dumps({"share": share}))
+    print(json.dumps({"share": share} | (data_figures(args.data) if args.data else {})))
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ class TextColumn(Sequence[str]):
     """A sequence of str, equal to any sequence of the same texts; a slice is one too."""
 
     def __init__(self, texts: "Iterable[str] | pa.LargeStringArray") -> None:
-        if isinstance(texts, TextColumn):
-            texts = texts.column
-        self.column = texts if isinstance(texts, pa.LargeStringArray) else pa.array(list(texts), pa.large_string())
+        self.column: Any = texts.column if isinstance(texts, TextColumn) else texts
+        if not isinstance(self.column, pa.LargeStringArray):
+            self.column = pa.array(list(texts), pa.large_string())
 
     def __len__(self) -> int:
         return len(self.column)
@@ -57,8 +57,7 @@ class TextColumn(Sequence[str]):
 
 def first_repeated(texts: TextColumn) -> str | None:
     """The first text that stands in the column already; None where all differ."""
-    codes: Any = texts.column.dictionary_encode().indices  # numbered in the order in which they appear
-    numbers = codes.to_numpy()
+    numbers = texts.column.dictionary_encode().indices.to_numpy()  # in the order in which they appear
     if len(numbers) == 0 or int(numbers.max()) + 1 == len(numbers):
         return None
     return texts[int((numbers < np.arange(len(numbers))).argmax())]

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
+from os.path import relpath
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -20,7 +21,7 @@ from interactions.prepared import load_prepared
 from interactions.provenance import rows_digest
 from interactions.split import Splits
 from interactions.streaming import READ_AT_ONCE, stream_table
-from interactions.tables import ending, filled, read_table
+from interactions.tables import ending, filled, read_table, table_files
 
 COLUMNS = ("user", "item", "timestamp", "history")
 LAYOUTS = (
@@ -243,9 +244,9 @@ def _shown(value: Any) -> str:
 
 
 def _digest(path: Path) -> str:
-    """A digest of a file, or of the parquet files of a folder and their names; 16 hexadecimal digits."""
+    """A digest of a file, or of the files of a folder or a pattern and their names; 16 hexadecimal digits."""
     if path.is_file():
         return file_digest(path)[:16]
-    files: Sequence[Path] = sorted(path.rglob("*.parquet"))
-    listed = [(str(file.relative_to(path)), file_digest(file)) for file in files]
+    folder = path if path.is_dir() else path.parent
+    listed = [(relpath(file, folder), file_digest(file)) for file in table_files(path)]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()[:16]

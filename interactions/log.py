@@ -11,6 +11,7 @@ from pandas.util import hash_array
 from catalog.errors import InputError
 from catalog.files import read_json
 from catalog.ids import encoded, normal_ids, refuse_repeated
+from catalog.sorting import stable_argsort
 from interactions.layouts import LOG_COLUMNS, LOGS, item_layout, log_layout
 from interactions.numbers import numbers, timestamps
 from interactions.tables import Kind, column_names, filled, read_table, shown
@@ -25,9 +26,9 @@ NUMERIC = ("timestamp", "rating")
 def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.DataFrame:
     """One row per interaction, in the file's order: `user`, `item`, `timestamp` int64, or float64.
 
-    `behavior` and `rating` (float64) are there when the file has them. Users, items and behaviors are pandas' categories
-    of str: a text is held once, and a row holds its number. The path's name tells the format: LETTER's
-    `*.inter.json` (timestamp: position in the user's list), or one that `read_table` reads. Its columns are `user`,
+    `behavior` and `rating` (float64) are there when the file has them. Users, items and behaviors are categories of
+    str: a text is held once, and a row holds its number. The path's name tells the format: LETTER's `*.inter.json`
+    (timestamp: position in the user's list), or one that `read_table` reads. Its columns are `user`,
     `item` and `timestamp`, or those of a data set in `LOGS` of layouts.py; `columns` maps our names to the file's,
     e.g. `{"user": "uid"}`. Ids are in the form of `normal_ids`. Dates become integers since 1970, in the file's unit.
     Rows that repeat user, item, timestamp and behavior are dropped. `log.attrs` counts what was changed: `duplicates`,
@@ -42,9 +43,9 @@ def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.Data
         if columns:
             raise InputError(f"{path} is JSON and has no columns.", remedy=f"Leave out columns={columns}.", file=path)
         return _read_sequences(path)
-    kinds: dict[str, Kind] = dict.fromkeys((*LOG_COLUMNS, *columns.values()), "id")
-    times = {columns.get("timestamp"), *(layout.timestamp for layout in LOGS)}
-    log = _select(read_table(path, kinds | dict.fromkeys(times - {None}, "number")), path, columns)
+    kinds: dict[str, Kind] = dict.fromkeys(LOG_COLUMNS, "id") | {layout.timestamp: "number" for layout in LOGS}
+    kinds |= {theirs: "number" if ours == "timestamp" else "id" for ours, theirs in columns.items()}
+    log = _select(read_table(path, kinds), path, columns)
     if log.empty:
         raise InputError(
             f"{path} has no interactions.", remedy="Give a file with at least one row below the header.", file=path
@@ -63,7 +64,7 @@ def k_core(log: pd.DataFrame, k: int) -> pd.DataFrame:
     """
     if k < 1:
         raise InputError(f"k={k} is no number of interactions.", remedy="Set it to 1 or more.", field="k", value=k)
-    users, items = (pd.factorize(log[name])[0] for name in ("user", "item"))
+    users, items = (encoded(log[name]).cat.codes.to_numpy() for name in ("user", "item"))
     rows = np.arange(len(log))
     while len(rows):
         enough = (np.bincount(users)[users] >= k) & (np.bincount(items)[items] >= k)
@@ -83,7 +84,8 @@ def in_order(log: pd.DataFrame) -> pd.DataFrame:
     later = np.diff(users)
     if (later >= 0).all() and (times[1:] >= times[:-1])[later == 0].all():
         return log.reset_index(drop=True)
-    return log.iloc[np.lexsort((times, users))].reset_index(drop=True)
+    order = stable_argsort(times - times.min()) if times.dtype.kind == "i" else times.argsort(kind="stable")
+    return log.iloc[order[stable_argsort(users[order])]].reset_index(drop=True)
 
 
 def _repeated(log: pd.DataFrame) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The rows of a table one after another, so that a file may be larger than the memory."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ Row = tuple[int, dict[str, Any]]
 
 
 def stream_table(path: Path) -> Iterator[Row]:
-    """(number, name -> value) of each row of a `*.csv`, `*.jsonl`, `*.parquet`, or of a folder of parquet files.
+    """(number, name -> value) of each row of a `*.csv`, `*.jsonl`, `*.parquet`, a folder of parquet files or a pattern.
 
     The number is that of the line, or of the row in parquet, from 1. CSV gives strings; empty cells are None. CSV and
     JSON lines may be packed by gzip.
@@ -29,6 +30,9 @@ def stream_table(path: Path) -> Iterator[Row]:
     kind = ending(path)
     if kind == ".parquet" or path.is_dir():
         return _parquet_rows(table_files(path))
+    if len(files := table_files(path)) > 1:
+        return chain.from_iterable(map(stream_table, files))
+    (path,) = files
     require_file(path, "The table")
     if kind not in (".csv", ".jsonl"):
         raise InputError(

@@ -27,7 +27,7 @@ from interactions.lines import csv_rows, dat_rows, json_rows, line_break, malfor
 CHUNK = 200_000
 """Lines of a CSV file that are in memory with all their columns."""
 Kind = Literal["id", "number", "text"]
-"""How a column of text is held: an id once for all its rows (pandas' categories), numbers as integers where they are."""
+"""How a column of text is held: an id once for all its rows, as categories; numbers as integers where they are."""
 
 
 def ending(path: Path) -> str:
@@ -180,6 +180,8 @@ def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
     for name in dict.fromkeys(name for part in parts for name in part):
         some = [part[name] for part in parts]
         ids = all(isinstance(column.dtype, pd.CategoricalDtype) for column in some)
+        if ids:  # of a part without a text they would not be str
+            some = [column.cat.rename_categories(column.cat.categories.astype("str")) for column in some]
         columns[name] = union_categoricals(some) if ids else pd.concat(some, ignore_index=True).array
     rows = pd.RangeIndex(1, sum(map(len, parts)) + 1, name="row")
     return _table(pd.DataFrame(columns, index=rows), column_names(parts[0]))
@@ -207,10 +209,8 @@ def _collected(
 def _read_csv(path: Path, kinds: Mapping[str, Kind] | None, quoted: bool) -> pd.DataFrame:
     try:
         return _scanned_csv(path, kinds, *(",", '"') if quoted else ("\t", None))
-    except (
-        pl.exceptions.ComputeError,
-        pl.exceptions.NoDataError,
-    ):  # what is not quoted by the standard may still be read, and else its line be found
+    except (pl.exceptions.ComputeError, pl.exceptions.NoDataError):
+        # a quote inside a cell may still be read; else the line that is wrong is found
         rows = csv_rows(path, **({} if quoted else {"delimiter": "\t", "quoting": csv.QUOTE_NONE}))
     except (OSError, EOFError, zlib.error) as error:
         raise unreadable(path, error) from error
@@ -218,9 +218,8 @@ def _read_csv(path: Path, kinds: Mapping[str, Kind] | None, quoted: bool) -> pd.
     if first is None:
         raise malformed(path, None, "No columns to read")
     names, named = _names(first[1], path)
-    cells_below = rows if named else chain([first], rows)
-    below = ((number, dict(zip(names, cells, strict=True))) for number, cells in cells_below if any(cells))
-    return _collected(below, kinds, names)
+    filled_rows = ((number, cells) for number, cells in (rows if named else chain([first], rows)) if any(cells))
+    return _collected(((number, dict(zip(names, cells, strict=True))) for number, cells in filled_rows), kinds, names)
 
 
 def _scanned_csv(path: Path, kinds: Mapping[str, Kind] | None, separator: str, quote: str | None) -> pd.DataFrame:

@@ -1,11 +1,11 @@
 """What training may see: one definition, for every model that is fitted and every metric that counts."""
 
-from collections.abc import Iterable
-
 import numpy as np
+import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from scipy.sparse import csr_matrix
 
+from interactions.rows import arrow_column
 from interactions.split import Splits
 
 SCHEMA = Features({"user": Value("string"), "history": List(Value("int32"))})
@@ -44,11 +44,11 @@ def training_counts(splits: Splits, items: int) -> np.ndarray:
 def untrained(splits: Splits, items: int, name: str) -> dict[str, int]:
     """How many rows of the split `name` have a target or a user that training never saw."""
     rows = getattr(splits, name)
-    target = np.array(rows["target"][:], dtype=np.int64)
+    target = arrow_column(rows, "target").to_numpy()
     found = {"untrained_targets": int((training_counts(splits, items)[target] == 0).sum())}
     if "user" in rows.column_names:
-        known = set(training_sequences(splits)["user"][:])
-        found["untrained_users"] = _count(user not in known for user in rows["user"][:])
+        users, known = (arrow_column(some, "user") for some in (rows, training_sequences(splits)))
+        found["untrained_users"] = len(users) - pc.sum(pc.is_in(users, value_set=known.cast(users.type))).as_py()
     return found
 
 
@@ -58,7 +58,3 @@ def _unknown_part(events: list[int], row: list[int]) -> list[int]:
         return []
     overlaps = range(min(len(events), len(row)), 0, -1)
     return row[next((n for n in overlaps if events[-n:] == row[:n]), 0) :]
-
-
-def _count(found: Iterable[bool]) -> int:
-    return sum(found)

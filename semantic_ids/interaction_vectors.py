@@ -47,7 +47,7 @@ def cooccurrence_vectors(
 
 
 def _exact_svd(half: sparse.csr_matrix, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-    """The largest singular values of the symmetric matrix half + half.T [items, items], and their vectors [items, d]."""
+    """The largest singular values [d] of half + half.T [items, items], and their vectors [items, d]."""
     left, singular, _ = svds(half + half.T, dimensions, random_state=0)
     return left, singular
 
@@ -66,7 +66,7 @@ def _random_svd(half: sparse.csr_matrix, dimensions: int) -> tuple[np.ndarray, n
 def _nearby(
     histories: Sequence[Sequence[int]] | pa.ListArray, items: int, window: int, decay: float
 ) -> sparse.coo_matrix:
-    """Decayed counts of pairs of items, the smaller number first; sorted, so that a pair's events are next to another."""
+    """Decayed counts of pairs of items [items, items], the smaller number of a pair first."""
     if isinstance(histories, pa.ListArray):
         flat, lengths = histories.flatten().to_numpy().astype(np.int64), histories.value_lengths().to_numpy()
     else:

@@ -64,8 +64,8 @@ class TrieConstraint:
     def legal(self, taken: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The tokens that may follow: taken [rows, <= L] token ids, -1 behind the last.
 
-        Groups of rows [n] and the tokens [n, C] that may follow each, with repeats. On a CPU a group has the rows of one
-        level and C of the level's own, since one node may have thousands of children and the next level's a few. On
+        Groups of rows [n] and the tokens [n, C] that may follow each, with repeats. On a CPU a group has the rows of
+        one level, and C is that level's: the root may have thousands of children and the nodes below it a few. On
         other devices all rows are one group of one width, so that no shape waits for what the device has computed.
         """
         node = torch.zeros(len(taken), dtype=torch.long, device=taken.device)
@@ -86,7 +86,7 @@ class TrieConstraint:
         return groups
 
     def _children(self, node: Tensor, width: int) -> Tensor:
-        """The tokens that may follow each node [n], -1 for none: [n, width], the last one again where there are fewer."""
+        """The tokens that may follow each node [n], -1 for none: [n, width], the last one repeated."""
         first, stop = self.trie.first_child[node].long(), self.trie.first_child[node + 1].long()
         slot = first.unsqueeze(1) + torch.arange(width, device=node.device)
         child = torch.minimum(slot, stop.unsqueeze(1) - 1)

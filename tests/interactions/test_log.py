@@ -208,6 +208,40 @@ def test_ids_have_one_form_and_what_was_changed_is_counted(tmp_path):
         read_log(tmp_path / "log.parquet")
 
 
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "jsonl", "parquet"])
+def test_the_files_of_a_pattern_are_one_log(kind, tmp_path):
+    log = make_log(
+        [("u", "a", 1), ("v", "b", 2), ("u", "b", 3), ("w", "c", 4), ("u", "a", 1)], HEADER.strip().split(",")
+    )
+    for number, part in enumerate([log[:2], log[2:]]):
+        path = tmp_path / f"day-{number}.{kind}"
+        if kind == "parquet":
+            part.to_parquet(path)
+        elif kind == "jsonl":
+            part.to_json(path, orient="records", lines=True)
+        else:
+            part.to_csv(path, index=False)
+    read_together = read(tmp_path / f"day-*.{kind}")
+    pd.testing.assert_frame_equal(read_together, log[:4], check_flags=False)
+    with raises(file=tmp_path / f"night-*.{kind}"):
+        read_log(tmp_path / f"night-*.{kind}")
+
+
+def test_the_files_of_a_pattern_have_the_same_columns_and_count_rows_together(tmp_path):
+    written(tmp_path, "1.csv", HEADER + "u,a,1\n\nv,b,2\n")
+    written(tmp_path, "2.csv", HEADER + "w,,3\n")
+    with raises(file=tmp_path / "*.csv", row=3, field="item"):
+        read_log(tmp_path / "*.csv")
+    written(tmp_path, "2.csv", "user,item,time\nw,a,3\n")
+    with raises(file=tmp_path / "2.csv"):
+        read_log(tmp_path / "*.csv")
+
+
+def test_a_quote_inside_a_cell_is_a_letter(tmp_path):
+    path = written(tmp_path, "log.csv", HEADER + 'u,5" disk,1\nv,007,2\n')
+    assert read(path).to_dict("list") == {"user": ["u", "v"], "item": ['5" disk', "007"], "timestamp": [1, 2]}
+
+
 def test_packed_files_that_are_cut_off_are_named(tmp_path):
     path = tmp_path / "log.csv.gz"
     path.write_bytes(gzip.compress(HEADER.encode() + b"u,a,1\n" * 99)[:-12])

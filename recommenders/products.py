@@ -27,15 +27,18 @@ class Products:
         self.items, self.probes = items, probes
 
     def top(self, users: Tensor, k: int, temperature: float) -> Top:
-        """The k best items of users [B, d]."""
+        """The k best items of users [B, d], -1 behind those of the clusters that are searched."""
         if not self.probes:
             return top_of_products(users, self.items, k, temperature)
         products, found = self._index.search(users.detach().float().cpu().numpy(), min(k, len(self.items)))
         best, items = (torch.from_numpy(part).to(users.device) for part in (products, found))
         logits = (best / temperature).masked_fill(items < 0, -torch.inf)  # [B, k]
-        others = users @ self.items[self._sample].T / temperature  # [B, s]
-        known = (self._sample.unsqueeze(1) == items.unsqueeze(1).to(self._sample.device)).any(-1)
-        rest = others.masked_fill(known, -torch.inf).logsumexp(1) + math.log(len(self.items) / len(self._sample))
+        sample = self._sample
+        others = users @ self.items[sample].T / temperature  # [B, s]
+        place = torch.searchsorted(sample, items).clamp(max=len(sample) - 1)
+        place = place.where(sample[place] == items, len(sample))  # the last column takes what is not in the sample
+        known = torch.zeros(len(users), len(sample) + 1, dtype=torch.bool, device=users.device).scatter_(1, place, True)
+        rest = others.masked_fill(known[:, :-1], -torch.inf).logsumexp(1) + math.log(len(self.items) / len(sample))
         total = torch.logaddexp(logits.logsumexp(1), rest).unsqueeze(1)
         return Top(items, (logits - total).exp(), torch.zeros_like(rest))
 
@@ -57,4 +60,4 @@ class Products:
     @cached_property
     def _sample(self) -> Tensor:
         draw = torch.Generator().manual_seed(0)
-        return torch.randperm(len(self.items), generator=draw)[:SAMPLED].to(self.items.device)
+        return torch.randperm(len(self.items), generator=draw)[:SAMPLED].sort().values.to(self.items.device)

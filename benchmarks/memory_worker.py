@@ -42,7 +42,7 @@ MODEL: dict[str, Any] = dict(
 """34 million parameters."""
 BUCKET = 5_000_000
 """Elements of ZeRO's reduction bucket: its default, 5e8, would be all that one sees on a model of this size."""
-BATCH: dict[str, int] = dict(batch=16, trajectories=8, max_history=20, levels=4)
+BATCH: dict[str, int] = dict(batch=4, trajectories=8, max_history=20, levels=4)
 SETTINGS = [  # of the activations: (precision, gradient checkpointing, vocabulary)
     (precision, checkpointing, vocabulary)
     for vocabulary in (2048, 32_768)

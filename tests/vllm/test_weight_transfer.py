@@ -35,9 +35,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.vllm]
 
 @pytest.fixture(scope="module")
 def transfer_servers(catalog, tokenizer, tmp_path_factory):
-    """Of the first the model's head is tied to its embeddings and two processes share it; of the second it is not tied,
-    and the same matrix.
-    """
+    """Of the first the model's head is tied to its embeddings, of the second it is not, and the same matrix."""
     folder = tmp_path_factory.mktemp("gloo")
     model = small_model(catalog, tokenizer)
     untied = small_model(catalog, tokenizer, tie_word_embeddings=False)
@@ -46,10 +44,8 @@ def transfer_servers(catalog, tokenizer, tmp_path_factory):
     tokenizer.save_pretrained(folder / "untied")
 
     def command(servers, port):
-        alone = port == servers.ports[1]
-        settings = {} if alone else {"tensor_parallel_size": 2, "worker_extension_cls": "tests.vllm.gloo.Worker"}
-        kind = "untied" if alone else "model"
-        return ["tests/vllm/gloo.py", str(port), folder / kind, folder / "data", json.dumps(settings)]
+        kind = "untied" if port == servers.ports[1] else "model"
+        return ["tests/vllm/gloo.py", str(port), folder / kind, folder / "data"]
 
     started = RunningServers(model, catalog, tokenizer, folder, command)
     started.models = [model, untied]

@@ -91,10 +91,10 @@ def rows_digest(rows: Dataset) -> str:
 
 def _add(digest: "hashlib._Hash", column: pa.Array) -> None:
     while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
-        digest.update(column.value_lengths().to_numpy(zero_copy_only=False).astype(np.float64).tobytes())
+        digest.update(column.value_lengths().to_numpy(zero_copy_only=False).astype(np.float64))
         column = column.flatten()
     values = column.to_numpy(zero_copy_only=False)
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
-        digest.update(values.astype(np.float64).tobytes())  # one form, whatever width a file was written with
+        digest.update(values.astype(np.float64, order="C"))  # one form, whatever width a file was written with
     else:
         digest.update(pd.util.hash_array(values.astype(str).astype(object)).tobytes())

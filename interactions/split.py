@@ -137,7 +137,7 @@ def item_numbers(items: pd.Series, item_ids: Sequence[str], what: str) -> np.nda
             remedy="Build the catalog from these items too, or drop their interactions.",
             value=items[unknown].iloc[0],
         )
-    return numbers
+    return numbers.astype(np.int32)
 
 
 def windows(first: np.ndarray, length: np.ndarray, max_history: int) -> tuple[np.ndarray, np.ndarray]:
@@ -194,4 +194,6 @@ def _spans(start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """All positions start:end one span after another, and where in them each span begins, [spans + 1]."""
     length = end - start
     offsets = np.concatenate([[0], np.cumsum(length)])
-    return offsets, np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], length)
+    positions = np.repeat((start - offsets[:-1]).astype(np.int32), length)  # rows hold less than 2^31 items
+    positions += np.arange(offsets[-1], dtype=np.int32)
+    return offsets, positions

@@ -244,6 +244,7 @@ def _scanned_csv(path: Path, kinds: Mapping[str, Kind] | None, separator: str, q
         for name, column in kept.items():
             parts[name].append(_cells(part[column], kinds[name] if kinds else "text"))
     columns = {name: _column(parts.pop(name)) for name in kept}
+    pa.default_memory_pool().release_unused()
     return _table(pd.DataFrame(columns).set_axis(_lines(np.concatenate(lines))), names)
 
 

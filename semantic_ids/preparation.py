@@ -90,10 +90,12 @@ def prepare(log: str | Path | None, output_dir: str | Path, **settings: Any) -> 
     if args.on_collision == "nearest" and made["items_that_collided"]:
         assert codebooks is not None  # since there is no index
         codes = spread(codes, codebooks, vectors, item_ids)
+    users, read = given.users, given.counts
+    del given  # the log, which nothing below reads
     known = _known_titles(item_ids, titles)
     keep_or_extend: Collisions = "keep" if args.on_collision == "keep" else "extend"
     catalog = Catalog.from_codes(item_ids, codes, on_collision=keep_or_extend, titles=known)
-    counts = {"users": given.users, "items": len(catalog)} | given.counts | _counts(catalog, splits)
+    counts = {"users": users, "items": len(catalog)} | read | _counts(catalog, splits)
     counts |= {"titles_matched": sum(map(bool, known))} | made
     save_prepared(args.output_dir, catalog, splits, counts, deciding(args), codebooks.save if codebooks else None)
     return counts
@@ -142,7 +144,8 @@ def _read_log(args: DataArguments, path: str) -> Given:
     else:
         events = read_log(path, as_table("columns", args.columns) or None)
     changed = {str(name): count for name, count in events.attrs.items()}
-    events = in_order(k_core(events, args.min_interactions))
+    events = k_core(events, args.min_interactions)  # one name, so that what went before is let go
+    events = in_order(events)
     if args.users is not None:
         events = events[events["user"].isin(events["user"].unique()[: args.users])]
 

@@ -125,8 +125,8 @@ def _preparations(
         for name in ("exclude_history", "eval_users") if args.references else ():
             if (value := getattr(models, name)) != getattr(how, name):
                 raise InputError(
-                    f"{args.recommender_recipe} measures with {name}={value}, the sweep with {getattr(how, name)}: they "
-                    "cannot be compared.",
+                    f"{args.recommender_recipe} measures with {name}={value}, the sweep with {getattr(how, name)}: "
+                    "they cannot be compared.",
                     remedy="Set both alike.",
                     field=name,
                     value=value,

@@ -59,12 +59,19 @@ class ItemKNN:
             # The library warns about its own intermediate format, whatever it is given.
             warnings.simplefilter("ignore", ParameterWarning)
             model.fit(taken[:, order], show_progress=False)
-        place = np.argsort(order)  # [items]
-        similarity = model.similarity[place][:, place].tocsr()
         users = np.asarray(taken.sum(axis=0)).ravel()
-        scale = sparse.diags(np.sqrt(users))
-        cooccurrence = scale @ (similarity - sparse.diags(similarity.diagonal())) @ scale
-        return cls(cooccurrence.rint().tocsr(), users, decay)
+        pairs = model.similarity[np.argsort(order)].tocsr()
+        del model  # as large as the pairs, of which there are items x neighbors
+        pairs.indices = order.astype(pairs.indices.dtype)[pairs.indices]
+        pairs.has_sorted_indices = False
+        pairs.sort_indices()
+        row = np.repeat(np.arange(len(users), dtype=np.int32), np.diff(pairs.indptr))
+        pairs.data *= np.sqrt(users)[row]
+        pairs.data *= np.sqrt(users)[pairs.indices]
+        np.rint(pairs.data, out=pairs.data)
+        pairs.data[row == pairs.indices] = 0
+        pairs.eliminate_zeros()
+        return cls(pairs, users, decay)
 
     @classmethod
     def from_splits(cls, splits: Splits, items: int, settings: Settings) -> "ItemKNN":

@@ -85,8 +85,8 @@ def as_rows(name: str, rows: Any, *, targets: bool = True) -> Dataset:
             remedy = f"Give one part of it, as {name}=rows['train']."
         elif isinstance(rows, IterableDataset):
             remedy = (
-                "Rows are counted and drawn at random, which no stream allows. Dataset.from_generator(lambda: iter(rows)) "
-                "writes them into a file once, which is mapped and not read into memory."
+                "Rows are counted and drawn at random, which no stream allows. Write them into a file once, which is "
+                "mapped and not read into memory: Dataset.from_generator(lambda: iter(rows))."
             )
         _refuse(name, rows, "a datasets.Dataset", remedy)
     if rows.format["type"] == "custom":

@@ -205,8 +205,8 @@ def activations(shape: Shape, job: Job, *, checkpointing: bool, autocast: bool) 
 
     The head multiplies its rows of a level's codes alone, in float32 (`policy.head`). Each of a token's codes has a
     log-probability, its place among the logits and whether it is a child, while backward begins; beside them lie
-    gradients of logits, summed from slices. Once the layers' backward has begun, what is left of the head is the
-    gradient of its whole weight: that of rows which are looked up has all of them.
+    gradients of logits, summed from slices. The gradient of the head's weight has all its rows. A tied one waits while
+    the layers go backward for that of the input embeddings, with which it is then summed.
     """
     size, h, tokens = job.size, shape.hidden, job.batch * job.row
     autocast = autocast and size == 2
@@ -216,12 +216,15 @@ def activations(shape: Shape, job: Job, *, checkpointing: bool, autocast: bool) 
     working = tokens * size * 2 * (shape.intermediate + h)  # gradients inside a layer's backward
     logits = tokens * (job.codes * (4 + 8 + 1 + 3 * 4) + (4 * h if size == 2 else 0))
     gradient = (4 if autocast else size) * shape.embedding
+    head = max(logits, gradient + working if shape.tied else max(gradient, working))
+    last = (2 if shape.tied else 1) * gradient
     if not checkpointing:
-        casts = 2 * shape.body if autocast else 0
-        return shape.layers * layer + final + casts, max(logits, gradient + working)
-    inputs = shape.layers * tokens * h * (4 if autocast else size)
-    head = max(final + logits - layer - working, gradient)
-    return inputs + layer + working + (2 * shape.layer if autocast else 0), head
+        layers = shape.layers * layer + final + (2 * shape.body if autocast else 0)
+        return layers, max(head, last - layers)
+    layers = shape.layers * tokens * h * (4 if autocast else size) + (2 * shape.layer if autocast else 0)
+    layers += layer + working
+    waiting = gradient if shape.tied else max(gradient - layer - working, 0)
+    return layers, max(final + logits - layer - working, waiting, last - layers)
 
 
 def cache(shape: Shape, job: Job, tensor_parallel_size: int) -> float:

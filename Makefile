@@ -83,7 +83,7 @@ endif
 
 # two files at a time, each with one thread: most of a test is start-up, which is single-threaded. Where processes are killed or
 # watched by the clock, or run two at a time already, they have the machine to themselves
-ALONE := tests/distributed/test_faults.py tests/recipes/test_reproduce.py tests/vllm/test_server.py tests/vllm/test_server_training.py
+ALONE := tests/distributed/test_faults.py tests/vllm/test_server.py tests/vllm/test_server_training.py
 # the longest files first: one that began last would have the machine's other half wait for it
 LONG := tests/vllm tests/end_to_end tests/distributed tests/invariant tests/test_house.py tests/trainer
 OTHERS := $(filter-out $(LONG) %/conftest.py %/__pycache__,$(wildcard tests/*))

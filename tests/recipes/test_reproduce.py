@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from recipes.reproduce import main
+from tests.stages import run_here
 
 RECIPE = "recipes/beauty/cpu.yaml"
 
@@ -27,7 +28,7 @@ def source(tmp_path):
 
 @pytest.mark.slow
 def test_a_rehearsal_ends_with_the_table_of_every_method(source, tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("experiments.sweep.run_stages", run_here)
     folder = tmp_path / "out"
     argv = ["--config", RECIPE, "--source", str(source), "--smoke", str(folder)]
     main(argv)

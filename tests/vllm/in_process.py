@@ -39,10 +39,16 @@ def make_engine(make_model, tokenizer, catalog, tmp_path):
     return make
 
 
-@pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("settings", [QWEN3, LLAMA, GPT2], ids=["qwen3", "llama", "gpt2"])
-def test_engine_and_policy_agree_after_every_change_of_the_weights(settings, tied, make_engine, prompts):
-    engine, policy = make_engine(**settings, tie_word_embeddings=tied)
+TIED, UNTIED = {"tie_word_embeddings": True}, {"tie_word_embeddings": False}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [QWEN3 | TIED, QWEN3 | UNTIED, LLAMA | UNTIED, GPT2 | TIED],
+    ids=["qwen3-tied", "qwen3", "llama", "gpt2-tied"],
+)
+def test_engine_and_policy_agree_after_every_change_of_the_weights(settings, make_engine, prompts):
+    engine, policy = make_engine(**settings)
     sampler = RolloutSampler(engine, policy)
     generator = torch.Generator().manual_seed(0)
     for version in range(1, 4):
@@ -119,9 +125,9 @@ def test_samples_follow_the_exact_distribution(make_model, rows, tmp_path):
     prompts = builder(rows[:2])
     policy = CausalPolicy(model, catalog.trie, builder.tokens)
     exact = policy.distribution(prompts).double().softmax(-1)
-    drawn = [RolloutSampler(engine, policy).sample(prompts, 2000, seed).items for seed in range(50)]
+    drawn = [RolloutSampler(engine, policy).sample(prompts, 2000, seed).items for seed in range(10)]
     reference = [PolicySampler(policy).sample(prompts, 500, seed).items for seed in range(20)]
-    assert sum(items.numel() for items in drawn) == 200_000
+    assert sum(items.numel() for items in drawn) == 40_000
     for items in (torch.cat(drawn, 1), torch.cat(reference, 1)):
         for row in range(2):
             expected = exact[row] * items.shape[1]
@@ -203,7 +209,7 @@ def test_a_run_on_policy(beams, make_trainer):
     assert len(logged(trainer, "time/sync_ms")) == 3
 
 
-@pytest.mark.parametrize("staleness", [0, 1, 2])
+@pytest.mark.parametrize("staleness", [0, 2])
 def test_rollouts_drawn_ahead_are_as_old_as_asked_and_survive_a_resume_bit_for_bit(staleness, make_trainer):
     settings = dict(
         max_steps=14,  # of 5 steps an epoch

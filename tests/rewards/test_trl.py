@@ -127,7 +127,8 @@ def test_a_slip_is_named(catalog, parts, batch, drawn):
 
 
 def test_the_function_of_the_page_equals_prefix(parts, batch, drawn, tmp_path, monkeypatch):
-    code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)[1]
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
+    code = next(block for block in blocks if "def same_head" in block)
     (tmp_path / "trl_reward_of_the_page.py").write_text(code)
     (tmp_path / "my_trl_class.py").write_text(
         "class Same:\n"

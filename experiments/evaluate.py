@@ -211,12 +211,12 @@ def list_metrics(
 def unseen_metrics(ranked: np.ndarray, rows: Dataset, catalog: Catalog) -> dict[str, float]:
     """Accuracy of the lists [users, length] without the items of the histories, which no further search finds.
 
-    Nothing where a list may hold fewer than ten others: that would count another search's misses.
+    Nothing where some list has fewer than ten others: that would count another search's misses.
     """
-    histories = rows["history"][:]
-    if ranked.shape[1] < TOP + max(map(len, histories), default=0):
+    others = without(ranked, rows["history"][:])
+    if ranked.shape[1] < TOP or (others[:, :TOP] < 0).any():
         return {}
-    found = user_metrics(without(ranked, histories), np.array(rows["target"]), catalog, [TOP])
+    found = user_metrics(others, np.array(rows["target"]), catalog, [TOP])
     return {f"unseen_{name}": float(found[name].mean()) for name in (f"recall@{TOP}", f"ndcg@{TOP}")}
 
 

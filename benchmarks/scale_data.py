@@ -4,8 +4,8 @@ python benchmarks/scale_data.py prepare 10000000
 python benchmarks/scale_data.py catalog 10000000
 python benchmarks/scale_data.py trie 10000000
 
-`benchmarks/scale.py` runs all three. Each is measured in a process of its own, since the highest resident memory is that of a process: libraries included.
-The last line is JSON: CPU seconds of one thread, and gigabytes (10^9 bytes).
+benchmarks/scale.py runs all three. Each is measured in a process of its own, since the highest resident memory is that
+of a process: libraries included. The last line is JSON: CPU seconds of one thread, and gigabytes (10^9 bytes).
 """
 
 import argparse

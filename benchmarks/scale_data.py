@@ -4,8 +4,8 @@ python benchmarks/scale_data.py prepare 10000000
 python benchmarks/scale_data.py catalog 10000000
 python benchmarks/scale_data.py trie 10000000
 
-Each is measured in a process of its own, since the highest resident memory is that of a process: libraries included.
-The last line is JSON: CPU seconds of one thread, and gigabytes (10^9 bytes).
+benchmarks/scale.py runs all three. Each is measured in a process of its own, since the highest resident memory is that
+of a process: libraries included. The last line is JSON: CPU seconds of one thread, and gigabytes (10^9 bytes).
 """
 
 import argparse
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from catalog import Catalog, Trie
+from catalog.text_column import TextColumn
 
 WIDTH, LEVELS = 256, 4
 
@@ -68,10 +69,10 @@ def build_trie(items: int, folder: Path) -> Callable[[], None]:
 
 def catalog_files(items: int, folder: Path) -> Callable[[], None]:
     """A catalog of random semantic IDs: built, saved and loaded."""
-    codes = random_codes(items)
+    codes, ids = random_codes(items), TextColumn(pa.array(np.arange(items)).cast(pa.large_string()))
 
     def run() -> None:
-        Catalog.from_codes([f"B{number:09d}" for number in range(items)], codes, on_collision="keep").save(folder)
+        Catalog.from_codes(ids, codes, on_collision="keep").save(folder)
         print(len(Catalog.load(folder)), "items")
 
     return run

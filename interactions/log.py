@@ -43,7 +43,8 @@ def read_log(path: str | Path, columns: dict[str, str] | None = None) -> pd.Data
         if columns:
             raise InputError(f"{path} is JSON and has no columns.", remedy=f"Leave out columns={columns}.", file=path)
         return _read_sequences(path)
-    kinds: dict[str, Kind] = dict.fromkeys(LOG_COLUMNS, "id") | {layout.timestamp: "number" for layout in LOGS}
+    kinds: dict[str, Kind] = dict.fromkeys(LOG_COLUMNS, "id")
+    kinds |= dict.fromkeys((layout.timestamp for layout in LOGS), "number")
     kinds |= {theirs: "number" if ours == "timestamp" else "id" for ours, theirs in columns.items()}
     log = _select(read_table(path, kinds), path, columns)
     if log.empty:

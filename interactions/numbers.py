@@ -33,7 +33,7 @@ def numbers(column: pd.Series, path: Path) -> pd.Series:
     if isinstance(column.dtype, pd.CategoricalDtype):
         first = column.drop_duplicates()
         found = numbers(first.astype(column.cat.categories.dtype), path)
-        table = np.zeros(len(column.cat.categories), found.dtype)
+        table = np.zeros(len(column.cat.categories), found.to_numpy().dtype)
         table[first.cat.codes] = found
         return pd.Series(table[column.cat.codes], column.index, name=column.name)
     fault = f"a {column.name} that is not a number"

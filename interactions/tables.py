@@ -177,11 +177,11 @@ def _table(table: pd.DataFrame, names: Iterable[object]) -> pd.DataFrame:
 def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
     """Tables with the same columns one after another, the rows numbered from 1."""
     columns: dict[str, Any] = {}
-    for name in dict.fromkeys(name for part in parts for name in part):
+    for name in dict.fromkeys(str(name) for part in parts for name in part):
         some = [part[name] for part in parts]
         ids = all(isinstance(column.dtype, pd.CategoricalDtype) for column in some)
         if ids:  # of a part without a text they would not be str
-            some = [column.cat.rename_categories(column.cat.categories.astype("str")) for column in some]
+            some = [column.cat.rename_categories(column.cat.categories.astype("str").tolist()) for column in some]
         columns[name] = union_categoricals(some) if ids else pd.concat(some, ignore_index=True).array
     rows = pd.RangeIndex(1, sum(map(len, parts)) + 1, name="row")
     return _table(pd.DataFrame(columns, index=rows), column_names(parts[0]))
@@ -224,7 +224,7 @@ def _read_csv(path: Path, kinds: Mapping[str, Kind] | None, quoted: bool) -> pd.
 
 def _scanned_csv(path: Path, kinds: Mapping[str, Kind] | None, separator: str, quote: str | None) -> pd.DataFrame:
     """Raises polars' errors for a file that is not well formed."""
-    numbered = {"row_index_name": "line", "row_index_offset": 1}
+    numbered: dict[str, Any] = {"row_index_name": "line", "row_index_offset": 1}
     scan = pl.scan_csv(path, has_header=False, infer_schema=False, separator=separator, quote_char=quote, **numbered)
     (_, *places), top = scan.collect_schema(), scan.head(1).collect()
     if top.is_empty():

@@ -89,7 +89,7 @@ def table_rows(micro_batch: MicroBatch, log_pf: Tensor, catalog: Catalog) -> lis
         asked = {
             "user": user,
             "history": [names[item] for item in histories[b]][-HISTORY:],
-            "target": names[prompts.target[b]],
+            "target": names[int(prompts.target[b])],
         }
         for item, codes, source, reward, total in zip(*(column[b].tolist() for column in columns), strict=True):
             if source != PADDING:

@@ -221,8 +221,8 @@ class Catalog:
         with complete(folder / TENSORS) as tensors:
             tensors.write_bytes(save({name: getattr(self.trie, name) for name in Trie.TENSORS}))
             with complete(folder / TEXTS) as texts:
-                titles = {"title": self.titles.column} if self.titles else {}
-                named = pa.table({"id": self.item_ids.column} | titles)
+                titles = {"title": TextColumn(self.titles).column} if self.titles else {}
+                named = pa.table({"id": TextColumn(self.item_ids).column} | titles)
                 with texts.open("wb") as file, pa.ipc.new_file(file, named.schema) as writer:
                     writer.write_table(named)
                 table["grown_from"] = [one._asdict() for one in self.grown_from]

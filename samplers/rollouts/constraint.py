@@ -160,7 +160,8 @@ class TrieLogitsProcessor(LogitsProcessor):
         longest = max(map(len, taken))
         rows = torch.tensor(list(self.requests), device=self.device)
         padded = torch.full((len(logits), longest), -1, device=self.device)
-        padded[rows] = torch.tensor([row + [-1] * (longest - len(row)) for row in taken], device=self.device)
+        given = [row + [-1] * (longest - len(row)) for row in taken]
+        padded[rows] = torch.tensor(given, dtype=torch.int64, device=self.device)
         constrained = torch.zeros(len(logits), dtype=torch.bool, device=self.device).index_fill_(0, rows, True)
         return self.constraint.apply(logits, padded, None if len(rows) == len(logits) else constrained)
 

@@ -99,6 +99,10 @@ def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path, monkeypatch):
     expected = first.apply(logits.clone())
     assert torch.equal(expected[2], logits[2]) and not expected[0].isfinite().all()
 
+    begun = TrieLogitsProcessor(config, torch.device("cpu"), False)  # nothing has a token yet, beside one without a trie
+    begun.update_state(BatchUpdate(2, [], [(0, params[0], requests[0][0], []), (1, params[2], [1], [])], []))
+    assert torch.equal(begun.apply(logits[[0, 2]].clone()), expected[[0, 2]])
+
     # the same requests in other rows: 1 and 3 change places, 4 goes to 5
     first.update_state(
         BatchUpdate(6, [], [], [(1, 3, MoveDirectionality.SWAP), (4, 5, MoveDirectionality.UNIDIRECTIONAL)])

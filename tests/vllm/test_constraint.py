@@ -99,7 +99,7 @@ def test_both_interfaces_mask_alike(catalog, tokenizer, tmp_path, monkeypatch):
     expected = first.apply(logits.clone())
     assert torch.equal(expected[2], logits[2]) and not expected[0].isfinite().all()
 
-    begun = TrieLogitsProcessor(config, torch.device("cpu"), False)  # nothing has a token yet, beside one without a trie
+    begun = TrieLogitsProcessor(config, torch.device("cpu"), False)  # no row has a token yet
     begun.update_state(BatchUpdate(2, [], [(0, params[0], requests[0][0], []), (1, params[2], [1], [])], []))
     assert torch.equal(begun.apply(logits[[0, 2]].clone()), expected[[0, 2]])
 

@@ -32,6 +32,8 @@ class Short:
         return (1.0 - torch.arange(self.items) / self.items).expand(len(batch), -1)
 '''
 
+SOME = ("--eval_users", "300")
+
 pytestmark = pytest.mark.slow
 
 
@@ -64,6 +66,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "--only",
         "item_knn",
         "popularity",
+        *SOME,
     )
     run(
         sys.executable,
@@ -123,6 +126,7 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
             folder / "data",
             "--reward_of",
             folder / "gflownet",
+            *SOME,
             "--run",
             *settings,
             PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",

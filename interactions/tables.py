@@ -181,7 +181,7 @@ def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
         some = [part[name] for part in parts]
         ids = all(isinstance(column.dtype, pd.CategoricalDtype) for column in some)
         if ids:  # of a part without a text they would not be str
-            some = [column.cat.rename_categories(column.cat.categories.astype("str").tolist()) for column in some]
+            some = [column.cat.rename_categories(column.cat.categories.astype("str")) for column in some]
         columns[name] = union_categoricals(some) if ids else pd.concat(some, ignore_index=True).array
     rows = pd.RangeIndex(1, sum(map(len, parts)) + 1, name="row")
     return _table(pd.DataFrame(columns, index=rows), column_names(parts[0]))

@@ -214,7 +214,16 @@ def test_a_run_that_is_stopped_in_the_middle_of_a_step_resumes_exactly(make_trai
         assert torch.equal(mine, theirs)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.fixture(params=[signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def number(request):
+    """A signal that is not ignored, as nohup would have it."""
+    before = signal.getsignal(request.param)
+    if before == signal.SIG_IGN:
+        signal.signal(request.param, signal.SIG_DFL)
+    yield request.param
+    signal.signal(request.param, before)
+
+
 def test_every_request_to_stop_leaves_a_checkpoint_that_resumes(make_trainer, number):
     before = signal.getsignal(number)
     reward = AfterSteps(2, lambda trainer: os.kill(os.getpid(), number))

@@ -73,8 +73,8 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
     args = EvaluateArguments(run=str(run), data=str(data), **settings)
     run, (catalog, splits) = Path(run), load_prepared(data)
     of = planned(args, catalog, data_provenance(catalog, splits))
-    splits = with_users(splits, args.split, args.eval_users)
-    rows = getattr(splits, args.split)
+    some = with_users(splits, args.split, args.eval_users)
+    rows = getattr(some, args.split)
     output = output_folder(args)
     if has_weights(output) and weights_digest(output) != of.settings["run"]:
         raise InputError(
@@ -102,7 +102,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
             metrics |= unseen_metrics(ranked, rows, catalog)
         if not args.guide:
             metrics |= drawn_metrics(trained, rows, args.batch_size)
-        how = protocol(splits, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
+        how = protocol(some, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
         record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
         if args.exact_users:
             record["beam_equals_exact_top10"] = _exactness(args, ranked, trained, rows)

@@ -180,9 +180,12 @@ def _stacked(parts: list[pd.DataFrame]) -> pd.DataFrame:
     for name in dict.fromkeys(str(name) for part in parts for name in part):
         some = [part[name] for part in parts]
         ids = all(isinstance(column.dtype, pd.CategoricalDtype) for column in some)
-        if ids:  # of a part without a text they would not be str
-            some = [column.cat.rename_categories(column.cat.categories.astype("str")) for column in some]
-        columns[name] = union_categoricals(some) if ids else pd.concat(some, ignore_index=True).array
+        if ids:  # the categories of a part without a text would not be str
+            columns[name] = union_categoricals(
+                [pd.Categorical.from_codes(one.cat.codes, one.cat.categories.astype("str")) for one in some]
+            )
+        else:
+            columns[name] = pd.concat(some, ignore_index=True).array
     rows = pd.RangeIndex(1, sum(map(len, parts)) + 1, name="row")
     return _table(pd.DataFrame(columns, index=rows), column_names(parts[0]))
 

@@ -237,6 +237,12 @@ class Catalog:
         """
         folder = Path(folder)
         table = read_json(folder / RECORD, "The catalog")
+        if "sha256" not in table:
+            raise InputError(
+                f"{folder} holds a catalog of an earlier version.",
+                remedy="Prepare the data again.",
+                file=folder / RECORD,
+            )
         try:
             for name, digest in table["sha256"].items():
                 if file_digest(folder / name) != digest:

@@ -118,3 +118,10 @@ def test_a_full_disk_leaves_the_saved_catalog_as_it_was(items, title, file, tmp_
     assert str(tmp_path / file) in str(error.value)
     assert same(Catalog.load(tmp_path), small)
     assert {path.name for path in tmp_path.iterdir()} == FILES
+
+
+def test_a_catalog_of_an_earlier_version_is_refused(catalog, tmp_path):
+    catalog.save(tmp_path)
+    (tmp_path / "catalog.json").write_text('{"item_ids": ["a"], "titles": []}')
+    with pytest.raises(InputError, match="an earlier version. Prepare the data again"):
+        Catalog.load(tmp_path)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from transformers import PretrainedConfig
 
 from catalog.errors import InputError
@@ -219,7 +219,7 @@ class Catalog:
         folder = Path(folder)
         table: dict[str, Any] = {"level_start": self.trie.level_start, "sizes": self.trie.sizes}
         with complete(folder / TENSORS) as tensors:
-            tensors.write_bytes(save({name: getattr(self.trie, name) for name in Trie.TENSORS}))
+            save_file({name: getattr(self.trie, name) for name in Trie.TENSORS}, tensors)
             with complete(folder / TEXTS) as texts:
                 titles = {"title": TextColumn(self.titles).column} if self.titles else {}
                 named = pa.table({"id": TextColumn(self.item_ids).column} | titles)

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import socket
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from catalog.errors import InputError, SetupError
 
@@ -42,11 +44,11 @@ def complete(path: Path) -> Iterator[Path]:
         if path.is_dir():
             os.rename(path, replaced)  # a folder cannot be replaced in one call: for a moment there is none
         os.replace(temporary, path)
-    except OSError as error:
-        if error.errno not in UNWRITABLE:
+    except (OSError, SafetensorError) as error:
+        if _system_error(error) not in UNWRITABLE:
             raise
         raise SetupError(
-            f"{path} could not be written ({error.strerror or error}).",
+            f"{path} could not be written ({getattr(error, 'strerror', None) or error}).",
             remedy="Free space there or choose another folder.",
             file=path,
         ) from error
@@ -55,6 +57,12 @@ def complete(path: Path) -> Iterator[Path]:
             os.rename(replaced, path)
         _remove(temporary)
         _remove(replaced)
+
+
+def _system_error(error: Exception) -> int | None:
+    """The number of the system's error; safetensors gives it in its sentence alone."""
+    told = re.search(r"os error (\d+)", str(error))
+    return getattr(error, "errno", None) or (int(told[1]) if told else None)
 
 
 def _temporary_name(path: Path, end: str) -> str:

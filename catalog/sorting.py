@@ -11,7 +11,8 @@ def stable_argsort(keys: np.ndarray) -> np.ndarray:
     bits = max(len(keys) - 1, 1).bit_length()
     if len(keys) == 0 or int(keys.max()) >= 2 ** (63 - bits):
         return keys.argsort(kind="stable")
-    packed = keys.astype(np.int64) << bits
+    packed = keys.astype(np.int64)
+    packed <<= bits
     packed |= np.arange(len(keys))
     packed.sort()
     packed &= (1 << bits) - 1

@@ -5,6 +5,7 @@ from operator import index
 from typing import Any, overload
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 
 CHUNK = 65_536
@@ -57,7 +58,11 @@ class TextColumn(Sequence[str]):
 
 def first_repeated(texts: TextColumn) -> str | None:
     """The first text that stands in the column already; None where all differ."""
+    hashes = pl.Series(texts.column).hash().to_numpy().copy()  # a dictionary of them would hold every text again
+    hashes.sort()
+    if not (hashes[1:] == hashes[:-1]).any():
+        return None
     numbers = texts.column.dictionary_encode().indices.to_numpy()  # in the order in which they appear
-    if len(numbers) == 0 or int(numbers.max()) + 1 == len(numbers):
+    if int(numbers.max()) + 1 == len(numbers):
         return None
     return texts[int((numbers < np.arange(len(numbers))).argmax())]

@@ -81,12 +81,16 @@ def in_order(log: pd.DataFrame) -> pd.DataFrame:
     Ties keep the file's order. That order matters: half of the events of MovieLens 100K are tied, and Amazon's same-day
     ties are in the order of product numbers, which a model can learn, so that results look better than they are.
     """
-    users, times = pd.factorize(log["user"])[0], log["timestamp"].to_numpy()
-    later = np.diff(users)
-    if (later >= 0).all() and (times[1:] >= times[:-1])[later == 0].all():
+    users, times = pd.factorize(log["user"])[0].astype(np.int32), log["timestamp"].to_numpy()
+    if _is_ordered(users, times):
         return log.reset_index(drop=True)
     order = stable_argsort(times - times.min()) if times.dtype.kind == "i" else times.argsort(kind="stable")
     return log.iloc[order[stable_argsort(users[order])]].reset_index(drop=True)
+
+
+def _is_ordered(users: np.ndarray, times: np.ndarray) -> bool:
+    later = np.diff(users)
+    return bool((later >= 0).all() and (times[1:] >= times[:-1])[later == 0].all())
 
 
 def _repeated(log: pd.DataFrame) -> np.ndarray:

@@ -88,11 +88,11 @@ def leave_one_out(log: pd.DataFrame, item_ids: Sequence[str], max_history: int) 
     """
     log = in_order(log)
     items = log_items(log, item_ids)  # [interactions]
-    users, names = pd.factorize(log["user"])
-    length = np.bincount(users)  # [users]
+    length = np.bincount(pd.factorize(log["user"])[0])  # [users]
     if (short := length < 3).any():
+        first_short = log["user"].unique()[short.argmax()]
         raise InputError(
-            f"{short.sum()} users have fewer than 3 interactions (first: {names[int(short.argmax())]!r}), but "
+            f"{short.sum()} users have fewer than 3 interactions (first: {first_short!r}), but "
             "training, validation and test need one each.",
             remedy="Apply k_core(log, 3) or more, or drop these users.",
         )

@@ -94,7 +94,8 @@ def _more_alike(alike: Callable[[np.ndarray, np.ndarray], np.ndarray], splits: S
     """
     rng = np.random.default_rng(0)
     history = arrow_column(training_sequences(splits), "history")
-    items, user = history.flatten().to_numpy(), np.repeat(np.arange(len(history)), history.value_lengths())
+    items = history.flatten().to_numpy()
+    user = np.repeat(np.arange(len(history), dtype=np.int32), history.value_lengths())
     first = np.flatnonzero((user[1:] == user[:-1]) & (items[1:] != items[:-1]))  # of each pair of successive items
     if not len(first):
         return 0.0, 0

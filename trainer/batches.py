@@ -12,6 +12,7 @@ from torch.utils.data import Sampler
 
 from interactions.prompts import ROW_NUMBER, PromptBatch, PromptBuilder
 from interactions.rows import by_length, cut
+from recommenders import BatchRecommender
 from trainer.config import TrainingConfig
 from trainer.micro_batch import PendingStep
 from trainer.scoring.row_cache import GROUP
@@ -57,10 +58,14 @@ class RowReader:
 
 
 class StepReader:
-    """The steps of an epoch in their order; with rollout_staleness later ones are read before they are trained."""
+    """The steps of an epoch in their order; later ones are read before they are trained where something begins them.
 
-    def __init__(self, args: TrainingConfig, rows: RowReader) -> None:
-        self._args, self._rows = args, rows
+    That is vLLM with rollout_staleness, and the recommender with recommender_ahead.
+    """
+
+    def __init__(self, args: TrainingConfig, rows: RowReader, recommender: BatchRecommender | None) -> None:
+        self._args, self._rows, self._recommender = args, rows, recommender
+        self._ahead = max(args.rollout_staleness, int(recommender is not None and recommender.ahead))
         self._pending: deque[PendingStep] = deque()
         self._iterator: Iterator | None = None
 
@@ -69,10 +74,13 @@ class StepReader:
         if iterator is not self._iterator:
             self._pending, self._iterator = deque(), iterator
         known = len(self._pending)
-        while len(self._pending) <= self._args.rollout_staleness:
+        while len(self._pending) <= self._ahead:
             if (pending := self._next(iterator, step + len(self._pending))) is None:
                 break
             self._pending.append(pending)
+            if self._recommender is not None:
+                for batch in pending.prompts:
+                    self._recommender.start(batch)
         if not self._pending:
             return None, []
         new = list(self._pending)[known:]

@@ -33,7 +33,7 @@ class TrainingConfig(TrainingArguments):
     rewards, source_weights = cast(Any, {}), cast(Any, {})
     recommender = trajectories = cast(Any, None)
     signed_rewards: ClassVar[bool] = False
-    use_vllm = precompute_ref_log_probs = cast(Any, False)
+    use_vllm = precompute_ref_log_probs = recommender_ahead = cast(Any, False)
     sft_weight, rollout_staleness = cast(Any, 1.0), cast(Any, 0)
 
     global_batch_size: int | None = field(

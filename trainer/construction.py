@@ -66,6 +66,10 @@ def frozen_reference(
 
 def find_recommender(args: TrainingConfig, given: Given, catalog: Catalog, train: Rows, evaluated: Rows) -> Any:
     """The recommender of the run, None without one. Raises InputError for one that was fitted on other rows."""
+    if args.recommender_ahead and given.recommender is None and not args.recommender:
+        raise InputError(
+            "recommender_ahead: the run has no recommender.", remedy="Leave it out.", field="recommender_ahead"
+        )
     if given.recommender is not None or not args.recommender:
         return given.recommender
     splits = {"train": train, "validation": None if isinstance(evaluated, dict) else evaluated}

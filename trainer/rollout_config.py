@@ -72,6 +72,13 @@ class RolloutConfig(TrainingConfig, ABC):
         default=None,
         metadata={"help": "Folder of a fitted recommender: what collaborative, curriculum and confidence ask."},
     )
+    recommender_ahead: bool = field(
+        default=False,
+        metadata={
+            "help": "Let the recommender answer for the next step in a thread while this one is trained. It helps "
+            "where that takes long and cores are idle, as beside a GPU; results stay the same."
+        },
+    )
     use_vllm: bool = field(
         default=False, metadata={"help": "Draw what the sampler `policy` gives with vLLM instead of transformers."}
     )
@@ -139,6 +146,12 @@ class RolloutConfig(TrainingConfig, ABC):
             )
         self._check_samplers()
         self._check_engine()
+        if self.recommender_ahead and self.keeps_rows:
+            raise InputError(
+                "recommender_ahead: with keep_flows the recommender answers for many rows at once, each in one epoch.",
+                remedy="Set one of the two.",
+                field="recommender_ahead",
+            )
 
     @property
     def mixture(self) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import threading
 from dataclasses import replace
 
 import numpy as np
@@ -71,6 +72,29 @@ def test_the_recommender_is_asked_once_for_a_batch_and_again_for_the_next(prompt
     recommender(replace(prompts, user_items=OWN))
     recommender(prompts)
     assert asked == [4, 2, 4, 4]
+
+
+def test_answers_that_were_begun_are_found_and_others_dropped(prompts):
+    asked = []
+
+    class Counting(Popularity):
+        def probabilities(self, histories, without=None):
+            asked.append((len(histories), threading.current_thread() is threading.main_thread()))
+            return super().probabilities(histories, without)
+
+    recommender = BatchRecommender(Counting(PARTS["popularity"].counts), ahead=True)
+    recommender(prompts.rows(0, 3))  # as a check before training does
+    recommender.start(prompts.rows(0, 1))
+    first = recommender(prompts.rows(0, 1))
+    assert asked == [(3, True), (1, True)] and not first.requires_grad  # nothing was asked before of such a batch
+    parts = [prompts.rows(0, 2), prompts.rows(1, 4), replace(prompts, user_items=OWN)]
+    for part in parts:
+        recommender.start(part)
+    taught = recommender(parts[2].copy())  # those before it are never asked for
+    torch.testing.assert_close(taught, PARTS["popularity"].probabilities([[]] * 4, OWN))
+    assert asked[2:] == [(2, False), (3, False), (4, False)]
+    recommender(parts[0])
+    assert asked[5:] == [(2, True)]
 
 
 class Sure:

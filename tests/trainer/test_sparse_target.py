@@ -1,6 +1,7 @@
 """Runs whose rewards name few items: equal to those that score every item where all are named, and at any size."""
 
 import logging
+import threading
 import time
 
 import numpy as np
@@ -61,6 +62,43 @@ def test_a_run_that_names_every_item_is_that_which_scores_every_item(settings, m
     assert max(record["reward/cut_mass"] for record in logged[1]) < 1e-5
 
 
+def made_rows(users, items):
+    """A few items are much more popular than most."""
+    taken = (items * np.random.default_rng(1).random((users, 7)) ** 6).astype(int).tolist()
+    return [{"user": f"u{user}", "history": row[:-1], "target": row[-1]} for user, row in enumerate(taken)]
+
+
+@pytest.mark.parametrize("positions", ["target", "all"])
+def test_at_twelve_thousand_items_the_losses_are_those_of_all_rewards(positions, make_model, tmp_path):
+    items, losses = 12_000, []
+    codes = np.random.default_rng(0).integers(0, 256, (items, 4))
+    catalog = Catalog.from_codes([str(item) for item in range(items)], codes, on_collision="keep", sizes=(256,) * 4)
+    tokenizer, rows = word_tokenizer(catalog.trie.sizes), made_rows(24, items)
+    for named in (0, 400):  # more than kNN has neighbors of six items, and no more than a thirtieth of all
+        config = GFlowNetConfig(
+            output_dir=str(tmp_path / str(named)),
+            objective="flow_kl",
+            flow_positions=positions,
+            rewards=REWARDS,
+            samplers={"target": 1} | ({"curriculum": 2} if positions == "target" else {}),
+            reward_items=named,
+            match_rows=0,
+            per_device_train_batch_size=8,
+            max_steps=6,
+            max_history=6,
+            logging_steps=1,
+            use_cpu=True,
+            disable_tqdm=True,
+            save_strategy="no",
+        )
+        model = make_model("qwen3", vocab_size=len(tokenizer))
+        parts = dict(train_dataset=rows, processing_class=tokenizer, catalog=catalog, recommender=knn(rows, items, 50))
+        trainer = GFlowNetTrainer(model, config, **parts)
+        trainer.train()
+        losses.append([record["loss"] for record in trainer.state.log_history if "loss" in record])
+    assert len(losses[0]) == 6 and losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
 def test_mass_that_is_cut_is_logged_and_said_once(make_trainer, train_rows, caplog):
     trainer = make_trainer(
         recommender_model=Popularity(torch.arange(20.0, 68.0)), rewards=REWARDS, objective="flow_kl", reward_items=5
@@ -71,6 +109,42 @@ def test_mass_that_is_cut_is_logged_and_said_once(make_trainer, train_rows, capl
     assert len(said) == 1 and "of its mass" in said[0]
     records = [record for record in trainer.state.log_history if "reward/cut_mass" in record]
     assert len(records) == 3 and all(0.5 < record["reward/cut_mass"] < 1 for record in records)
+
+
+@pytest.mark.parametrize("named", [0, 20])
+def test_a_recommender_that_answers_ahead_changes_nothing(named, make_trainer, train_rows, monkeypatch):
+    threads, logged, scores = [], [], ItemKNN.sparse_scores
+
+    def noted(*given):
+        threads.append(threading.current_thread() is threading.main_thread())
+        return scores(*given)
+
+    monkeypatch.setattr(ItemKNN, "sparse_scores", noted)
+    for ahead in (False, True):
+        threads.clear()
+        trainer = make_trainer(
+            recommender_model=knn(train_rows),
+            rewards=REWARDS,
+            objective="flow_kl",
+            samplers={"target": 1, "curriculum": 2} if not named else {"target": 1, "random": 2},
+            reward_items=named,
+            recommender_ahead=ahead,
+            gradient_accumulation_steps=2,
+            max_steps=5,
+            name=f"ahead_{ahead}",
+        )
+        trainer.train()
+        logged.append([record["loss"] for record in trainer.state.log_history if "loss" in record])
+        assert all(threads) or ahead
+    assert logged[0] == logged[1]
+    assert threads.count(False) >= 6  # both micro-batches of each step but the first two, which are read together
+
+
+def test_a_recommender_cannot_answer_ahead_for_flows_that_are_kept_or_where_there_is_none(make_trainer):
+    with raises(InputError, field="recommender_ahead"):
+        make_trainer(objective="flow_kl", keep_flows=True, samplers={"target": 1}, recommender_ahead=True)
+    with raises(InputError, field="recommender_ahead"):
+        make_trainer(objective="flow_kl", rewards={"hit": 1.0}, recommender_ahead=True)
 
 
 def test_the_sampler_reward_draws_in_proportion_to_the_target_distribution(make_trainer, train_rows):
@@ -155,10 +229,7 @@ def test_a_catalog_of_a_million_items_from_its_codes_to_lists(make_model, tmp_pa
     codes = rng.permutation(np.unique(rng.integers(0, 256, (items + 20_000, 4)), axis=0))[:items]
     catalog = Catalog.from_codes([str(item) for item in range(items)], codes, sizes=(256,) * 4)
     tokenizer = word_tokenizer(catalog.trie.sizes)
-    rows = [
-        {"user": f"u{user}", "history": taken[:-1], "target": taken[-1]}
-        for user, taken in enumerate((items * rng.random((64, 7)) ** 6).astype(int).tolist())
-    ]
+    rows = made_rows(64, items)
     settings = dict(
         per_device_train_batch_size=8, max_steps=2, max_history=6, use_cpu=True, disable_tqdm=True, save_strategy="no"
     )

@@ -27,6 +27,8 @@ from recommenders.sasrec_windows import Windows
 from recommenders.text_knn import centered_vectors, unit_length
 from recommenders.top import Top
 
+INITIAL = 0.02
+"""Standard deviation of the items' first embeddings."""
 VALIDATED_ENTRIES, LEAST_VALIDATED = 2_000_000_000, 2000
 """An epoch is judged by so many scores of validation rows, and by no fewer rows than the second."""
 
@@ -89,7 +91,9 @@ class SASRecSettings:
 class Network(nn.Module):
     """Causal layers over embeddings of the items `0 .. items - 1` and of their positions.
 
-    Histories are padded at the end, so that no item has padding before it and none needs a mask.
+    Histories are padded at the end, so that no item has padding before it and none needs a mask. As SASRec was
+    published, embeddings begin small and are read times the root of their dimensions: scores of rare items then begin
+    near 0, and a few updates change what is read.
 
     text: `[items, d]`, what is known of the items beside who took them; it is projected and added to their embeddings.
     """
@@ -99,21 +103,23 @@ class Network(nn.Module):
     def __init__(self, items: int, settings: SASRecSettings, text: Tensor | None = None) -> None:
         super().__init__()
         width, self.padding = settings.dimensions, items
+        self.scale = width**0.5
         sparse = settings.loss != "softmax" and items > DENSE_ITEMS
         self.item = nn.Embedding(items + 1, width, padding_idx=self.padding, sparse=sparse)
         self.position = nn.Embedding(settings.max_length, width)
         self.dropout = nn.Dropout(settings.dropout)
         self.blocks = layers(settings)
-        nn.init.normal_(self.item.weight.detach()[: self.padding], std=width**-0.5)
+        nn.init.normal_(self.item.weight.detach()[: self.padding], std=INITIAL)
         nn.init.normal_(self.position.weight, std=width**-0.5)
         self.register_buffer("text", None if text is None else F.pad(text, (0, 0, 0, 1)))  # padding has none
         if text is not None:
             self.project = nn.Linear(text.shape[1], width, bias=False)
-            nn.init.normal_(self.project.weight, std=width**-0.5)
+            nn.init.normal_(self.project.weight, std=INITIAL)
 
     def forward(self, history: Tensor) -> Tensor:
         """State after each item, `[B, N] -> [B, N, dimensions]`, which later items do not change."""
-        return self.blocks(self.dropout(self.embed(history) + self.position.weight[: history.shape[1]]))
+        scaled = self.embed(history) * self.scale
+        return self.blocks(self.dropout(scaled + self.position.weight[: history.shape[1]]))
 
     def embed(self, items: Tensor) -> Tensor:
         """Embeddings of items, `[...] -> [..., dimensions]`; 0 for padding."""
@@ -210,10 +216,14 @@ class SASRec:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-        return tensors, {"settings": asdict(self.settings), "temperature": self.temperature}
+        numbers = {"temperature": self.temperature, "scale": self.network.scale}
+        return tensors, {"settings": asdict(self.settings)} | numbers
 
     @classmethod
     def from_state(cls, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> "SASRec":
+        """Raises InputError for the state of an earlier version, which read embeddings as they are."""
+        if "scale" not in numbers:
+            raise InputError("This SASRec was fitted by an earlier version.", remedy="Fit it again.")
         settings = SASRecSettings(**numbers["settings"])
         text = tensors["text"][:-1] if "text" in tensors else None
         network = Network(len(tensors["item.weight"]) - 1, settings, text)
@@ -303,7 +313,7 @@ def _validate(model: SASRec, rows: Dataset) -> tuple[float, float]:
         scores[np.repeat(np.arange(len(scores)), lengths), seen] = -torch.inf
         target = scores.gather(1, targets[start : start + len(scores)].unsqueeze(1))  # [b, 1]
         start += len(scores)
-        ties = (scores == target).sum(1) - 1
-        places.append((scores > target).sum(1) + ties / 2)
-    place = torch.cat(places).numpy()  # [rows], from 0
+        above, level = (np.count_nonzero(found.numpy(), axis=1) for found in (scores > target, scores == target))
+        places.append(above + (level - 1) / 2)
+    place = np.concatenate(places)  # [rows], from 0
     return float((place < 10).mean()), float(np.where(place < 10, 1 / np.log2(place + 2), 0).mean())

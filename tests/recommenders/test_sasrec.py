@@ -99,7 +99,7 @@ def test_negatives_are_items_the_user_never_took(successors, monkeypatch):
         {"layer": "hstu", "epochs": 8},
         {"layer": "ligr", "epochs": 8},
         {"loss": "sampled_softmax", "negatives": 12, "epochs": 10},
-        {"loss": "gbce", "negatives": 12, "epochs": 18},
+        {"loss": "gbce", "negatives": 12, "epochs": 40, "patience": 40},
     ],
     ids=lambda settings: next(iter(settings.values())),
 )
@@ -121,6 +121,10 @@ def test_item_vectors_are_part_of_the_embeddings_and_of_what_is_stored(successor
     torch.testing.assert_close(network.logits(torch.eye(16)), expected.T)
     assert not network.embed(torch.tensor([24])).any()
     assert torch.equal(SASRec.from_state(*model.state()).score([[3, 10]]), model.score([[3, 10]]))
+    tensors, numbers = model.state()
+    del numbers["scale"]  # as before embeddings were scaled
+    with pytest.raises(InputError, match="earlier version. Fit it again"):
+        SASRec.from_state(tensors, numbers)
     assert [epoch for epoch, _ in heard] == [1, 2] and heard[0][1].keys() == {"loss", "recall@10", "ndcg@10"}
 
 

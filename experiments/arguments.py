@@ -179,6 +179,13 @@ class EvaluateArguments(Arguments):
         },
     )
     batch_size: int = field(default=64, metadata={"help": "Users per forward."})
+    normalization: Literal["trie", "vocabulary"] = field(
+        default="trie",
+        metadata={
+            "help": "What a beam adds up: log-probabilities among the codes that may follow, or those of the whole "
+            "vocabulary, as searches do that only mask what may not follow. For models trained with the same."
+        },
+    )
     reward_of: str | None = field(
         default=None,
         metadata={
@@ -206,7 +213,10 @@ class EvaluateArguments(Arguments):
     )
     output_dir: str | None = field(
         default=None,
-        metadata={"help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided."},
+        metadata={
+            "help": "Folder for the metrics: by default the run's own, with a guide the run's name + _guided, with "
+            "normalization: vocabulary + _vocabulary."
+        },
     )
 
     def __post_init__(self) -> None:
@@ -218,6 +228,13 @@ class EvaluateArguments(Arguments):
         self.eval_k = check_cutoffs(self.eval_k, self.beam_width)
         if self.exact_users:
             at_least(self, 10, "beam_width")  # whose top 10 is compared
+        if self.normalization == "vocabulary" and (self.exact_users or self.guide):
+            raise InputError(
+                "normalization=vocabulary: exact_users and guide are of probabilities in the trie.",
+                remedy="Set one of the two.",
+                field="normalization",
+                value=self.normalization,
+            )
 
 
 @dataclass

@@ -32,7 +32,7 @@ from experiments.match import MATCH_USERS, comparable, match_reward, reward_reco
 from interactions import Splits, load_prepared, training_counts, untrained
 from interactions.provenance import Provenance
 from interactions.rows import sample_rows, unrankable
-from policy import inference
+from policy import inference, policy_of
 from recommenders import (
     GenerativeRecommender,
     Guide,
@@ -90,7 +90,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
         if args.guide:
             recommender = load_recommender(args.guide, catalog, splits.rows)
             guide = Guide(recommender, args.guide_weight, args.guide_floor, args.guide_confidence)
-        ranked = trained.rank(
+        ranked = _ranker(trained, args.normalization).rank(
             rows["history"],
             args.beam_width,
             exclude_history=args.exclude_history,
@@ -103,7 +103,7 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
         if not args.guide:
             metrics |= drawn_metrics(trained, rows, args.batch_size)
         how = protocol(some, catalog, args.split, args.exclude_history) | {"beam_width": args.beam_width}
-        record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data}
+        record: dict[str, Any] = {"metrics": metrics, "protocol": how, "data": args.data, **_scores(args)}
         if args.exact_users:
             record["beam_equals_exact_top10"] = _exactness(args, ranked, trained, rows)
         match = None
@@ -120,9 +120,22 @@ def evaluate_run(run: str | Path, data: str | Path, **settings: Any) -> dict[str
     return metrics
 
 
+def _ranker(trained: GenerativeRecommender, normalization: str) -> GenerativeRecommender:
+    """The same policy, whose beam adds up what `normalization` says."""
+    of = trained.policy
+    policy = policy_of(of.model, of.trie, of.tokens, full_vocabulary=normalization == "vocabulary")
+    return GenerativeRecommender(policy, trained.prompts, trained.catalog, trained.counts)
+
+
+def _scores(args: EvaluateArguments) -> dict[str, str]:
+    """What the beam adds up where it is not the usual, so that older evaluations need no repetition."""
+    return {} if args.normalization == "trie" else {"normalization": args.normalization}
+
+
 def output_folder(args: EvaluateArguments) -> Path:
-    """Where the evaluation goes: into the run's own folder, or with a guide beside it, unless it is said."""
-    return Path(args.output_dir or (f"{args.run}_guided" if args.guide else args.run))
+    """Where the evaluation goes unless it is said: into the run's own folder, for another search beside it."""
+    other = "_guided" if args.guide else "_vocabulary" if args.normalization == "vocabulary" else ""
+    return Path(args.output_dir or f"{args.run}{other}")
 
 
 def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Provenance:
@@ -133,7 +146,7 @@ def planned(args: EvaluateArguments, catalog: Catalog, data: Provenance) -> Prov
     run = Path(args.run)
     check_data(run, args.data, data, catalog)
     settings = {n: getattr(args, n) for n in ("split", "beam_width", "exclude_history", "exact_users")}
-    settings["run"] = weights_digest(run)
+    settings |= {"run": weights_digest(run)} | _scores(args)
     if args.eval_users:
         settings["eval_users"] = args.eval_users
     if "{titles}" in (run_settings(run).get("prompt_template") or ""):

@@ -55,9 +55,9 @@ class TriePolicy(ABC):
     """P_F(code | prompt, node): the backbone's next-token logits, softmax over the children of the trie node only.
 
     model: a backbone of transformers, also wrapped by DDP, DeepSpeed or PEFT. trie and tokens [nodes]
-    (`catalog.node_tokens`) lie on the model's device. full_vocabulary: let `log_probs` normalize over every token
-    instead, as trainers do that know no trie. A kind of backbone says how it reads items, all after one prompt
-    (`log_probs`) and each after its own (`naive_log_probs`), and how branches grow from a prompt (`_read`).
+    (`catalog.node_tokens`) lie on the model's device. full_vocabulary: let `log_probs` and `beam` normalize over every
+    token instead, as trainers and searches do that know no trie. A kind of backbone says how it reads items, all after
+    one prompt (`log_probs`) and each after its own (`naive_log_probs`), and how branches grow from a prompt (`_read`).
     """
 
     def __init__(self, model: nn.Module, trie: Trie, tokens: Tensor, *, full_vocabulary: bool = False) -> None:
@@ -193,7 +193,7 @@ class TriePolicy(ABC):
         if level:
             log_p = self._advance(branches, nodes, width)
         else:
-            log_p = self.child_log_probs(logits.expand(-1, nodes.shape[1], -1), nodes, width)
+            log_p = self.child_log_probs(logits.expand(-1, nodes.shape[1], -1), nodes, width, self.full_vocabulary)
         check_numbers(log_p)
         return log_p
 
@@ -201,18 +201,21 @@ class TriePolicy(ABC):
         """P_F over the children of the nodes [B, K] that the branches have come to: [B, K, width].
 
         Branches without a choice at or below their node are not read, since all their steps have log-probability 0:
-        in public catalogs that is most of them after two codes.
+        in public catalogs that is most of them after two codes. Over the whole vocabulary no step is certain.
         """
         certain = torch.full((*nodes.shape, width), -torch.inf, device=nodes.device)
         certain[..., 0] = 0.0
-        unsettled = self.trie.open[nodes] & (nodes > 0)  # [B, K]; a place that no item is left for holds the root
+        unsettled = (self.trie.open[nodes] | self.full_vocabulary) & (
+            nodes > 0
+        )  # [B, K]; an empty place holds the root
         most = max(
             1, int(unsettled.sum(1).max())
         )  # at least one, so that all processes of a sharded model run the same forwards
         assert isinstance(branches, CachedBranches)
         column = unsettled.to(torch.uint8).topk(most).indices  # [B, most]; rows with fewer take others as well
         left = nodes.gather(1, column)
-        log_p = self.child_log_probs(branches.advance(self.tokens[left], column), left, width)
+        logits = branches.advance(self.tokens[left], column)
+        log_p = self.child_log_probs(logits, left, width, self.full_vocabulary)
         return certain.scatter(1, column.unsqueeze(-1).expand(-1, -1, width), log_p)
 
     def distribution(self, prompts: PromptBatch) -> Tensor:

@@ -49,7 +49,7 @@ def beam_search(
         score, best = total.topk(min(width if level < trie.levels else k, total.shape[1]))
         nodes = child.flatten(1).gather(1, best).where(score > -torch.inf, 0)
         if level < trie.levels:
-            held = prune(trie, nodes, score, level, k, guide)
+            held = prune(trie, nodes, score, level, k, guide, certain=not policy.full_vocabulary)
             places = max(1, int(held.sum(1).max()))  # those held come first
             nodes, score, best = (values[:, :places] for values in (nodes, score, best))
             nodes = nodes.where(held[:, :places], 0)
@@ -96,16 +96,19 @@ class Reachable:
         return key[count == self.below[key % trie.nodes]]
 
 
-def prune(trie: Trie, nodes: Tensor, score: Tensor, level: int, k: int, guide: StepGuide | None) -> Tensor:
+def prune(
+    trie: Trie, nodes: Tensor, score: Tensor, level: int, k: int, guide: StepGuide | None, *, certain: bool = True
+) -> Tensor:
     """Whether each branch of a beam at `level` can still end among its best k: bool [B, W].
 
     score [B, W] is that of the branches so far, descending, and -inf where a place is empty; nodes [B, W] holds the
     root there. Scores only fall as long as no step of the guide is positive. So a branch is lost once k
     others end with more than it has now, for certain because no choice is left at or below their nodes: each of them
-    keeps its place for as long as a descendant of the lost branch does. A guide that can raise a score keeps all.
+    keeps its place for as long as a descendant of the lost branch does. A guide that can raise a score keeps all, and
+    so does a policy for which a step without a choice is not certain.
     """
     held = score > -torch.inf
-    if k > nodes.shape[1] or (guide is not None and not guide.falls):
+    if not certain or k > nodes.shape[1] or (guide is not None and not guide.falls):
         return held
     final = score.masked_fill(trie.open[nodes], -torch.inf)
     if guide is not None:

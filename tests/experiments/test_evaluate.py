@@ -10,7 +10,7 @@ import yaml
 from catalog.errors import InputError
 from catalog.files import seal
 from experiments.arguments import EvaluateArguments
-from experiments.evaluate import drawn_metrics, planned, unseen_metrics
+from experiments.evaluate import drawn_metrics, output_folder, planned, unseen_metrics
 from experiments.evaluations import check_data, data_provenance, weights_digest
 from experiments.match import load_target, match_reward
 from interactions import Splits
@@ -135,6 +135,17 @@ def test_titles_decide_an_evaluation_where_the_prompts_hold_them(run, catalog, s
     first, second = titles(prompt_template="Seen: {titles}. {history}")
     assert first and second and first != second
     assert titles(prompt_template="Seen: {history}") == titles() == [None, None]
+
+
+def test_scores_over_the_vocabulary_are_another_evaluation_beside_the_run(run, catalog, splits):
+    folder = run()
+    (folder / "model.safetensors").write_bytes(b"weights")
+    asked = [EvaluateArguments(run=str(folder), data="data", normalization=name) for name in ("trie", "vocabulary")]
+    trie, whole = (planned(args, catalog, data_provenance(catalog, splits)).settings for args in asked)
+    assert whole == trie | {"normalization": "vocabulary"} and "normalization" not in trie
+    assert [output_folder(args).name for args in asked] == ["run", "run_vocabulary"]
+    with raises(InputError, field="normalization"):
+        EvaluateArguments(run=str(folder), data="data", normalization="vocabulary", exact_users=5)
 
 
 def test_what_ten_draws_show_by_the_exact_distribution(policy, catalog, tokenizer, splits):

@@ -111,6 +111,16 @@ def test_a_wide_beam_returns_the_catalog_in_exact_order(policy, prompts, exact):
     torch.testing.assert_close(score, exact.sort(descending=True).values, atol=1e-5, rtol=1e-5)
 
 
+def test_over_the_whole_vocabulary_a_beam_ranks_by_the_sum_of_the_model_s_own_log_probabilities(policy, prompts):
+    whole = policy_of(policy.model, policy.trie, policy.tokens, full_vocabulary=True)
+    exact = whole.naive_log_probs(prompts, EVERY.expand(4, -1)).sum(-1)
+    assert (exact.exp().sum(-1) < 0.9).all()  # the rest is what follows nothing in the catalog
+    items, score = whole.beam(prompts, 48, k=7)
+    expected = exact.sort(descending=True)
+    assert torch.equal(items, expected.indices[:, :7])
+    torch.testing.assert_close(score, expected.values[:, :7], atol=1e-5, rtol=1e-5)
+
+
 def test_branches_without_a_choice_left_are_not_read(policy, prompts, monkeypatch):
     read, advance = [], CachedBranches.advance
 

@@ -299,8 +299,7 @@ def models(sizes: Sizes) -> Line:
     table["als"] = {"dimensions": 128 if sizes.facts.items > 2000 else 64, "alpha": 3.0, "ridge": 30.0, "decay": 0.8}
     weights = {"als": 0.5, "item_knn": 0.5}
     if sizes.with_sasrec:
-        fitting = {"max_length": sizes.max_history, "dropout": 0.4, "learning_rate": 3e-3, "weight_decay": 0.1}
-        table["sasrec"] = fitting | {"batch_size": 64, "patience": 3}
+        table["sasrec"] = {"max_length": sizes.max_history, "dropout": 0.4, "learning_rate": 2e-3, "patience": 3}
         weights = {"sasrec": 0.75, "item_knn": 0.25}
     table["mixture"] = {"weights": weights}
     cost = f"{sizes.facts.events:,} training interactions and {sizes.facts.items:,} items"

@@ -57,8 +57,8 @@ class SASRecSettings:
     layers: int = 2
     heads: int = 2
     dropout: float = 0.3
-    learning_rate: float = 5e-3
-    weight_decay: float = 0.1
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.0
     batch_size: int = 64
     epochs: int = 60
     patience: int = 5

@@ -33,7 +33,7 @@ RECIPES = sorted(path for path in FOLDER.rglob("*.yaml") if path.parent.name != 
 
 def types_of(path):
     known = {"data.yaml": DataArguments, "tune.yaml": TuneArguments}
-    known |= {"recommenders.yaml": RecommenderArguments, "teachers.yaml": RecommenderArguments}
+    known |= {"recommenders.yaml": RecommenderArguments}
     known |= {"compare.yaml": CompareArguments, "ablations.yaml": CompareArguments}
     if path.name in ("cpu.yaml", "gpu.yaml"):
         return (ReproduceArguments,)

@@ -35,7 +35,7 @@ def test_a_rehearsal_ends_with_the_table_of_every_method(source, tmp_path, monke
     methods = json.loads((folder / "beauty.json").read_text())
     from_scratch = {"sft", "sft_longer", "gflownet_scratch"}
     stages = {"sft_continued", "dpo", "sdpo", "grpo", "gflownet_tb", "gflownet", "sft_guided"}
-    assert from_scratch | stages | {"mixture", "sasrec", "sasrec_bce", "item_knn"} <= methods.keys()
+    assert from_scratch | stages | {"mixture", "sasrec", "hstu", "item_knn"} <= methods.keys()
     assert all(0 <= row["recall@10"]["mean"] <= 1 for row in methods.values())
     page = (folder / "beauty.md").read_text()
     assert (

@@ -41,7 +41,8 @@ def arguments(description: str | None, **defaults: int | str) -> argparse.Namesp
 def make_catalog(items: int, levels: int, width: int) -> Catalog:
     """Distinct random semantic IDs."""
     codes = np.random.default_rng(0).integers(0, width, (2 * items, levels))
-    codes = np.random.default_rng(1).permutation(np.unique(codes, axis=0))[:items]
+    keys = np.unique(np.ravel_multi_index(tuple(codes.T), (width,) * levels))  # far less memory than of rows
+    codes = np.stack(np.unravel_index(np.random.default_rng(1).permutation(keys)[:items], (width,) * levels), 1)
     return Catalog.from_codes([str(i) for i in range(items)], codes, sizes=(width,) * levels)
 
 

@@ -53,15 +53,16 @@ class ItemKNN:
             from implicit.utils import ParameterWarning
 
         taken = (interactions > 0).astype(np.float64).tocsr()
-        order = np.random.default_rng(seed).permutation(taken.shape[1])  # [items]
+        users = np.asarray(taken.sum(axis=0)).ravel()
+        order = np.random.default_rng(seed).permutation(taken.shape[1])
+        order = order[users[order] > 0]  # [n]: the library holds K numbers for each item, also for one nobody took
         model = CosineRecommender(K=neighbors + 1)  # one more: the nearest neighbor of an item is itself
         with warnings.catch_warnings():
             # The library warns about its own intermediate format, whatever it is given.
             warnings.simplefilter("ignore", ParameterWarning)
             model.fit(taken[:, order], show_progress=False)
-        users = np.asarray(taken.sum(axis=0)).ravel()
-        pairs = model.similarity[np.argsort(order)].tocsr()
-        del model  # as large as the pairs, of which there are items x neighbors
+        pairs = _rows_of(model.similarity[np.argsort(order)].tocsr(), users > 0)
+        del model  # as large as the pairs, of which there are n x neighbors
         pairs.indices = order.astype(pairs.indices.dtype)[pairs.indices]
         pairs.has_sorted_indices = False
         pairs.sort_indices()
@@ -179,6 +180,14 @@ def _holds(items: np.ndarray, lists: Histories | None, rows: int) -> np.ndarray:
 def _entries(matrix: sparse.csr_matrix) -> tuple[np.ndarray, np.ndarray]:
     """Row and column of each stored number."""
     return np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr)), matrix.indices
+
+
+def _rows_of(matrix: sparse.csr_matrix, there: np.ndarray) -> sparse.csr_matrix:
+    """A matrix [items, items] with the rows of [n, n] at the n places that are `there`, bool [items], others empty."""
+    length = np.zeros(len(there), np.int64)
+    length[there] = np.diff(matrix.indptr)
+    start = np.append(0, length.cumsum())
+    return sparse.csr_matrix((matrix.data, matrix.indices, start), (len(there), len(there)))
 
 
 def _inverse_root(counts: np.ndarray) -> np.ndarray:

@@ -53,6 +53,16 @@ def test_which_of_equal_neighbors_is_kept_does_not_depend_on_the_item_number():
     np.testing.assert_array_equal(kept[0], repeated)
 
 
+def test_items_that_nobody_took_cost_nothing_and_change_nothing():
+    draw = np.random.default_rng(0)
+    few = sparse.random(40, 12, 0.3, "csr", rng=draw, data_rvs=np.ones)
+    places = np.sort(draw.permutation(5_000_000)[:12])
+    wide = sparse.csr_matrix((few.data, places[few.indices], few.indptr), (40, 5_000_000))
+    narrow, found = ItemKNN.fit(few, 20), ItemKNN.fit(wide, 20)  # more neighbors than there are items: all are kept
+    assert found.cooccurrence.shape == (5_000_000, 5_000_000) and found.cooccurrence.nnz == narrow.cooccurrence.nnz
+    torch.testing.assert_close(found.score([places[[3, 5]].tolist()])[:, places], narrow.score([[3, 5]]))
+
+
 def test_popularity_scores_by_training_count_for_everybody():
     model = Popularity.fit(INTERACTIONS)
     scores = model.score([[0], []])

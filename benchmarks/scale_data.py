@@ -3,8 +3,9 @@
 python benchmarks/scale_data.py prepare 10000000
 python benchmarks/scale_data.py catalog 10000000
 python benchmarks/scale_data.py trie 10000000
+python benchmarks/scale_data.py vectors 10000000
 
-benchmarks/scale.py runs all three. Each is measured in a process of its own, since the highest resident memory is that
+benchmarks/scale.py runs all four. Each is measured in a process of its own, since the highest resident memory is that
 of a process: libraries included. The last line is JSON: CPU seconds of one thread, and gigabytes (10^9 bytes).
 """
 
@@ -43,18 +44,36 @@ def write_log(path: Path, events: int) -> list[str]:
     return [f"i{number}" for number in range(items)]
 
 
+def apart(make: Callable[[], None]) -> None:
+    """Call `make` in a process of its own, so that what it takes does not count."""
+    if os.fork() == 0:
+        make()
+        os._exit(0)
+    os.wait()
+
+
 def prepare_log(events: int, folder: Path) -> Callable[[], None]:
     """`prepare` of a log of `events` in CSV with vectors of its items."""
     from semantic_ids import prepare
 
-    if os.fork() == 0:  # what is made here must not count
+    def log_and_vectors() -> None:
         ids = write_log(folder / "log.csv", events)
         vectors = np.random.default_rng(1).standard_normal((len(ids), 32), np.float32)
         np.savez(folder / "vectors.npz", ids=np.array(ids), vectors=vectors)
-        os._exit(0)
-    os.wait()
+
+    apart(log_and_vectors)
     given = {"vectors": [str(folder / "vectors.npz")], "codebook_sizes": [WIDTH] * 3, "min_interactions": 5}
     return lambda: print(prepare(folder / "log.csv", folder / "data", **given)["interactions"], "interactions are left")
+
+
+def own_vectors(events: int, folder: Path) -> Callable[[], None]:
+    """The vectors that `prepare` makes of a log of `events` where none are given."""
+    from interactions import load_prepared
+    from semantic_ids.vectors import INTERACTION_VECTORS
+
+    apart(prepare_log(events, folder))
+    catalog, splits = load_prepared(folder / "data")
+    return lambda: print(len(INTERACTION_VECTORS["cooccurrence"](splits, len(catalog), 0)), "vectors")
 
 
 def random_codes(items: int) -> np.ndarray:
@@ -78,7 +97,7 @@ def catalog_files(items: int, folder: Path) -> Callable[[], None]:
     return run
 
 
-PARTS = {"prepare": prepare_log, "trie": build_trie, "catalog": catalog_files}
+PARTS = {"prepare": prepare_log, "trie": build_trie, "catalog": catalog_files, "vectors": own_vectors}
 
 
 def measured(part: str, size: int) -> dict[str, float]:
@@ -100,6 +119,8 @@ def data_figures(size: int) -> dict[str, float]:
         f"bytes_per_item_{name}": round(found["trie"]["first"], 1),
         f"catalog_{name}_seconds": found["catalog"]["seconds"],
         f"catalog_{name}_gb": found["catalog"]["gb"],
+        f"vectors_{name}_seconds": found["vectors"]["seconds"],
+        f"vectors_{name}_gb": found["vectors"]["gb"],
     }
 
 

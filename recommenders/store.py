@@ -18,6 +18,7 @@ from catalog.settings import annotations, check_known, check_table
 from interactions import Splits
 from interactions.provenance import Provenance
 from recommenders.base import Recommender
+from recommenders.cross_fitted import CrossFitted
 from recommenders.factors import ALS, BPR
 from recommenders.generative import GenerativeRecommender
 from recommenders.item_knn import ItemKNN
@@ -38,8 +39,8 @@ RECOMMENDERS: dict[str, Any] = {
 """Kind -> class with `Settings`, `from_splits(splits, items, settings)`, `state()` and `from_state(*state)`.
 
 One that reads more of the items than how many there are has `from_catalog(splits, catalog, settings)` instead.
-`state()` gives named tensors and numbers that JSON can hold. Two further kinds have no state of their own: "mixture" of
-others, and "policy", the policy of the finished run that its setting `run` names.
+`state()` gives named tensors and numbers that JSON can hold. Three further kinds are made of others: "mixture",
+"cross_fitted", and "policy", the policy of the finished run that its setting `run` names.
 """
 RECORD, TENSORS, COPY = "recommender.json", "model.safetensors", "policy"
 
@@ -49,15 +50,18 @@ def fit_recommender(
 ) -> Recommender:
     """The recommender in `folder`; fitted and written there unless one of the same kind, settings and data is.
 
-    A mixture is made of folders beside `folder`, which its `weights` name, and keeps copies of them.
+    A mixture is made of folders beside `folder`, which its `weights` name, and keeps copies of them; so is what is
+    cross-fitted, of the one that its `of` names.
 
     Raises:
-        InputError: the kind or a setting is unknown, a part of a mixture is missing or was fitted on other data, or
+        InputError: the kind or a setting is unknown, what it is made of is missing or was fitted on other data, or
             `folder` holds something else.
     """
     folder, rows = Path(folder), splits.rows
     chosen = settings_of(kind, settings)
     made = {"weights": _weights(chosen.run)} if kind == "policy" else asdict(chosen)
+    if kind == "cross_fitted":
+        made["part"] = _part(folder.parent / chosen.of)
     provenance = Provenance.from_rows(catalog.fingerprint, rows, {"kind": kind, **made})
     whole = (folder / RECORD).is_file() and not broken(folder) and not made_of(folder).differences(provenance)
     if whole and (kind != "mixture" or _mixed_of_these(folder, provenance.settings["weights"])):
@@ -67,7 +71,10 @@ def fit_recommender(
     if kind == "policy":
         return _copy(chosen.run, provenance, catalog, rows, folder)
     started = time.perf_counter()
-    model = build_recommender(kind, chosen, splits, catalog)
+    if kind == "cross_fitted":
+        model = _cross_fit(chosen, splits, catalog, folder.parent / chosen.of)
+    else:
+        model = build_recommender(kind, chosen, splits, catalog)
     seconds = time.perf_counter() - started
     tensors, numbers = model.state()
     with sealing(folder, provenance.as_dict(), replaces=RECORD) as temporary:
@@ -126,6 +133,10 @@ def load_recommender(folder: str | Path, catalog: Catalog, rows: Mapping[str, Da
         raise InputError(
             f"{folder / TENSORS} cannot be read ({error}).", remedy="Fit it again.", file=folder / TENSORS
         ) from error
+    if record["kind"] == "cross_fitted":
+        return CrossFitted.from_state(
+            tensors, record["numbers"], RECOMMENDERS[kept.settings["part"]["kind"]].from_state
+        )
     return RECOMMENDERS[record["kind"]].from_state(tensors, record["numbers"])
 
 
@@ -161,6 +172,33 @@ def _mix(settings: Mixture.Settings, provenance: Provenance, catalog: Catalog, s
         record = {"kind": "mixture", "settings": asdict(settings), "numbers": mixture.numbers, "seconds": seconds}
         write_json(temporary / RECORD, record)
     return mixture
+
+
+def _part(folder: Path) -> dict[str, Any]:
+    """Kind, settings and digests of what is to be cross-fitted.
+
+    Raises InputError where there is nothing whole, or what has no state of its own.
+    """
+    made_of(folder)
+    record = read_json(folder / RECORD, "The recommender's record")
+    if record["kind"] not in RECOMMENDERS:
+        raise InputError(
+            f"{folder} is a {record['kind']}, which cannot be cross-fitted.",
+            remedy=f"Name one of the kinds {', '.join(RECOMMENDERS)}, and mix what comes out.",
+            file=folder,
+            field="of",
+        )
+    return {"kind": record["kind"], "settings": record["settings"], "digests": digests(folder)}
+
+
+def _cross_fit(settings: CrossFitted.Settings, splits: Splits, catalog: Catalog, folder: Path) -> CrossFitted:
+    part = _part(folder)
+    chosen = settings_of(part["kind"], part["settings"])
+
+    def fit(some: Splits) -> Recommender:
+        return build_recommender(part["kind"], chosen, some, catalog)
+
+    return CrossFitted.fitted(load_recommender(folder, catalog, splits.rows), fit, splits, settings.copies)
 
 
 def _weights(run: str) -> dict[str, str]:
@@ -200,7 +238,7 @@ def settings_of(kind: str, settings: Mapping[str, Any]) -> Any:
 
     Raises InputError for an unknown kind or setting, and for a value that cannot be.
     """
-    kinds = RECOMMENDERS | {"mixture": Mixture, "policy": GenerativeRecommender}
+    kinds = RECOMMENDERS | {"mixture": Mixture, "cross_fitted": CrossFitted, "policy": GenerativeRecommender}
     problem = f"{kind!r} is not a kind of recommender."
     check_known(kind, kinds, problem, field="kind", remedy=f"Choose one of {sorted(kinds)}.")
     check_table("models", settings, get_type_hints(kinds[kind].Settings), kind)

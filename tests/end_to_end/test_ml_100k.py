@@ -33,6 +33,8 @@ class Short:
 '''
 
 SOME = ("--eval_users", "300")
+FEW = ("--eval_users", "64")
+"""For evaluations during training, whose results no test looks at."""
 
 pytestmark = pytest.mark.slow
 
@@ -79,6 +81,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         folder / "sft",
         "--max_steps",
         3,
+        *FEW,
     )
     return folder
 
@@ -107,6 +110,7 @@ def test_a_reward_from_outside_the_repository_trains_under_accelerate_and_all_ru
         5,
         "--logging_steps",
         1,
+        *FEW,
         "--rewards",
         '{"behavior": 1.0, "collaborative": 1.0, "my_rewards:Short": 0.5}',
         PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
@@ -172,7 +176,7 @@ def test_the_gflownet_recipe_works_alone(tmp_path):
         "recommender_recipe": str(tmp_path / "models.yaml"),
     }
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    run(sys.executable, "recipes/train.py", "--config", tmp_path / "recipe.yaml", "--max_steps", 2)
+    run(sys.executable, "recipes/train.py", "--config", tmp_path / "recipe.yaml", "--max_steps", 2, *FEW)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["train"]["eval_recall@50"] > 0
     resolved = yaml.safe_load((tmp_path / "run" / "resolved.yaml").read_text())
     assert resolved["backbone"] == recipe["backbone"] and resolved["flow_weight"] == recipe["flow_weight"]

@@ -20,6 +20,7 @@ from samplers import PolicySampler, RolloutSampler
 from samplers.rollouts.skeleton import save_skeleton
 from samplers.rollouts.vllm_engine import VLLMEngine
 from samplers.rollouts.weights import PolicySource, policy_weights
+from tests.vllm.mixed_batch import check_mixed_batch
 
 QWEN3 = {"hidden_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32}
 """vLLM's attention on a CPU has heads of 32 and 64, not of 8."""
@@ -150,28 +151,13 @@ def test_draws_that_explore_have_the_policys_log_probabilities(exploration, make
     assert len(drawn.items.unique()) > len(plain.items.unique()) or exploration.temperature < 1
 
 
-def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, prompts, catalog, tokenizer):
+def test_requests_with_and_without_the_constraint_share_a_batch(make_engine, prompts, tokenizer):
     engine, policy = make_engine(**QWEN3)
-    ids = prompts.token_lists()
-    begun = ids[0] + policy.tokens[catalog.trie.path(torch.tensor(7))[1:3]].tolist()
-    asked = [(ids[0], None), (ids[1], 0), (begun, 2), (ids[1], None)] * 8  # the longer ones leave no room to go on
-    params = [
-        SamplingParams(seed=i, max_tokens=8, detokenize=False, extra_args=None if n is None else {"trie": n})
-        for i, (_, n) in enumerate(asked)
-    ]
-    done = engine.llm.generate([TokensPrompt(prompt_token_ids=p) for p, _ in asked], params, use_tqdm=False)
-    valid = {tuple(path) for path in policy.tokens[catalog.trie.path(torch.arange(48))[:, 1:]].tolist()}
-    free = 0
-    for (prompt, prefix), output in zip(asked, done, strict=True):
-        tokens = tuple(output.outputs[0].token_ids)
-        if prefix is None:
-            free += tokens[:4] not in valid
-        else:  # a whole ID, and then the end
-            begin = len(prompt) - prefix
-            assert (tuple(prompt[begin:]) + tokens)[:-1] in valid and tokens[-1] == tokenizer.eos_token_id
-    assert free > 8
+    check_mixed_batch(engine, policy, prompts, tokenizer, repeats=8)  # the longer ones leave no room to go on
     with pytest.raises(VLLMValidationError, match="trie=-1"):
-        engine.llm.generate([TokensPrompt(prompt_token_ids=ids[0])], SamplingParams(extra_args={"trie": -1}))
+        engine.llm.generate(
+            [TokensPrompt(prompt_token_ids=prompts.token_lists()[0])], SamplingParams(extra_args={"trie": -1})
+        )
 
 
 def test_bad_input_ends_with_one_sentence(make_engine, prompts, tokenizer, catalog, tmp_path):

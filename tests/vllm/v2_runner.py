@@ -19,6 +19,7 @@ from samplers import RolloutSampler
 from samplers.rollouts.skeleton import save_skeleton
 from samplers.rollouts.vllm_engine import VLLMEngine
 from samplers.rollouts.weights import policy_weights
+from tests.vllm.mixed_batch import check_mixed_batch
 
 # before vLLM is imported, which the tests do
 version_of = importlib.metadata.version
@@ -43,9 +44,8 @@ def runner_of(engine):
     return engine.llm.llm_engine.model_executor.driver_worker.worker.model_runner
 
 
-def test_the_v2_runner_draws_from_the_policy(engine_and_policy, prompts, tokenizer, catalog):
+def test_the_v2_runner_draws_from_the_policy(engine_and_policy, prompts, tokenizer):
     engine, policy = engine_and_policy
-    from vllm import SamplingParams, TokensPrompt
     from vllm.v1.worker.gpu.model_runner import GPUModelRunner
 
     assert isinstance(runner_of(engine), GPUModelRunner)
@@ -60,23 +60,4 @@ def test_the_v2_runner_draws_from_the_policy(engine_and_policy, prompts, tokeniz
     torch.testing.assert_close(drawn.log_pf, expected, atol=1e-4, rtol=0)
     again = sampler.sample(prompts, 3, seed=1)
     assert torch.equal(drawn.items, again.items) and torch.equal(drawn.log_pf, again.log_pf)
-
-    ids = prompts.token_lists()
-    begun = ids[0] + policy.tokens[catalog.trie.path(torch.tensor(7))[1:3]].tolist()
-    asked = [(ids[0], None), (ids[1], 0), (begun, 2), (ids[1], None)] * 3  # with and without the constraint
-    params = [
-        SamplingParams(seed=seed, max_tokens=8, detokenize=False, extra_args=None if n is None else {"trie": n})
-        for seed, (_, n) in enumerate(asked)
-    ]
-    done = engine.llm.generate([TokensPrompt(prompt_token_ids=p) for p, _ in asked], params, use_tqdm=False)
-    valid = {tuple(path) for path in policy.tokens[catalog.trie.path(torch.arange(48))[:, 1:]].tolist()}
-    free = 0
-    for (prompt, prefix), output in zip(asked, done, strict=True):
-        tokens = tuple(output.outputs[0].token_ids)
-        if prefix is None:
-            free += tokens[:4] not in valid
-        else:  # a whole ID, and then the end
-            assert (tuple(prompt[len(prompt) - prefix :]) + tokens)[:-1] in valid and tokens[
-                -1
-            ] == tokenizer.eos_token_id
-    assert free > 2
+    check_mixed_batch(engine, policy, prompts, tokenizer, repeats=3)

@@ -67,7 +67,7 @@ class RecommenderArguments(Arguments):
         default=None,
         metadata={
             "help": "Name -> settings, in the order of fitting. The name is the kind of model too, unless the settings "
-            "have a `kind`; a mixture's `weights` name models before it."
+            "have a `kind`; a mixture's `weights` and the `of` of cross_fitted name models before it."
         },
     )
     data_recipe: str | None = field(
@@ -108,8 +108,12 @@ class RecommenderArguments(Arguments):
         return with_chosen("models", table, self.chosen) if self.chosen else table
 
     def needed(self, name: str) -> list[str]:
-        """The models to fit for `name`: the parts of a mixture before it."""
-        return [*dict(self.table.get(name) or {}).get("weights", {}), name]
+        """The models to fit for `name`, in this order: what a mixture or a cross-fitted model is made of before it."""
+        settings, names = dict(self.table.get(name) or {}), list(self.table)
+        parts = [*settings.get("weights", {}), *filter(None, [settings.get("of")])]
+        before = names[: names.index(name)] if name in names else []
+        made = [part for of in parts for part in (self.needed(of) if of in before else [of])]
+        return list(dict.fromkeys([*made, name]))
 
 
 @dataclass

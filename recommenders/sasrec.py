@@ -146,8 +146,8 @@ class Network(nn.Module):
 class SASRec:
     """Scores an item by its inner product with the state after the newest item.
 
-    No count is kept from which a user could be taken out again, so `without` is ignored; early stopping keeps the
-    network from memorizing its sequences. After an empty history every item has the score 0.
+    No count is kept from which a user could be taken out again, so `without` is ignored, though the network remembers
+    its sequences: `CrossFitted` has copies that never saw the user. After an empty history every item has the score 0.
     """
 
     network: Network

@@ -286,3 +286,15 @@ def test_a_torchvision_that_breaks_transformers_is_named(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     with raises(SetupError):
         parse(["--runs", "a", "--output_dir", "b"], CompareArguments)
+
+
+def test_what_a_model_is_made_of_is_fitted_before_it():
+    table = {
+        "net": {},
+        "out": {"kind": "cross_fitted", "of": "net"},
+        "knn": {},
+        "mixture": {"weights": {"out": 1, "knn": 1}},
+    }
+    models = RecommenderArguments(data="d", output_dir="o", models=table)
+    wanted = {"net": ["net"], "out": ["net", "out"], "mixture": ["net", "out", "knn", "mixture"]}
+    assert {name: models.needed(name) for name in wanted} == wanted

@@ -99,9 +99,7 @@ def _als(splits: Splits, items: int, seed: int) -> np.ndarray:
 
 
 def _sasrec(splits: Splits, items: int, seed: int) -> np.ndarray:
-    model = SASRec.from_splits(
-        splits, items, SASRec.Settings(max_length=20, learning_rate=1e-3, dropout=0.5, seed=seed)
-    )
+    model = SASRec.from_splits(splits, items, SASRec.Settings(seed=seed))
     return model.network.item.weight[:items].detach().cpu().numpy()
 
 
